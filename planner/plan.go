@@ -1,0 +1,109 @@
+package planner
+
+import (
+	"barkeep/internal/market"
+)
+
+// Env is what of a session decides the meaning of a text. The zero value is a session in UTC with PostgreSQL's other
+// defaults and no knowledge of the catalog.
+type Env struct {
+	// TimeZone, DateStyle, IntervalStyle, ClientEncoding and SearchPath are the settings of these names as SHOW gives
+	// them. An empty TimeZone is UTC, an empty ClientEncoding UTF8.
+	TimeZone, DateStyle, IntervalStyle, ClientEncoding, SearchPath string
+	// NonStandardStrings says that standard_conforming_strings is off: nothing is planned then (PLANNER 4).
+	NonStandardStrings bool
+	// Hidden says that the unqualified name ohlcv is proven to mean another relation (PLANNER 6).
+	Hidden bool
+	// Mode is barkeep.mode; empty is "wait".
+	Mode string
+	// Unbounded is barkeep.unbounded; empty is "stored".
+	Unbounded string
+	// Catalog is what the database holds around ohlcv, nil where that is not known.
+	Catalog *Catalog
+}
+
+// Catalog is what the database holds that reads ohlcv under another name. It is immutable once handed out.
+type Catalog struct {
+	// Version differs between two catalogs that differ.
+	Version uint64
+	// Names holds, in lower case and without schema, every relation (but ohlcv itself), function, operator and type
+	// through which ohlcv can be read, the tables with a trigger or policy that reads it among them.
+	Names map[string]struct{}
+	// Views holds the definition of those Names that are plain views, by name. A view that is missing here is opaque.
+	Views map[string]string
+}
+
+// Args are the parameters of one execution.
+type Args struct {
+	// OIDs are the parameter types as described by Parse; a missing or zero OID means inferred from its use.
+	OIDs []uint32
+	// Formats are as in Bind: none (all text), one for all, or one for each; 0 is text, 1 binary.
+	Formats []int16
+	// Values are the raw values; nil is NULL.
+	Values [][]byte
+	// Prepared looks up a statement by the name that EXECUTE uses. It returns (nil, true) for one that is known and
+	// cannot read ohlcv. A nil Prepared, and a name that is not known, make EXECUTE opaque.
+	Prepared func(name string) (t *Template, known bool)
+}
+
+// Bracket holds the start of the client's transaction: now() lies in [Lo, Hi], both inclusive.
+type Bracket struct{ Lo, Hi market.Instant }
+
+// Question is a constant that only the database can evaluate. SQL selects one row of one text column; run it with the
+// TimeZone, DateStyle and IntervalStyle of the Env that Bind was given, and search_path pg_catalog.
+type Question struct{ Key, SQL string }
+
+// Answers holds the answer to each question by its Key. A nil value is NULL. A value made by Failed says that the
+// database answered with an error. A missing key is a question not asked yet.
+type Answers map[string]*string
+
+// Failed returns the answer to a question that the database answered with an error.
+func Failed(sqlstate string) *string {
+	text := failedPrefix + sqlstate
+	return &text
+}
+
+const failedPrefix = "!"
+
+// Reason says why more is asked for than the statement may read, or why nothing could be planned.
+type Reason struct {
+	// Code is one of the Reason constants, of low cardinality: fit for a metric.
+	Code string
+	// Detail is for people.
+	Detail string
+}
+
+// The reason codes.
+const (
+	ReasonNoSymbol    = "no_symbol"
+	ReasonNoTimeframe = "no_timeframe"
+	ReasonNoTimeBound = "no_time_bound"
+	ReasonNotConstant = "not_constant"
+	ReasonSegment     = "segment"
+	ReasonOpaque      = "opaque"
+	ReasonBarrier     = "barrier"
+	ReasonBoxes       = "too_many_boxes"
+)
+
+// Refusal is what barkeep answers with in place of the statement: an error with its SQLSTATE, its message and what the
+// user can do.
+type Refusal struct{ SQLState, Message, Hint string }
+
+// Error returns the message.
+func (r *Refusal) Error() string { return r.Message }
+
+// Plan is what one execution of a text needs.
+type Plan struct {
+	// Requirements name each series at most once. Ranges lie on the timeframe's grid, and may be open to an infinity:
+	// from the listing, to now.
+	Requirements []market.Requirement
+	// Questions are to be answered, and Bind called again with all answers so far. While there are any, the
+	// Requirements are wider than they need to be, but sound.
+	Questions []Question
+	// Reasons say what was widened.
+	Reasons []Reason
+	// Refusal, where not nil, is to be answered in place of the statement.
+	Refusal *Refusal
+	// Warnings are to be sent to the client as WARNINGs.
+	Warnings []string
+}
