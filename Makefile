@@ -1,0 +1,61 @@
+# barkeep's targets; `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+GO ?= go
+LINT_VERSION := 2.15.0
+LINT := .tools/golangci-lint-$(LINT_VERSION)
+FUZZTIME ?= 30s
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -X main.version=$(VERSION)
+PACKAGES ?= ./...
+
+.PHONY: help run build test test-clients race lint fmt fuzz bench up down clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: build ## run barkeep with a database and a broker of its own
+	@exec bin/barkeep serve
+
+build: ## build bin/barkeep
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/barkeep ./cmd/barkeep
+
+test: ## run all tests on a real TimescaleDB and a real broker, with the race detector; a skip is a failure
+	$(GO) run ./cmd/testenv -no-skips $(GO) test -race -timeout 30m -v $(PACKAGES)
+
+test-clients: build ## run psql and the drivers of other languages through barkeep
+	@testdata/clients/run
+
+race: ## run the tests that need nothing, with the race detector
+	$(GO) test -race $(PACKAGES)
+
+lint: $(LINT) ## check the code with the pinned linter
+	$(LINT) run ./...
+
+fmt: $(LINT) ## format the code
+	$(LINT) fmt ./...
+
+fuzz: ## fuzz each fuzz target for FUZZTIME (30s)
+	@$(GO) list -f '{{.ImportPath}} {{.Dir}}' ./... | while read -r pkg dir; do \
+	  grep -rhoE --include='*_test.go' --exclude-dir='*' '^func Fuzz[A-Za-z0-9_]*' "$$dir"/*_test.go 2>/dev/null | cut -d' ' -f2 | while read -r target; do \
+	    echo "$$pkg $$target"; $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$pkg"; \
+	  done; done
+
+bench: build ## measure against the database, PgBouncer and COPY; writes bench.json
+	$(GO) run ./cmd/testenv $(GO) test -run '^$$' -bench . -benchmem ./...
+
+up: ## start TimescaleDB, Redpanda and barkeep by docker compose
+	docker compose up --build --detach
+
+down: ## stop them; their volumes stay
+	docker compose down
+
+clean: ## remove what was built; the linter and the data stay
+	rm -rf bin bench.json
+
+$(LINT):
+	@mkdir -p .tools
+	GOBIN=$(CURDIR)/.tools $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v$(LINT_VERSION)
+	mv .tools/golangci-lint $(LINT)
