@@ -131,9 +131,8 @@ func (l *Link) accept() {
 			l.drop(near)
 			continue
 		}
-		l.wg.Add(2)
-		go l.pump(near, far)
-		go l.pump(far, near)
+		l.wg.Add(1)
+		go l.join(near, far)
 	}
 }
 
@@ -159,26 +158,39 @@ func (l *Link) drop(conn net.Conn) {
 	_ = conn.Close()
 }
 
-func (l *Link) pump(from, to net.Conn) {
+// join copies both ways until both ends have said farewell or one has failed.
+func (l *Link) join(near, far net.Conn) {
 	defer l.wg.Done()
-	defer l.drop(to)
-	defer l.drop(from)
+	defer l.drop(near)
+	defer l.drop(far)
+	back := make(chan struct{})
+	go func() {
+		defer close(back)
+		l.pump(far, near)
+	}()
+	l.pump(near, far)
+	<-back
+}
+
+// pump copies one way. An end of the stream is passed on as such; an error ends both ways.
+func (l *Link) pump(from, to net.Conn) {
 	buf := make([]byte, 16<<10)
 	for {
 		n, err := from.Read(buf)
 		if n > 0 {
 			allowed, passErr := l.pass(n)
 			if _, writeErr := to.Write(buf[:allowed]); writeErr != nil || passErr != nil {
-				return
+				err = errors.Join(passErr, writeErr)
 			}
 		}
 		if errors.Is(err, io.EOF) {
 			if half, ok := to.(*net.TCPConn); ok && half.CloseWrite() == nil {
-				_, _ = io.Copy(io.Discard, from)
+				return
 			}
-			return
 		}
 		if err != nil {
+			_ = from.Close()
+			_ = to.Close()
 			return
 		}
 	}
