@@ -1,0 +1,161 @@
+package topic
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// partition counts of the fixed topics; a change needs a new prefix (PIPELINE 12).
+const (
+	symbolPartitions = 32
+	eventPartitions  = 8
+)
+
+// maxRecordBytes is max.message.bytes: a page may hold twice what it should before the broker refuses it.
+const maxRecordBytes = 2 * MaxPageBytes
+
+// setting is how one topic is made.
+type setting struct {
+	name       string
+	partitions int32
+	kept       time.Duration
+	compact    bool
+}
+
+func (n Names) settings() []setting {
+	const day = 24 * time.Hour
+	return []setting{
+		{name: n.Jobs(), partitions: symbolPartitions, kept: 7 * day},
+		{name: n.Bars(), partitions: symbolPartitions, kept: 3 * day},
+		{name: n.Events(), partitions: eventPartitions, kept: time.Hour},
+		{name: n.Meta(), partitions: 1, compact: true},
+		{name: n.Dead(), partitions: 1, kept: 30 * day},
+	}
+}
+
+// configs returns every setting that the topic depends on, explicitly: brokers differ in their defaults, and the embedded
+// one trims nothing unless told to.
+func (s setting) configs(replicas int16) map[string]*string {
+	kept := strconv.FormatInt(s.kept.Milliseconds(), 10)
+	set := map[string]*string{
+		"cleanup.policy":    kadm.StringPtr("delete"),
+		"retention.ms":      &kept,
+		"retention.bytes":   kadm.StringPtr("-1"),
+		"segment.bytes":     kadm.StringPtr(strconv.Itoa(64 << 20)),
+		"max.message.bytes": kadm.StringPtr(strconv.Itoa(maxRecordBytes)),
+		"compression.type":  kadm.StringPtr("producer"),
+	}
+	if s.compact {
+		set["cleanup.policy"] = kadm.StringPtr("compact")
+		set["retention.ms"] = kadm.StringPtr("-1")
+	}
+	if replicas >= 3 {
+		set["min.insync.replicas"] = kadm.StringPtr("2")
+	}
+	return set
+}
+
+// Ensure creates the fixed topics that are missing, with explicit settings (PIPELINE 12), and checks the mark in
+// Names.Meta (PIPELINE 13), which it writes into new topics. It returns an error that wraps ErrDeployment where the topics
+// are another deployment's, and ErrPartitions where one has another number of partitions. The options say how to reach the
+// broker (seed brokers, TLS, SASL); the client made from them is closed on return. Safe to call from several processes
+// at once: whoever wrote the first mark owns the topics.
+func Ensure(ctx context.Context, opts []kgo.Opt, names Names, deployment string) error {
+	client, err := kgo.NewClient(append(opts[:len(opts):len(opts)], kgo.RequiredAcks(kgo.AllISRAcks()), kgo.ProducerLinger(0))...)
+	if err != nil {
+		return fmt.Errorf("open broker client: %w", err)
+	}
+	defer client.Close()
+	if err := create(ctx, kadm.NewClient(client), names); err != nil {
+		return fmt.Errorf("create topics: %w", err)
+	}
+	owner, err := readMark(ctx, opts, names)
+	if err != nil {
+		return fmt.Errorf("read deployment mark: %w", err)
+	}
+	if owner == "" {
+		mark := &kgo.Record{Topic: names.Meta(), Key: []byte(deployment), Value: []byte{version}}
+		if err := client.ProduceSync(ctx, mark).FirstErr(); err != nil {
+			return fmt.Errorf("write deployment mark: %w", err)
+		}
+		// Another deployment may have written its mark between our reading and writing: the first in the log counts.
+		if owner, err = readMark(ctx, opts, names); err != nil {
+			return fmt.Errorf("read deployment mark: %w", err)
+		}
+	}
+	if owner != deployment {
+		return fmt.Errorf("%w: %s holds the mark of %s, the database is %s", ErrDeployment, names.Meta(), owner, deployment)
+	}
+	return nil
+}
+
+func create(ctx context.Context, admin *kadm.Client, names Names) error {
+	meta, err := admin.BrokerMetadata(ctx)
+	if err != nil {
+		return fmt.Errorf("ask for the brokers: %w", err)
+	}
+	replicas := int16(min(3, max(1, len(meta.Brokers)))) //nolint:gosec // at most 3
+	settings := names.settings()
+	wanted := make([]string, len(settings))
+	for i, s := range settings {
+		wanted[i] = s.name
+	}
+	there, err := admin.ListTopics(ctx, wanted...)
+	if err != nil {
+		return fmt.Errorf("list topics: %w", err)
+	}
+	for _, s := range settings {
+		if topic := there[s.name]; topic.Err == nil && len(topic.Partitions) > 0 {
+			if len(topic.Partitions) != int(s.partitions) {
+				return fmt.Errorf("topic %s has %d partitions, not %d: %w", s.name, len(topic.Partitions), s.partitions, ErrPartitions)
+			}
+			continue
+		}
+		_, err := admin.CreateTopic(ctx, s.partitions, replicas, s.configs(replicas), s.name)
+		if err != nil && !errors.Is(err, kerr.TopicAlreadyExists) {
+			return fmt.Errorf("topic %s: %w", s.name, err)
+		}
+	}
+	return nil
+}
+
+// readMark returns the deployment that the first record of the meta topic names, "" where there is none.
+func readMark(ctx context.Context, opts []kgo.Opt, names Names) (string, error) {
+	client, err := kgo.NewClient(append(opts[:len(opts):len(opts)], kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{
+		names.Meta(): {0: kgo.NewOffset().AtStart()},
+	}))...)
+	if err != nil {
+		return "", fmt.Errorf("open broker client: %w", err)
+	}
+	defer client.Close()
+	ends, err := kadm.NewClient(client).ListEndOffsets(ctx, names.Meta())
+	if err != nil {
+		return "", fmt.Errorf("find its end: %w", err)
+	}
+	end, found := ends.Lookup(names.Meta(), 0)
+	if !found || end.Err != nil {
+		return "", fmt.Errorf("find its end: %w", errors.Join(end.Err, ends.Error()))
+	}
+	if end.Offset == 0 {
+		return "", nil
+	}
+	for {
+		fetches := client.PollFetches(ctx)
+		if err := ctx.Err(); err != nil {
+			return "", fmt.Errorf("poll: %w", err)
+		}
+		if err := fetches.Err(); err != nil {
+			return "", fmt.Errorf("poll: %w", err)
+		}
+		for _, r := range fetches.Records() {
+			return string(r.Key), nil
+		}
+	}
+}

@@ -1,0 +1,83 @@
+package topic
+
+import (
+	"barkeep/backfill/coverage"
+	"barkeep/internal/market"
+)
+
+// MaxPageBars and MaxPageBytes bound a page (PIPELINE 14): sources cut what is larger.
+const (
+	MaxPageBars  = 8192
+	MaxPageBytes = 512 << 10
+)
+
+// Job is the order to fill one gap, published on Names.Jobs.
+type Job struct {
+	// ID is the uuid of the row in barkeep.job; the record's id is the same.
+	ID string
+	// Deployment is the uuid of the database that asked (PIPELINE 13).
+	Deployment string
+	Series     market.Series
+	Range      market.Range
+	// Priority is 1 where a user waits, 0 for bulk.
+	Priority int
+	// Source, VendorID and Generation are the symbol's binding when the job was made (PIPELINE 8, 10).
+	Source, VendorID string
+	Generation       int64
+	AskedAt          market.Instant
+}
+
+// Segment is what a page vouches for in one stretch of its series. Instants of zero mean none.
+type Segment struct {
+	Range              market.Range
+	State              coverage.State
+	Reason             string
+	RetryAt, ExpiresAt market.Instant
+}
+
+// Page is one answer of a source, self-contained: it replaces the range of its segments (PIPELINE 4). Bars are ascending by
+// TS without a repetition and lie inside the segments; Segments are ascending and disjoint.
+type Page struct {
+	// RecordID is a uuid of this record alone: a consumer knows its place in the log by it (PIPELINE 19).
+	RecordID   string
+	Deployment string
+	Series     market.Series
+	Asked      market.Range
+	Segments   []Segment
+	Source     string
+	Generation int64
+	FetchedAt  market.Instant
+	JobID      string
+	Bars       []market.Bar
+}
+
+// EndState is how a job ended, as it is stored in barkeep.job.
+type EndState string
+
+// The ends that a producer can announce.
+const (
+	Done       EndState = "done"
+	Failed     EndState = "failed"
+	Superseded EndState = "superseded"
+	Cancelled  EndState = "cancelled"
+)
+
+// End ends a job (PIPELINE 17). Code is a SQLSTATE and Message is for the user; both are empty unless it failed.
+type End struct {
+	RecordID, Deployment, JobID string
+	Series                      market.Series
+	State                       EndState
+	Code, Message               string
+}
+
+// Event is a hint on a job's progress, published on Names.Events; it may be lost without harm.
+type Event struct {
+	RecordID, Deployment, JobID string
+	Series                      market.Series
+	// Kind is "started", "progress" or "warning".
+	Kind string
+	// PagesDone, BarsDone and BarsTotal count what was published; BarsTotal is an estimate.
+	PagesDone, BarsDone, BarsTotal int64
+	Message                        string
+	At                             market.Instant
+}
