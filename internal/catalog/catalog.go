@@ -1,0 +1,112 @@
+package catalog
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"barkeep/planner"
+)
+
+// pollEvery is how often the fingerprint is read.
+const pollEvery = 2 * time.Second
+
+// Catalog is safe for concurrent use.
+type Catalog struct {
+	pool *pgxpool.Pool
+	log  *slog.Logger
+	now  func() time.Time
+
+	current atomic.Pointer[planner.Catalog]
+
+	mu          sync.Mutex // guards fingerprint and the loading; never held while mayRead is locked
+	fingerprint string
+
+	mayRead struct {
+		sync.Mutex
+		known map[readKey]readAnswer
+	}
+}
+
+// New returns a catalog that has read nothing yet. The pool is the service's; the caller keeps and closes it. A nil log
+// drops what would be logged.
+func New(pool *pgxpool.Pool, log *slog.Logger) *Catalog {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	c := &Catalog{pool: pool, log: log, now: time.Now}
+	c.mayRead.known = map[readKey]readAnswer{}
+	return c
+}
+
+// Current returns the newest catalog, or nil before the first successful Refresh. It costs an atomic load.
+func (c *Catalog) Current() *planner.Catalog { return c.current.Load() }
+
+// Run keeps the catalog fresh until ctx ends. An error of the database is logged and the poll goes on: what was known
+// stays in force.
+func (c *Catalog) Run(ctx context.Context) error {
+	ticker := time.NewTicker(pollEvery)
+	defer ticker.Stop()
+	for {
+		if err := c.Refresh(ctx); err != nil && ctx.Err() == nil {
+			c.log.WarnContext(ctx, "catalog could not be read; what was known stays in force", slog.Any("error", err))
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+	}
+}
+
+// Refresh loads the closure again if the system catalogs changed since it was loaded.
+func (c *Catalog) Refresh(ctx context.Context) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var fingerprint string
+	if err := c.pool.QueryRow(ctx, fingerprintSQL).Scan(&fingerprint); err != nil {
+		return fmt.Errorf("read catalog fingerprint: %w", err)
+	}
+	old := c.current.Load()
+	if old != nil && fingerprint == c.fingerprint {
+		return nil
+	}
+	var g graph
+	err := pgx.BeginTxFunc(ctx, c.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+		// The fingerprint is read again in the snapshot that the closure is read in, so that the two belong together.
+		if err := tx.QueryRow(ctx, fingerprintSQL).Scan(&fingerprint); err != nil {
+			return fmt.Errorf("read catalog fingerprint: %w", err)
+		}
+		return g.load(ctx, tx)
+	})
+	if err != nil {
+		return fmt.Errorf("read catalog: %w", err)
+	}
+	names, views := g.closure()
+	version := uint64(1)
+	if old != nil {
+		version = old.Version + 1
+	}
+	c.current.Store(&planner.Catalog{Version: version, Names: names, Views: views})
+	c.fingerprint = fingerprint
+	return nil
+}
+
+// fingerprintSQL changes when a view, function, trigger, policy, operator or table is made, altered, renamed or dropped.
+// A row's xmin changes with each of these; VACUUM and ANALYZE write in place and do not change it.
+const fingerprintSQL = `
+select md5(concat_ws('/',
+ (select concat(count(*), ':', sum(hashtext(concat_ws(',', oid, xmin))::int8)) from pg_class
+   where oid >= 16384 and relkind in ('r','p','v','m','f') and relpersistence <> 't'),
+ (select concat(count(*), ':', sum(hashtext(concat_ws(',', oid, xmin))::int8)) from pg_rewrite where oid >= 16384),
+ (select concat(count(*), ':', sum(hashtext(concat_ws(',', oid, xmin))::int8)) from pg_proc where oid >= 16384),
+ (select concat(count(*), ':', sum(hashtext(concat_ws(',', oid, xmin))::int8)) from pg_trigger where not tgisinternal),
+ (select concat(count(*), ':', sum(hashtext(concat_ws(',', oid, xmin))::int8)) from pg_policy),
+ (select concat(count(*), ':', sum(hashtext(concat_ws(',', oid, xmin))::int8)) from pg_operator where oid >= 16384),
+ (select concat(count(*), ':', sum(hashtext(concat_ws(',', inhrelid, inhparent, xmin))::int8)) from pg_inherits)))`

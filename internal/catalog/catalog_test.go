@@ -1,0 +1,172 @@
+package catalog
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"barkeep/internal/dbtest"
+	"barkeep/planner"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func TestClosure(t *testing.T) {
+	t.Parallel()
+	db := dbtest.New(t)
+	ctx := t.Context()
+	c := New(db.Pool, nil)
+	require.Nil(t, c.Current())
+	require.NoError(t, c.Refresh(ctx))
+	before := c.Current()
+	require.NoError(t, c.Refresh(ctx))
+	require.Same(t, before, c.Current(), "nothing changed, nothing was loaded")
+
+	for _, sql := range []string{
+		`create view public.daily as select symbol, ts, close from public.ohlcv where timeframe = '1d'`,
+		`create view public.over_daily as select max(close) as top from public.daily`,
+		`create view public.guarded with (security_barrier) as select * from public.ohlcv`,
+		`create materialized view public."Kept" as select count(*) as n from public.ohlcv`,
+		`create function public.last_close(text) returns float8 language plpgsql as $$begin return (select close from ohlcv where symbol = $1 limit 1); end$$`,
+		`create function public.parsed() returns bigint begin atomic select count(*) from public.daily; end`,
+		`create function public.through(text) returns float8 language sql as $$select last_close($1)$$`,
+		`create table public.watched (symbol text check (public.last_close(symbol) is not null))`,
+		`create table public.fired (symbol text)`,
+		`create function public.fire() returns trigger language plpgsql as $$begin perform through('x'); return new; end$$`,
+		`create trigger fire before insert on public.fired for each row execute function public.fire()`,
+		`create table public.other (a int)`,
+		`create view public.unrelated as select * from public.other`,
+		`create schema second`, `create view second.twice as select * from public.ohlcv`, `create table public.twice (a int)`,
+		`create view public.by_text as select query_to_xml('select * from ohlcv', true, true, '')`,
+		`create function public.same(text, text) returns boolean language sql as $$select $1 = $2 and last_close($1) > 0$$`,
+		`create operator public.=== (leftarg = text, rightarg = text, function = public.same)`,
+	} {
+		_, err := db.Pool.Exec(ctx, sql)
+		require.NoError(t, err, sql)
+	}
+	require.NoError(t, c.Refresh(ctx))
+	got := c.Current()
+	require.NotEqual(t, before.Version, got.Version)
+	for _, name := range []string{
+		"daily", "over_daily", "guarded", "kept", "last_close", "parsed", "through", "watched", "fired", "twice", "by_text", "same", "===",
+	} {
+		require.Contains(t, got.Names, name)
+	}
+	for _, name := range []string{"other", "unrelated", "ohlcv"} {
+		require.NotContains(t, got.Names, name)
+	}
+	require.Contains(t, got.Views["daily"], "ohlcv")
+	require.Contains(t, got.Views, "over_daily")
+	for _, opaque := range []string{"guarded", "kept", "twice", "last_close"} {
+		require.NotContains(t, got.Views, opaque)
+	}
+
+	_, err := db.Pool.Exec(ctx, `alter view public.daily rename to every_day`)
+	require.NoError(t, err)
+	require.NoError(t, c.Refresh(ctx))
+	require.Contains(t, c.Current().Names, "every_day")
+	_, err = db.Pool.Exec(ctx, `drop view public.every_day cascade`)
+	require.NoError(t, err)
+	require.NoError(t, c.Refresh(ctx))
+	require.NotContains(t, c.Current().Names, "every_day")
+	require.NotContains(t, c.Current().Names, "parsed", "it went with its view")
+}
+
+func TestChunksAndAggregates(t *testing.T) {
+	t.Parallel()
+	db := dbtest.New(t)
+	ctx := t.Context()
+	var hypertable bool
+	require.NoError(t, db.Pool.QueryRow(ctx, `select exists (select from pg_extension where extname = 'timescaledb')`).Scan(&hypertable))
+	if !hypertable {
+		return
+	}
+	_, err := db.Pool.Exec(ctx, `insert into public.ohlcv values ('sim:A', '1m', '2024-01-01Z', 1, 1, 1, 1, 1)`)
+	require.NoError(t, err)
+	_, err = db.Pool.Exec(ctx, `create materialized view public.hourly with (timescaledb.continuous) as
+		select symbol, time_bucket('1 hour', ts) as bucket, max(high) as high from public.ohlcv group by 1, 2 with no data`)
+	require.NoError(t, err)
+	c := New(db.Pool, nil)
+	require.NoError(t, c.Refresh(ctx))
+	var chunk string
+	require.NoError(t, db.Pool.QueryRow(ctx, `select relname from pg_class c join pg_inherits i on i.inhrelid = c.oid
+		where i.inhparent = 'public.ohlcv'::regclass limit 1`).Scan(&chunk))
+	require.Contains(t, c.Current().Names, chunk)
+	require.Contains(t, c.Current().Names, "hourly")
+	require.NotContains(t, c.Current().Views, "hourly")
+}
+
+func TestAnswer(t *testing.T) {
+	t.Parallel()
+	db := dbtest.New(t)
+	c := New(db.Pool, nil)
+	env := planner.Env{TimeZone: "Asia/Tokyo", DateStyle: "ISO, DMY", IntervalStyle: "postgres"}
+	answers, err := c.Answer(t.Context(), env, []planner.Question{
+		{Key: "a", SQL: `select extract(epoch from '02/01/2024'::timestamptz)::text`},
+		{Key: "b", SQL: `select '31/31/2024'::timestamptz::text`},
+		{Key: "c", SQL: `select null::text`},
+		{Key: "d", SQL: `select 1/0`},
+		{Key: "e", SQL: `select current_setting('TimeZone')`},
+	})
+	require.NoError(t, err)
+	require.Equal(t, "1704121200.000000", *answers["a"], "January 2nd, midnight in Tokyo")
+	require.Equal(t, planner.Failed("22008"), answers["b"])
+	require.Nil(t, answers["c"])
+	require.Contains(t, answers, "c")
+	require.Equal(t, planner.Failed("22012"), answers["d"])
+	require.Equal(t, "Asia/Tokyo", *answers["e"])
+
+	again, err := c.Answer(t.Context(), planner.Env{}, []planner.Question{
+		{Key: "zone", SQL: `select current_setting('TimeZone')`},
+		{Key: "write", SQL: `create table pg_catalog.never (a int)`},
+	})
+	require.NoError(t, err)
+	require.Equal(t, "UTC", *again["zone"], "settings end with the round trip")
+	require.Equal(t, planner.Failed("25006"), again["write"])
+}
+
+func TestMayRead(t *testing.T) {
+	t.Parallel()
+	db := dbtest.New(t)
+	ctx := t.Context()
+	for _, sql := range []string{
+		`drop role if exists catalog_none`, `drop role if exists catalog_some`, `drop role if exists catalog_all`,
+		`create role catalog_none`, `create role catalog_some`, `create role catalog_all`,
+		`grant select (symbol, ts) on public.ohlcv to catalog_some`, `grant select on public.ohlcv to catalog_all`,
+	} {
+		_, err := db.Pool.Exec(ctx, sql)
+		require.NoError(t, err, sql)
+	}
+	t.Cleanup(func() {
+		for _, role := range []string{"catalog_none", "catalog_some", "catalog_all"} {
+			_, _ = db.Pool.Exec(t.Context(), `drop owned by `+role)
+		}
+	})
+	c := New(db.Pool, nil)
+	cases := []struct {
+		role    string
+		columns []string
+		want    bool
+	}{
+		{"catalog_none", nil, false},
+		{"catalog_none", []string{}, false},
+		{"catalog_some", nil, false},
+		{"catalog_some", []string{}, true},
+		{"catalog_some", []string{"symbol", "ts"}, true},
+		{"catalog_some", []string{"symbol", "close"}, false},
+		{"catalog_all", nil, true},
+		{"catalog_all", []string{"close"}, true},
+		{"no such role", nil, false},
+	}
+	for range 2 { // the second time from memory
+		for _, want := range cases {
+			got, err := c.MayRead(ctx, want.role, want.columns, "")
+			require.NoError(t, err)
+			require.Equal(t, want.want, got, "%v", want)
+		}
+	}
+	may, err := c.MayRead(ctx, "catalog_all", nil, "public.nothing")
+	require.NoError(t, err)
+	require.False(t, may)
+}

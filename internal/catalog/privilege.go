@@ -1,0 +1,83 @@
+package catalog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgerrcode"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+const (
+	// privilegeExpiry bounds how long a GRANT or REVOKE goes unnoticed. It only opens or closes the way to a fetch: the
+	// executor checks every read itself.
+	privilegeExpiry = 2 * time.Second
+	// privilegesKept bounds the cache.
+	privilegesKept = 4096
+)
+
+type readKey struct{ role, relation, columns string }
+
+type readAnswer struct {
+	may   bool
+	until time.Time
+}
+
+// mayReadSQL is the check that the executor makes: SELECT on the table, or on every column that is read, or on any
+// column where none is named (count(*)). $3 is null for all columns.
+const mayReadSQL = `
+select coalesce(has_schema_privilege($1::name, c.relnamespace, 'USAGE') and (
+         has_table_privilege($1::name, c.oid, 'SELECT')
+         or case when cardinality($3::text[]) = 0 then has_any_column_privilege($1::name, c.oid, 'SELECT')
+            else (select bool_and(has_column_privilege($1::name, c.oid, a.attnum, 'SELECT'))
+                    from pg_attribute a
+                   where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+                     and ($3::text[] is null or a.attname = any($3::text[]))) end), false)
+  from pg_class c where c.oid = to_regclass($2)`
+
+// MayRead reports whether the role may read the columns of the relation, nil columns meaning all of them and none
+// meaning any one. An empty relation is public.ohlcv. A role or relation that does not exist may not. The answer is
+// remembered for a moment.
+func (c *Catalog) MayRead(ctx context.Context, role string, columns []string, relation string) (bool, error) {
+	if relation == "" {
+		relation = "public." + table
+	}
+	key := readKey{role: role, relation: relation, columns: strings.Join(columns, ",")}
+	if columns == nil {
+		key.columns = "*"
+	}
+	now := c.now()
+	c.mayRead.Lock()
+	known, ok := c.mayRead.known[key]
+	c.mayRead.Unlock()
+	if ok && now.Before(known.until) {
+		return known.may, nil
+	}
+	rows, err := c.pool.Query(ctx, mayReadSQL, role, relation, columns)
+	if err != nil {
+		return false, fmt.Errorf("check the right to read %s: %w", relation, err)
+	}
+	defer rows.Close()
+	may := false
+	for rows.Next() {
+		if err := rows.Scan(&may); err != nil {
+			return false, fmt.Errorf("check the right to read %s: %w", relation, err)
+		}
+	}
+	if err := rows.Err(); err != nil {
+		var refused *pgconn.PgError
+		if !errors.As(err, &refused) || refused.Code != pgerrcode.UndefinedObject {
+			return false, fmt.Errorf("check the right to read %s: %w", relation, err)
+		}
+	}
+	c.mayRead.Lock()
+	defer c.mayRead.Unlock()
+	if len(c.mayRead.known) >= privilegesKept {
+		clear(c.mayRead.known)
+	}
+	c.mayRead.known[key] = readAnswer{may: may, until: now.Add(privilegeExpiry)}
+	return may, nil
+}
