@@ -1,0 +1,269 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Config is what barkeep is told. It is read from defaults, a YAML file, the environment and flags, in this order of
+// precedence from low to high. The `doc` tags are the settings' documentation; the README's table is made from them.
+type Config struct {
+	Listen      string            `koanf:"listen" doc:"address and port for clients"`
+	Database    string            `koanf:"database" doc:"the one database that is served; sessions on others are relayed"`
+	Upstream    UpstreamConfig    `koanf:"upstream"`
+	Brokers     []string          `koanf:"brokers" doc:"Kafka brokers, host:port, comma separated; empty: barkeep runs its own"`
+	Broker      BrokerConfig      `koanf:"broker"`
+	TopicPrefix string            `koanf:"topic_prefix" doc:"what the names of all topics begin with"`
+	DataDir     string            `koanf:"data_dir" doc:"folder for the database and the broker that barkeep runs itself"`
+	TLS         TLSConfig         `koanf:"tls"`
+	Auth        AuthConfig        `koanf:"auth"`
+	Sessions    SessionsConfig    `koanf:"sessions"`
+	Holds       HoldsConfig       `koanf:"holds"`
+	Statement   StatementConfig   `koanf:"statement"`
+	Status      StatusConfig      `koanf:"status"`
+	Log         LogConfig         `koanf:"log"`
+	Shutdown    ShutdownConfig    `koanf:"shutdown"`
+	Sources     map[string]Source `koanf:"sources"`
+}
+
+// UpstreamConfig says where the database is.
+type UpstreamConfig struct {
+	// URL is a secret where it holds a password.
+	URL     string `koanf:"url" doc:"the database, postgres://user:password@host:port/name; the user needs the service role; empty: barkeep runs its own"`
+	URLFile string `koanf:"url_file" doc:"file that holds upstream.url"`
+}
+
+// BrokerConfig says how to talk to brokers that are not barkeep's own.
+type BrokerConfig struct {
+	TLS          bool   `koanf:"tls" doc:"talk TLS to the brokers"`
+	Mechanism    string `koanf:"mechanism" doc:"SASL mechanism: empty, PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512"`
+	User         string `koanf:"user" doc:"SASL user"`
+	Password     string `koanf:"password" doc:"SASL password"`
+	PasswordFile string `koanf:"password_file" doc:"file that holds broker.password"`
+}
+
+// TLSConfig is for the client's leg.
+type TLSConfig struct {
+	CertFile string `koanf:"cert_file" doc:"certificate shown to clients, PEM; empty: no TLS"`
+	KeyFile  string `koanf:"key_file" doc:"its private key, PEM"`
+}
+
+// AuthConfig is about who may come in.
+type AuthConfig struct {
+	AllowTrust bool `koanf:"allow_trust" doc:"admit clients that are not on loopback though the database asks them for no proof"`
+}
+
+// SessionsConfig bounds sessions.
+type SessionsConfig struct {
+	Max int `koanf:"max" doc:"client sessions at one time"`
+}
+
+// HoldsConfig bounds holds.
+type HoldsConfig struct {
+	Max         int           `koanf:"max" doc:"sessions that are held at one time"`
+	NoticeAfter time.Duration `koanf:"notice_after" doc:"first notice to a client that waits"`
+	NoticeEvery time.Duration `koanf:"notice_every" doc:"further notices"`
+}
+
+// StatementConfig holds the defaults of what a session can set.
+type StatementConfig struct {
+	Timeout   time.Duration `koanf:"timeout" doc:"longest wait of a statement where the session's barkeep.timeout cannot be read"`
+	MaxBars   int64         `koanf:"max_bars" doc:"most missing bars a statement may ask for where the session's barkeep.max_bars cannot be read"`
+	Freshness time.Duration `koanf:"freshness" doc:"age up to which a tail is new enough; 0: the timeframe, at most 15s"`
+}
+
+// StatusConfig is about the status page.
+type StatusConfig struct {
+	Listen    string `koanf:"listen" doc:"address and port of the status page, metrics and health; empty: none"`
+	Token     string `koanf:"token" doc:"what a reader of the status page must show; needed where it does not listen on loopback"`
+	TokenFile string `koanf:"token_file" doc:"file that holds status.token"`
+}
+
+// LogConfig is about the log.
+type LogConfig struct {
+	Level  string `koanf:"level" doc:"debug, info, warn or error"`
+	Format string `koanf:"format" doc:"text or json"`
+}
+
+// ShutdownConfig is about stopping.
+type ShutdownConfig struct {
+	Grace time.Duration `koanf:"grace" doc:"time that work in hand is given after the first signal"`
+}
+
+// Source configures one source of bars. A value left out is the source's own default.
+type Source struct {
+	Enabled     *bool         `koanf:"enabled" doc:"false: the source is never asked"`
+	URL         string        `koanf:"url" doc:"the vendor's base URL"`
+	Key         string        `koanf:"key" doc:"API key"`
+	KeyFile     string        `koanf:"key_file" doc:"file that holds the key"`
+	Path        string        `koanf:"path" doc:"folder of the file source"`
+	Rate        float64       `koanf:"rate" doc:"requests per second"`
+	Burst       int           `koanf:"burst" doc:"requests that may go at once"`
+	FinalityLag time.Duration `koanf:"finality_lag" doc:"age after which a bar no longer changes"`
+	AbsenceLag  time.Duration `koanf:"absence_lag" doc:"age after which a missing bar will not come any more"`
+}
+
+// sourceNames are the sources that can be configured.
+var sourceNames = []string{"binance", "bitstamp", "coinbase", "cryptocompare", "file", "sim"}
+
+func defaultConfig() Config {
+	return Config{
+		Listen:      "127.0.0.1:5433",
+		Database:    "barkeep",
+		TopicPrefix: "barkeep",
+		DataDir:     defaultDataDir(),
+		Sessions:    SessionsConfig{Max: 300},
+		Holds:       HoldsConfig{Max: 200, NoticeAfter: 500 * time.Millisecond, NoticeEvery: time.Second},
+		Statement:   StatementConfig{Timeout: 10 * time.Minute, MaxBars: 20_000_000},
+		Status:      StatusConfig{Listen: "127.0.0.1:8433"},
+		Log:         LogConfig{Level: "info", Format: "text"},
+		Shutdown:    ShutdownConfig{Grace: 30 * time.Second},
+		Sources:     map[string]Source{},
+	}
+}
+
+// defaultDataDir follows the XDG base directory specification, and the file hierarchy standard where run as root.
+func defaultDataDir() string {
+	if os.Getuid() == 0 {
+		return "/var/lib/barkeep"
+	}
+	if dir := os.Getenv("XDG_DATA_HOME"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "barkeep")
+	}
+	if home, err := os.UserHomeDir(); err == nil {
+		return filepath.Join(home, ".local", "share", "barkeep")
+	}
+	return "barkeep-data"
+}
+
+// readSecrets replaces every secret that is given as a file by its content.
+func (c *Config) readSecrets() error {
+	type secret struct {
+		key, path string
+		into      *string
+	}
+	secrets := []secret{
+		{"upstream.url", c.Upstream.URLFile, &c.Upstream.URL},
+		{"broker.password", c.Broker.PasswordFile, &c.Broker.Password},
+		{"status.token", c.Status.TokenFile, &c.Status.Token},
+	}
+	for name, source := range c.Sources {
+		s := secret{"sources." + name + ".key", source.KeyFile, &source.Key}
+		if err := readSecret(s.key, s.path, s.into); err != nil {
+			return err
+		}
+		c.Sources[name] = source
+	}
+	for _, s := range secrets {
+		if err := readSecret(s.key, s.path, s.into); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func readSecret(key, path string, into *string) error {
+	if path == "" {
+		return nil
+	}
+	if *into != "" {
+		return fmt.Errorf("%s and %s_file are both set; keep one", key, key)
+	}
+	content, err := os.ReadFile(filepath.Clean(path))
+	if err != nil {
+		return fmt.Errorf("%s_file: %w", key, err)
+	}
+	*into = strings.TrimSpace(string(content))
+	if *into == "" {
+		return fmt.Errorf("%s_file: %s is empty", key, path)
+	}
+	return nil
+}
+
+// Validate returns every value and combination that cannot work, each with the name of its key.
+func (c *Config) Validate() error {
+	var errs []error
+	check := func(ok bool, format string, args ...any) {
+		if !ok {
+			errs = append(errs, fmt.Errorf(format, args...))
+		}
+	}
+	errs = append(errs, validAddress("listen", c.Listen))
+	if c.Status.Listen != "" {
+		errs = append(errs, validAddress("status.listen", c.Status.Listen))
+		check(c.Status.Token != "" || isLoopback(c.Status.Listen),
+			"status.listen: %s is not on loopback; set status.token or status.token_file too", c.Status.Listen)
+	}
+	check(c.Database != "", "database: must not be empty")
+	check(c.TopicPrefix != "" && len(c.TopicPrefix) <= 64 && strings.Trim(c.TopicPrefix, topicRunes) == "",
+		"topic_prefix: %q must be 1 to 64 letters, digits, dots, hyphens or underscores", c.TopicPrefix)
+	check((c.TLS.CertFile == "") == (c.TLS.KeyFile == ""), "tls.cert_file and tls.key_file: set both or none")
+	check(slices.Contains([]string{"", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"}, c.Broker.Mechanism),
+		"broker.mechanism: %q is not PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512", c.Broker.Mechanism)
+	check((c.Broker.Mechanism == "") == (c.Broker.User == ""), "broker.mechanism and broker.user: set both or none")
+	check(len(c.Brokers) > 0 || (c.Broker.Mechanism == "" && !c.Broker.TLS), "broker: set brokers too")
+	for _, broker := range c.Brokers {
+		errs = append(errs, validAddress("brokers", broker))
+	}
+	check(c.Sessions.Max > 0, "sessions.max: %d must be positive", c.Sessions.Max)
+	check(c.Holds.Max > 0, "holds.max: %d must be positive", c.Holds.Max)
+	check(c.Holds.NoticeAfter > 0, "holds.notice_after: %s must be positive", c.Holds.NoticeAfter)
+	check(c.Holds.NoticeEvery > 0, "holds.notice_every: %s must be positive", c.Holds.NoticeEvery)
+	check(c.Statement.Timeout > 0, "statement.timeout: %s must be positive", c.Statement.Timeout)
+	check(c.Statement.MaxBars > 0, "statement.max_bars: %d must be positive", c.Statement.MaxBars)
+	check(c.Statement.Freshness >= 0, "statement.freshness: %s must not be negative", c.Statement.Freshness)
+	check(c.Shutdown.Grace > 0, "shutdown.grace: %s must be positive", c.Shutdown.Grace)
+	check(c.Log.Format == "text" || c.Log.Format == "json", "log.format: %q is not text or json", c.Log.Format)
+	if err := new(slog.Level).UnmarshalText([]byte(c.Log.Level)); err != nil {
+		errs = append(errs, fmt.Errorf("log.level: %q is not debug, info, warn or error", c.Log.Level))
+	}
+	for name, source := range c.Sources {
+		check(slices.Contains(sourceNames, name), "sources.%s: no such source; there are %s", name, strings.Join(sourceNames, ", "))
+		check(source.Rate >= 0, "sources.%s.rate: %v must not be negative", name, source.Rate)
+		check(source.Burst >= 0, "sources.%s.burst: %d must not be negative", name, source.Burst)
+		check(source.FinalityLag >= 0, "sources.%s.finality_lag: %s must not be negative", name, source.FinalityLag)
+		check(source.AbsenceLag >= 0, "sources.%s.absence_lag: %s must not be negative", name, source.AbsenceLag)
+		check(source.Path == "" || name == "file", "sources.%s.path: only the file source has a path", name)
+	}
+	return errors.Join(errs...)
+}
+
+// needServers returns an error where a command that runs one part alone is not told where the others are.
+func (c *Config) needServers(command string) error {
+	var errs []error
+	if c.Upstream.URL == "" {
+		errs = append(errs, fmt.Errorf("upstream.url: barkeep %s needs a database (barkeep serve runs its own)", command))
+	}
+	if len(c.Brokers) == 0 && command != "migrate" {
+		errs = append(errs, fmt.Errorf("brokers: barkeep %s needs a broker (barkeep serve runs its own)", command))
+	}
+	return errors.Join(errs...)
+}
+
+const topicRunes = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-"
+
+func validAddress(key, address string) error {
+	if _, port, err := net.SplitHostPort(address); err != nil || port == "" {
+		return fmt.Errorf("%s: %q is not host:port", key, address)
+	}
+	return nil
+}
+
+func isLoopback(address string) bool {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return false
+	}
+	if host == "localhost" {
+		return true
+	}
+	ip := net.ParseIP(host)
+	return ip != nil && ip.IsLoopback()
+}
