@@ -1,0 +1,131 @@
+package coverage
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
+
+	"barkeep/internal/market"
+)
+
+// querier is what reads: a pool, a connection or a transaction.
+type querier interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+}
+
+// toInstant returns a timestamptz as an instant, zero for NULL.
+func toInstant(t pgtype.Timestamptz) market.Instant {
+	switch {
+	case !t.Valid:
+		return 0
+	case t.InfinityModifier == pgtype.Infinity:
+		return market.PosInf
+	case t.InfinityModifier == pgtype.NegativeInfinity:
+		return market.NegInf
+	}
+	return market.FromTime(t.Time)
+}
+
+// Timestamptz returns i as a parameter for PostgreSQL, infinities included.
+func Timestamptz(i market.Instant) pgtype.Timestamptz {
+	switch i {
+	case market.PosInf:
+		return pgtype.Timestamptz{Valid: true, InfinityModifier: pgtype.Infinity}
+	case market.NegInf:
+		return pgtype.Timestamptz{Valid: true, InfinityModifier: pgtype.NegativeInfinity}
+	}
+	return pgtype.Timestamptz{Valid: true, Time: i.Time()}
+}
+
+// optional returns i as Timestamptz does, NULL for zero.
+func optional(i market.Instant) pgtype.Timestamptz {
+	if i == 0 {
+		return pgtype.Timestamptz{}
+	}
+	return Timestamptz(i)
+}
+
+// readVersions returns the version of every symbol.
+func readVersions(ctx context.Context, q querier) (map[market.Symbol]int64, error) {
+	rows, err := q.Query(ctx, `SELECT symbol, version FROM barkeep.symbol`)
+	if err != nil {
+		return nil, fmt.Errorf("read versions: %w", err)
+	}
+	versions := make(map[market.Symbol]int64)
+	var symbol string
+	var version int64
+	_, err = pgx.ForEachRow(rows, []any{&symbol, &version}, func() error {
+		versions[market.Symbol(symbol)] = version
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read versions: %w", err)
+	}
+	return versions, nil
+}
+
+// readSymbols returns version and segments of the symbols, each pair of one snapshot, since one statement reads both.
+// Symbols that do not exist are nil in the answer.
+func readSymbols(ctx context.Context, q querier, symbols []string) (map[market.Symbol]*symbolCoverage, error) {
+	rows, err := q.Query(ctx, `SELECT s.symbol, s.version, c.timeframe, c.range_start, c.range_end, c.state, c.source,
+	       c.generation, c.fetched_at, c.reason, c.expires_at, c.retry_at
+	  FROM barkeep.symbol s LEFT JOIN barkeep.coverage c ON c.symbol = s.symbol
+	 WHERE s.symbol = ANY ($1) ORDER BY s.symbol, c.timeframe, c.range_start`, symbols)
+	if err != nil {
+		return nil, fmt.Errorf("read coverage: %w", err)
+	}
+	found := make(map[market.Symbol]*symbolCoverage, len(symbols))
+	for _, s := range symbols {
+		found[market.Symbol(s)] = nil
+	}
+	var symbol string
+	var version int64
+	var row segmentRow
+	_, err = pgx.ForEachRow(rows, append([]any{&symbol, &version}, row.targets()...), func() error {
+		c := found[market.Symbol(symbol)]
+		if c == nil {
+			c = &symbolCoverage{version: version}
+			found[market.Symbol(symbol)] = c
+		}
+		if !row.timeframe.Valid {
+			return nil
+		}
+		tf, err := market.ParseTimeframe(row.timeframe.String)
+		if err != nil {
+			return fmt.Errorf("symbol %s: %w", symbol, err)
+		}
+		c.series[tf] = append(c.series[tf], row.segment())
+		c.count++
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read coverage: %w", err)
+	}
+	return found, nil
+}
+
+// segmentRow is a row of barkeep.coverage whose columns may all be NULL, as an outer join gives it.
+type segmentRow struct {
+	timeframe           pgtype.Text
+	start, end, fetched pgtype.Timestamptz
+	state               pgtype.Int2
+	source, reason      pgtype.Text
+	generation          pgtype.Int8
+	expires, retry      pgtype.Timestamptz
+}
+
+func (r *segmentRow) targets() []any {
+	return []any{
+		&r.timeframe, &r.start, &r.end, &r.state, &r.source, &r.generation, &r.fetched, &r.reason, &r.expires, &r.retry,
+	}
+}
+
+func (r *segmentRow) segment() Segment {
+	return Segment{
+		Range: market.Range{Start: toInstant(r.start), End: toInstant(r.end)}, State: State(r.state.Int16),
+		Source: r.source.String, Generation: r.generation.Int64, FetchedAt: toInstant(r.fetched),
+		Reason: r.reason.String, ExpiresAt: toInstant(r.expires), RetryAt: toInstant(r.retry),
+	}
+}
