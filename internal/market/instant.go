@@ -68,10 +68,10 @@ func (i Instant) Sub(j Instant) time.Duration {
 
 // String returns i as RFC 3339 in UTC, or "-infinity" and "infinity" as PostgreSQL writes them.
 func (i Instant) String() string {
-	switch i {
-	case NegInf:
+	if i == NegInf {
 		return "-infinity"
-	case PosInf:
+	}
+	if i == PosInf {
 		return "infinity"
 	}
 	return i.Time().Format("2006-01-02T15:04:05.999999Z07:00")

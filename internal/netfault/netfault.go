@@ -232,12 +232,10 @@ func (l *Link) pass(n int) (int, error) {
 
 // resetSoon ends the connections other than by the pump that called it, which ends its own.
 func (l *Link) resetSoon() {
-	l.wg.Add(1)
-	go func() {
-		defer l.wg.Done()
+	l.wg.Go(func() {
 		<-time.After(5 * time.Millisecond)
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		l.reset()
-	}()
+	})
 }
