@@ -23,10 +23,10 @@ build: ## build bin/barkeep
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/barkeep ./cmd/barkeep
 
 test: ## run all tests on a real TimescaleDB and a real broker, with the race detector; a skip is a failure
-	$(GO) run ./cmd/testenv -no-skips $(GO) test -race -timeout 30m -v $(PACKAGES)
+	$(GO) run ./cmd/testenv $(GO) test -json -race -timeout 30m $(PACKAGES) | $(GO) run ./cmd/testreport
 
 test-clients: build ## run psql and the drivers of other languages through barkeep
-	@testdata/clients/run
+	$(GO) run ./cmd/testenv test/clients/run
 
 race: ## run the tests that need nothing, with the race detector
 	$(GO) test -race $(PACKAGES)

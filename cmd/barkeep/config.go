@@ -16,7 +16,6 @@ import (
 // precedence from low to high. The `doc` tags are the settings' documentation; the README's table is made from them.
 type Config struct {
 	Listen      string            `koanf:"listen" doc:"address and port for clients"`
-	Database    string            `koanf:"database" doc:"the one database that is served; sessions on others are relayed"`
 	Upstream    UpstreamConfig    `koanf:"upstream"`
 	Brokers     []string          `koanf:"brokers" doc:"Kafka brokers, host:port, comma separated; empty: barkeep runs its own"`
 	Broker      BrokerConfig      `koanf:"broker"`
@@ -36,7 +35,7 @@ type Config struct {
 // UpstreamConfig says where the database is.
 type UpstreamConfig struct {
 	// URL is a secret where it holds a password.
-	URL     string `koanf:"url" doc:"the database, postgres://user:password@host:port/name; the user needs the service role; empty: barkeep runs its own"`
+	URL     string `koanf:"url" doc:"the database that is served, postgres://user:password@host:port/name; its user migrates and writes; empty: barkeep runs its own"`
 	URLFile string `koanf:"url_file" doc:"file that holds upstream.url"`
 }
 
@@ -116,7 +115,6 @@ var sourceNames = []string{"binance", "bitstamp", "coinbase", "cryptocompare", "
 func defaultConfig() Config {
 	return Config{
 		Listen:      "127.0.0.1:5433",
-		Database:    "barkeep",
 		TopicPrefix: "barkeep",
 		DataDir:     defaultDataDir(),
 		Sessions:    SessionsConfig{Max: 300},
@@ -201,7 +199,6 @@ func (c *Config) Validate() error {
 		check(c.Status.Token != "" || isLoopback(c.Status.Listen),
 			"status.listen: %s is not on loopback; set status.token or status.token_file too", c.Status.Listen)
 	}
-	check(c.Database != "", "database: must not be empty")
 	check(c.TopicPrefix != "" && len(c.TopicPrefix) <= 64 && strings.Trim(c.TopicPrefix, topicRunes) == "",
 		"topic_prefix: %q must be 1 to 64 letters, digits, dots, hyphens or underscores", c.TopicPrefix)
 	check((c.TLS.CertFile == "") == (c.TLS.KeyFile == ""), "tls.cert_file and tls.key_file: set both or none")

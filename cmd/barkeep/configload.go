@@ -28,8 +28,8 @@ type Layers struct {
 // setting is one key of the configuration.
 type setting struct{ key, doc, value string }
 
-// envIgnored are variables that begin as barkeep's do and are not settings.
-var envIgnored = []string{"BARKEEP_CONFIG", "BARKEEP_TEST_DATA"}
+// envIgnored are variables that begin as barkeep's do and are not settings: the file's path, and what tests are told.
+var envIgnored = []string{"BARKEEP_CONFIG", "BARKEEP_TEST_DATA", "BARKEEP_BIN", "BARKEEP_CACHE", "BARKEEP_SUITES"}
 
 // Load returns the configuration. An unknown key, a bad value and a combination that cannot work are errors that name
 // the key.
