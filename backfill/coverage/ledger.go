@@ -1,0 +1,261 @@
+package coverage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
+
+	"barkeep/internal/market"
+)
+
+// Ledger is the coverage of a stretch of one series inside a transaction that has locked the symbol: read, changed in
+// memory by readings in the order they come, and written back (PIPELINE 3, 4). It is for one goroutine.
+type Ledger struct {
+	series market.Series
+	stored []Segment // as read; ascending, disjoint
+	list   []Segment // as it will be
+}
+
+// LockSymbols locks the rows of the symbols in barkeep.symbol, in order, as every writer of bars does first (PIPELINE 9),
+// and returns the bindings found; a symbol without a row is not bound and not in the answer.
+func LockSymbols(ctx context.Context, tx pgx.Tx, symbols []market.Symbol) (map[market.Symbol]Binding, error) {
+	names := make([]string, len(symbols))
+	for i, s := range symbols {
+		names[i] = string(s)
+	}
+	slices.Sort(names)
+	rows, err := tx.Query(ctx, `SELECT symbol, source, generation FROM barkeep.symbol WHERE symbol = ANY ($1)
+	  ORDER BY symbol COLLATE "C" FOR UPDATE`, slices.Compact(names))
+	if err != nil {
+		return nil, fmt.Errorf("lock symbols: %w", err)
+	}
+	found := make(map[market.Symbol]Binding, len(names))
+	var name string
+	var b Binding
+	_, err = pgx.ForEachRow(rows, []any{&name, &b.Source, &b.Generation}, func() error {
+		found[market.Symbol(name)] = b
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("lock symbols: %w", err)
+	}
+	return found, nil
+}
+
+// Binding is which source serves a symbol, and under which generation (PIPELINE 8, 10).
+type Binding struct {
+	Source     string
+	Generation int64
+}
+
+// ReadLedger reads the segments of series that overlap or touch bounds; the caller has locked the symbol.
+func ReadLedger(ctx context.Context, tx pgx.Tx, series market.Series, bounds market.Range) (*Ledger, error) {
+	rows, err := tx.Query(ctx, `SELECT timeframe, range_start, range_end, state, source, generation, fetched_at, reason,
+	       expires_at, retry_at
+	  FROM barkeep.coverage WHERE symbol = $1 AND timeframe = $2 AND range_end >= $3 AND range_start <= $4
+	 ORDER BY range_start`, string(series.Symbol), series.Timeframe.String(), Timestamptz(bounds.Start), Timestamptz(bounds.End))
+	if err != nil {
+		return nil, fmt.Errorf("read coverage of %s: %w", series, err)
+	}
+	l := &Ledger{series: series}
+	var row segmentRow
+	if _, err := pgx.ForEachRow(rows, row.targets(), func() error {
+		l.stored = append(l.stored, row.segment())
+		return nil
+	}); err != nil {
+		return nil, fmt.Errorf("read coverage of %s: %w", series, err)
+	}
+	l.list = slices.Clone(l.stored)
+	return l, nil
+}
+
+// Untouched reports whether nothing was known of any part of r when the ledger was read.
+func (l *Ledger) Untouched(r market.Range) bool {
+	k := first(l.stored, r.Start)
+	return k == len(l.stored) || l.stored[k].Range.Start >= r.End
+}
+
+// Replace enters a reading and returns where it holds: its range, rounded inward, less what is known by the same or a
+// newer reading (PIPELINE 4). Rows in the returned ranges are to be made those of the reading, but for an unavailable
+// one, which tells nothing of rows and does not displace what is final or absent.
+func (l *Ledger) Replace(s Segment) market.RangeSet {
+	s.Range = s.Range.Inward(l.series.Timeframe)
+	if s.Range.Empty() {
+		return nil
+	}
+	from := first(l.list, s.Range.Start)
+	to := from
+	var kept []Segment
+	var stays []market.Range
+	for ; to < len(l.list) && l.list[to].Range.Start < s.Range.End; to++ {
+		old := l.list[to]
+		if !old.Newer(s.Generation, s.FetchedAt) || (s.State == Unavailable && old.State.Settled()) {
+			kept = append(kept, old)
+			stays = append(stays, old.Range)
+			continue
+		}
+		if left := old; left.Range.Start < s.Range.Start {
+			left.Range.End = s.Range.Start
+			kept = append(kept, left)
+		}
+		if right := old; right.Range.End > s.Range.End {
+			right.Range.Start = s.Range.End
+			kept = append(kept, right)
+		}
+	}
+	applied := market.RangeSet{s.Range}.Subtract(market.NewRangeSet(stays...))
+	if applied.Empty() {
+		return nil
+	}
+	for _, r := range applied {
+		part := s
+		part.Range = r
+		kept = append(kept, part)
+	}
+	sortSegments(kept)
+	// One neighbour on each side may merge with what is new.
+	low, high := max(from-1, 0), min(to+1, len(l.list))
+	middle := merge(slices.Concat(l.list[low:from], kept, l.list[to:high]))
+	l.list = slices.Concat(l.list[:low], middle, l.list[high:])
+	return applied
+}
+
+// Withdraw removes what is known of r and reports whether there was anything: the bars become a gap (PIPELINE 7, 8). The
+// parts outside r stay.
+func (l *Ledger) Withdraw(r market.Range) bool {
+	var rest []Segment
+	withdrawn := false
+	for _, s := range l.list {
+		if !s.Range.Overlaps(r) {
+			rest = append(rest, s)
+			continue
+		}
+		withdrawn = true
+		for _, left := range (market.RangeSet{s.Range}).Subtract(market.RangeSet{r}) {
+			part := s
+			part.Range = left
+			rest = append(rest, part)
+		}
+	}
+	l.list = rest
+	return withdrawn
+}
+
+// Segments returns the segments as they would be stored now. The slice is the ledger's own.
+func (l *Ledger) Segments() []Segment { return l.list }
+
+// merge joins neighbours that say the same for good, keeping the newer fetched_at (PIPELINE 3).
+func merge(list []Segment) []Segment {
+	merged := list[:0]
+	for _, s := range list {
+		if last := len(merged) - 1; last >= 0 && mergeable(&merged[last], &s) {
+			merged[last].Range.End = s.Range.End
+			merged[last].FetchedAt = max(merged[last].FetchedAt, s.FetchedAt)
+			continue
+		}
+		merged = append(merged, s)
+	}
+	return merged
+}
+
+func mergeable(a, b *Segment) bool {
+	return a.Range.End == b.Range.Start && a.State == b.State && a.State.Settled() && a.Source == b.Source &&
+		a.Generation == b.Generation && a.Reason == b.Reason && a.ExpiresAt == b.ExpiresAt && a.RetryAt == b.RetryAt
+}
+
+// Queue adds the statements that store the changes to batch and reports whether there are any. The caller sends the batch
+// in its transaction and announces the symbol with QueueVersion.
+func (l *Ledger) Queue(batch *pgx.Batch) bool {
+	was := make(map[Segment]struct{}, len(l.stored))
+	for _, s := range l.stored {
+		was[s] = struct{}{}
+	}
+	var added []Segment
+	for _, s := range l.list {
+		if _, same := was[s]; same {
+			delete(was, s)
+			continue
+		}
+		added = append(added, s)
+	}
+	if len(was) == 0 && len(added) == 0 {
+		return false
+	}
+	symbol, timeframe := string(l.series.Symbol), l.series.Timeframe.String()
+	if len(was) > 0 {
+		starts := make([]pgtype.Timestamptz, 0, len(was))
+		for s := range was {
+			starts = append(starts, Timestamptz(s.Range.Start))
+		}
+		batch.Queue(`DELETE FROM barkeep.coverage WHERE symbol = $1 AND timeframe = $2 AND range_start = ANY ($3)`,
+			symbol, timeframe, starts)
+	}
+	for _, s := range added {
+		batch.Queue(`INSERT INTO barkeep.coverage (symbol, timeframe, range_start, range_end, state, source, generation,
+		       fetched_at, reason, expires_at, retry_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
+			symbol, timeframe, Timestamptz(s.Range.Start), Timestamptz(s.Range.End), int16(s.State), s.Source, s.Generation,
+			Timestamptz(s.FetchedAt), s.Reason, optional(s.ExpiresAt), optional(s.RetryAt))
+	}
+	return true
+}
+
+// QueueVersion adds to batch the statement that counts a change of the symbol's coverage and announces it; the
+// notification is delivered with the commit.
+func QueueVersion(batch *pgx.Batch, symbol market.Symbol) {
+	batch.Queue(`WITH bumped AS (UPDATE barkeep.symbol SET version = version + 1 WHERE symbol = $1 RETURNING symbol, version)
+	  SELECT pg_catalog.pg_notify(`+quoted(Channel)+`, symbol || ' ' || version) FROM bumped`, string(symbol))
+}
+
+func quoted(text string) string { return "'" + text + "'" }
+
+// Apply enters segments into the coverage of series inside the caller's transaction: it locks the symbol, replaces (see
+// Ledger.Replace) and announces. It writes no bars. It returns ErrUnbound, wrapped, where the symbol has no row.
+func Apply(ctx context.Context, tx pgx.Tx, series market.Series, segments ...Segment) error {
+	return change(ctx, tx, series, func(l *Ledger) {
+		for _, s := range segments {
+			l.Replace(s)
+		}
+	})
+}
+
+// Withdraw removes what is known of the ranges of series inside the caller's transaction, and announces it. Rows are left:
+// they may be deleted when no index can still vouch for them, after lease and removal grace (PIPELINE 7).
+func Withdraw(ctx context.Context, tx pgx.Tx, series market.Series, ranges market.RangeSet) error {
+	return change(ctx, tx, series, func(l *Ledger) {
+		for _, r := range ranges {
+			l.Withdraw(r)
+		}
+	})
+}
+
+func change(ctx context.Context, tx pgx.Tx, series market.Series, with func(*Ledger)) error {
+	bound, err := LockSymbols(ctx, tx, []market.Symbol{series.Symbol})
+	if err != nil {
+		return err
+	}
+	if _, found := bound[series.Symbol]; !found {
+		return fmt.Errorf("%w: %s", ErrUnbound, strconv.Quote(string(series.Symbol)))
+	}
+	ledger, err := ReadLedger(ctx, tx, series, market.Always)
+	if err != nil {
+		return err
+	}
+	with(ledger)
+	batch := &pgx.Batch{}
+	if !ledger.Queue(batch) {
+		return nil
+	}
+	QueueVersion(batch, series.Symbol)
+	if err := tx.SendBatch(ctx, batch).Close(); err != nil {
+		return fmt.Errorf("write coverage of %s: %w", series, err)
+	}
+	return nil
+}
+
+// ErrUnbound is returned, wrapped, for a symbol without a row in barkeep.symbol.
+var ErrUnbound = errors.New("symbol is not bound to a source")
