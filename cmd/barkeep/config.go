@@ -19,7 +19,7 @@ type Config struct {
 	Upstream    UpstreamConfig    `koanf:"upstream"`
 	Brokers     []string          `koanf:"brokers" doc:"Kafka brokers, host:port, comma separated; empty: barkeep runs its own"`
 	Broker      BrokerConfig      `koanf:"broker"`
-	TopicPrefix string            `koanf:"topic_prefix" doc:"what the names of all topics begin with"`
+	TopicPrefix string            `koanf:"topic_prefix" doc:"what the names of all topics begin with, before barkeep."`
 	DataDir     string            `koanf:"data_dir" doc:"folder for the database and the broker that barkeep runs itself"`
 	TLS         TLSConfig         `koanf:"tls"`
 	Auth        AuthConfig        `koanf:"auth"`
@@ -115,7 +115,6 @@ var sourceNames = []string{"binance", "bitstamp", "coinbase", "cryptocompare", "
 func defaultConfig() Config {
 	return Config{
 		Listen:      "127.0.0.1:5433",
-		TopicPrefix: "barkeep",
 		DataDir:     defaultDataDir(),
 		Sessions:    SessionsConfig{Max: 300},
 		Holds:       HoldsConfig{Max: 200, NoticeAfter: 500 * time.Millisecond, NoticeEvery: time.Second},
@@ -199,8 +198,8 @@ func (c *Config) Validate() error {
 		check(c.Status.Token != "" || isLoopback(c.Status.Listen),
 			"status.listen: %s is not on loopback; set status.token or status.token_file too", c.Status.Listen)
 	}
-	check(c.TopicPrefix != "" && len(c.TopicPrefix) <= 64 && strings.Trim(c.TopicPrefix, topicRunes) == "",
-		"topic_prefix: %q must be 1 to 64 letters, digits, dots, hyphens or underscores", c.TopicPrefix)
+	check(len(c.TopicPrefix) <= 64 && strings.Trim(c.TopicPrefix, topicRunes) == "",
+		"topic_prefix: %q must be at most 64 letters, digits, dots, hyphens or underscores", c.TopicPrefix)
 	check((c.TLS.CertFile == "") == (c.TLS.KeyFile == ""), "tls.cert_file and tls.key_file: set both or none")
 	check(slices.Contains([]string{"", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"}, c.Broker.Mechanism),
 		"broker.mechanism: %q is not PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512", c.Broker.Mechanism)
