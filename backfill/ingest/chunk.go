@@ -1,0 +1,148 @@
+package ingest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"sync"
+
+	"github.com/jackc/pgerrcode"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"barkeep/internal/market"
+)
+
+// chunkCache remembers which chunks of the hypertable were seen, so that a batch asks only for years it meets first.
+type chunkCache struct {
+	mu sync.Mutex
+	// interval is a chunk's length in microseconds, 0 before it was read, negative where ohlcv is a plain table.
+	interval int64
+	seen     map[int64]struct{} // by start
+}
+
+// prepareChunks makes the chunks that the batch will meet, each in a short transaction of its own: a transaction that
+// creates a chunk blocks the creation of all others until it ends (PIPELINE 23). Where the server's functions do not
+// serve, the COPY makes the chunks itself, which is only slower for others.
+func (w *Writer) prepareChunks(ctx context.Context, b Batch) error {
+	if w.unready.Load() {
+		return nil
+	}
+	interval, err := w.chunkInterval(ctx)
+	if err != nil {
+		return err
+	}
+	if interval <= 0 {
+		return nil
+	}
+	for start := range w.unseen(b, interval) {
+		if err := w.createChunk(ctx, start, start+interval); err != nil {
+			var pgErr *pgconn.PgError
+			if !errors.As(err, &pgErr) || retryable(pgErr.Code) {
+				return err
+			}
+			// A name or a right that is missing stays so; a chunk that cannot be is the insert's to refuse.
+			if pgerrcode.IsSyntaxErrororAccessRuleViolation(pgErr.Code) {
+				w.unready.Store(true)
+			}
+			w.logger.LogAttrs(ctx, slog.LevelWarn, "chunk cannot be made beforehand", slog.Any("error", err))
+			return nil
+		}
+		w.chunks.mu.Lock()
+		w.chunks.seen[start] = struct{}{}
+		w.chunks.mu.Unlock()
+	}
+	return nil
+}
+
+func retryable(code string) bool {
+	return pgerrcode.IsConnectionException(code) || pgerrcode.IsTransactionRollback(code) ||
+		pgerrcode.IsInsufficientResources(code) || pgerrcode.IsObjectNotInPrerequisiteState(code) ||
+		pgerrcode.IsOperatorIntervention(code)
+}
+
+// chunkInterval returns the hypertable's chunk length in microseconds, negative where there is none.
+func (w *Writer) chunkInterval(ctx context.Context) (int64, error) {
+	w.chunks.mu.Lock()
+	interval := w.chunks.interval
+	w.chunks.mu.Unlock()
+	if interval != 0 {
+		return interval, nil
+	}
+	var installed bool
+	if err := w.pool.QueryRow(ctx, `SELECT pg_catalog.to_regclass('_timescaledb_catalog.dimension') IS NOT NULL`).
+		Scan(&installed); err != nil {
+		return 0, fmt.Errorf("look for the hypertable: %w", err)
+	}
+	interval = -1
+	if installed {
+		err := w.pool.QueryRow(ctx, `SELECT d.interval_length FROM _timescaledb_catalog.dimension d
+		  JOIN _timescaledb_catalog.hypertable h ON h.id = d.hypertable_id
+		  WHERE h.schema_name = 'public' AND h.table_name = 'ohlcv' AND d.interval_length IS NOT NULL`).Scan(&interval)
+		if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+			return 0, fmt.Errorf("read chunk interval: %w", err)
+		}
+	}
+	w.chunks.mu.Lock()
+	defer w.chunks.mu.Unlock()
+	w.chunks.interval, w.chunks.seen = interval, map[int64]struct{}{}
+	return interval, nil
+}
+
+// unseen returns the starts of the chunks that the batch's rows fall in and that were not made yet.
+func (w *Writer) unseen(b Batch, interval int64) map[int64]struct{} {
+	w.chunks.mu.Lock()
+	defer w.chunks.mu.Unlock()
+	starts := make(map[int64]struct{})
+	for _, r := range b.Records {
+		if r.Page == nil || len(r.Page.Bars) == 0 {
+			continue
+		}
+		bars := r.Page.Bars
+		for start := chunkStart(bars[0].TS, interval); start <= int64(bars[len(bars)-1].TS); start += interval {
+			if _, seen := w.chunks.seen[start]; !seen {
+				starts[start] = struct{}{}
+			}
+			if len(starts) > 64 {
+				return starts // a page that spans so much is better judged by the insert itself
+			}
+		}
+	}
+	return starts
+}
+
+// chunkStart returns the start of the chunk that i lies in: TimescaleDB counts from the Unix epoch.
+func chunkStart(i market.Instant, interval int64) int64 {
+	start := int64(i) - int64(i)%interval
+	if start > int64(i) {
+		start -= interval
+	}
+	return start
+}
+
+func (w *Writer) createChunk(ctx context.Context, start, end int64) error {
+	slices := `{"ts": [` + strconv.FormatInt(start, 10) + `, ` + strconv.FormatInt(end, 10) + `]}`
+	err := pgx.BeginFunc(ctx, w.pool, func(tx pgx.Tx) error {
+		var there bool
+		if err := tx.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM _timescaledb_catalog.chunk c
+		    JOIN _timescaledb_catalog.chunk_constraint cc ON cc.chunk_id = c.id
+		    JOIN _timescaledb_catalog.dimension_slice s ON s.id = cc.dimension_slice_id
+		    JOIN _timescaledb_catalog.hypertable h ON h.id = c.hypertable_id
+		  WHERE h.schema_name = 'public' AND h.table_name = 'ohlcv' AND NOT c.dropped
+		    AND s.range_start < $2 AND s.range_end > $1)`, start, end).Scan(&there); err != nil || there {
+			return err
+		}
+		_, err := tx.Exec(ctx, `SET LOCAL lock_timeout = '2s'`)
+		if err != nil {
+			return err
+		}
+		_, err = tx.Exec(ctx, `SELECT _timescaledb_functions.create_chunk('public.ohlcv', $1::text::jsonb)`, slices)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("make chunk from %s: %w", market.Instant(start), err)
+	}
+	return nil
+}
