@@ -1,0 +1,95 @@
+// Command testenv runs a command with a throw-away database server, found as barkeep itself finds one (the ladder of
+// package embedded), and passes its exit code on:
+//
+//	testenv [-plain] [-brokers] command [argument...]
+//
+// The command finds the server's address in TEST_DATABASE_URL, and in TEST_BROKERS a broker's if -brokers is given
+// (without it each test has a broker of its own in memory). A TEST_DATABASE_URL that is already set is left as it is.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"barkeep/internal/embedded"
+)
+
+func main() {
+	plain := flag.Bool("plain", false, "take a plain PostgreSQL of this machine, do not unpack TimescaleDB")
+	brokers := flag.Bool("brokers", false, "start a broker too, and set TEST_BROKERS")
+	flag.Parse()
+	code, err := run(flag.Args(), *plain, *brokers)
+	if err != nil {
+		_, _ = fmt.Fprintln(os.Stderr, "testenv:", err)
+		code = max(code, 1)
+	}
+	os.Exit(code)
+}
+
+func run(command []string, plain, brokers bool) (code int, err error) {
+	if len(command) == 0 {
+		return 2, errors.New("no command is given")
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	folder, err := os.MkdirTemp("", "barkeep-testenv-")
+	if err != nil {
+		return 1, fmt.Errorf("make a folder: %w", err)
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(folder)) }()
+	if err := os.Chmod(folder, 0o755); err != nil { // the server may run as another user
+		return 1, fmt.Errorf("open the folder: %w", err)
+	}
+	logger := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	server, err := embedded.Start(ctx, embedded.Config{
+		URL: os.Getenv("TEST_DATABASE_URL"), DataDir: folder, Database: "test", PlainOnly: plain, Throwaway: true, Logger: logger,
+	})
+	if err != nil {
+		return 1, fmt.Errorf("start a database: %w", err)
+	}
+	defer func() { err = errors.Join(err, stopServer(server)) }()
+	logger.InfoContext(ctx, "the tests' database", "server", server.Description, "url", server.URL)
+	environment := append(os.Environ(), "TEST_DATABASE_URL="+server.URL)
+	if brokers {
+		broker, err := embedded.StartBroker(ctx, embedded.BrokerConfig{DataDir: folder, NoSync: true})
+		if err != nil {
+			return 1, fmt.Errorf("start a broker: %w", err)
+		}
+		defer func() { err = errors.Join(err, broker.Stop()) }()
+		environment = append(environment, "TEST_BROKERS="+strings.Join(broker.Brokers, ","))
+	}
+	return execute(ctx, command, environment, os.Stdout, os.Stderr)
+}
+
+func stopServer(server *embedded.Postgres) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	return server.Stop(ctx)
+}
+
+// execute passes an interrupt on and waits for the command all the same.
+func execute(ctx context.Context, command, environment []string, stdout, stderr io.Writer) (int, error) {
+	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
+	cmd.Env, cmd.Stdin, cmd.Stdout, cmd.Stderr = environment, os.Stdin, stdout, stderr
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	cmd.WaitDelay = 20 * time.Second
+	err := cmd.Run()
+	var exit *exec.ExitError
+	switch {
+	case errors.As(err, &exit):
+		return max(exit.ExitCode(), 1), nil
+	case err != nil:
+		return 127, fmt.Errorf("run %s: %w", command[0], err)
+	}
+	return 0, nil
+}

@@ -1,0 +1,140 @@
+package embedded
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+
+	"github.com/gofrs/flock"
+	"github.com/google/uuid"
+	"github.com/twmb/franz-go/pkg/kfake"
+)
+
+// BrokerConfig says where the broker of this process keeps its log.
+type BrokerConfig struct {
+	// DataDir is the data folder; the broker's log is kept in its subfolder broker.
+	DataDir string
+	// NoSync leaves the writing to disk to the operating system: for tests.
+	NoSync bool
+	// Logger gets the broker's errors and warnings; nil means none.
+	Logger *slog.Logger
+}
+
+// Broker is a broker with the Kafka protocol in this process: one node, on loopback.
+type Broker struct {
+	// Brokers are its addresses.
+	Brokers []string
+
+	cluster *kfake.Cluster
+	lock    *flock.Flock
+}
+
+// brokerRecord is broker.json. Offsets in the database are kept by the cluster's id, so it is made once.
+type brokerRecord struct {
+	Port      int    `json:"port"`
+	ClusterID string `json:"cluster_id"`
+}
+
+// StartBroker starts the broker on its log, as it was left. Whoever gets one calls Stop.
+func StartBroker(ctx context.Context, config BrokerConfig) (*Broker, error) {
+	if config.DataDir == "" {
+		return nil, errors.New("no data folder is given for the broker")
+	}
+	folder, lock, err := lockFolder(config.DataDir, "broker")
+	if err != nil {
+		return nil, err
+	}
+	cluster, err := startCluster(ctx, config, folder)
+	if err != nil {
+		return nil, errors.Join(err, lock.Unlock())
+	}
+	return &Broker{Brokers: cluster.ListenAddrs(), cluster: cluster, lock: lock}, nil
+}
+
+// Stop writes what is left to write and closes the broker.
+func (b *Broker) Stop() error {
+	b.cluster.Close()
+	if err := b.lock.Unlock(); err != nil {
+		return fmt.Errorf("unlock the broker's folder: %w", err)
+	}
+	return nil
+}
+
+func startCluster(ctx context.Context, config BrokerConfig, folder string) (*kfake.Cluster, error) {
+	record, err := readBroker(ctx, config, filepath.Join(folder, "broker.json"))
+	if err != nil {
+		return nil, err
+	}
+	options := []kfake.Opt{
+		kfake.NumBrokers(1), kfake.Ports(record.Port), kfake.ClusterID(record.ClusterID), kfake.DataDir(filepath.Join(folder, "log")),
+		kfake.DefaultNumPartitions(1),
+		// Topics set their own retention; these hold for one that does not, and say how often it is looked after.
+		kfake.BrokerConfigs(map[string]string{
+			"log.retention.ms":           "259200000",
+			"log.retention.bytes":        "4294967296",
+			"log.cleaner.backoff.ms":     "60000",
+			"default.replication.factor": "1",
+			"min.insync.replicas":        "1",
+		}),
+	}
+	if !config.NoSync {
+		options = append(options, kfake.SyncWrites())
+	}
+	if config.Logger != nil {
+		options = append(options, kfake.WithLogger(brokerLogger{config.Logger}))
+	}
+	cluster, err := kfake.NewCluster(options...)
+	if err != nil {
+		return nil, fmt.Errorf("start the broker on %s: %w", folder, err)
+	}
+	return cluster, nil
+}
+
+// readBroker reads broker.json, or makes it; a port that somebody else took is replaced.
+func readBroker(ctx context.Context, config BrokerConfig, path string) (brokerRecord, error) {
+	var record brokerRecord
+	text, err := os.ReadFile(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		record.ClusterID = "barkeep-" + uuid.NewString()
+	case err != nil:
+		return record, fmt.Errorf("read the broker's port: %w", err)
+	default:
+		if err := json.Unmarshal(text, &record); err != nil {
+			return record, fmt.Errorf("read %s: %w", path, err)
+		}
+	}
+	port, err := freePort(ctx, record.Port)
+	if err != nil {
+		return record, err
+	}
+	if port == record.Port {
+		return record, nil
+	}
+	if record.Port != 0 && config.Logger != nil {
+		config.Logger.WarnContext(ctx, "the broker's port is taken by somebody else; it gets another", "was", record.Port, "is", port)
+	}
+	record.Port = port
+	if text, err = json.MarshalIndent(record, "", "  "); err != nil {
+		return record, fmt.Errorf("write the broker's port: %w", err)
+	}
+	return record, writeFile(path, append(text, '\n'))
+}
+
+// brokerLogger passes on what is worth it.
+type brokerLogger struct{ logger *slog.Logger }
+
+// Logf logs errors and warnings of the broker.
+func (l brokerLogger) Logf(level kfake.LogLevel, format string, args ...any) {
+	switch level {
+	case kfake.LogLevelError:
+		l.logger.Error("broker", "text", fmt.Sprintf(format, args...))
+	case kfake.LogLevelWarn:
+		l.logger.Warn("broker", "text", fmt.Sprintf(format, args...))
+	default:
+	}
+}
