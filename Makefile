@@ -25,7 +25,7 @@ build: ## build bin/barkeep
 test: ## run all tests on a real TimescaleDB and a real broker, with the race detector; a skip is a failure
 	$(GO) run ./cmd/testenv $(GO) test -json -race -timeout 30m $(PACKAGES) | $(GO) run ./cmd/testreport
 
-test-clients: build ## run psql and the drivers of other languages through barkeep
+test-clients: build ## run psql, drivers and their own suites through barkeep and straight
 	$(GO) run ./cmd/testenv test/clients/run
 
 race: ## run the tests that need nothing, with the race detector
@@ -44,7 +44,7 @@ fuzz: ## fuzz each fuzz target for FUZZTIME (30s)
 	  done; done
 
 bench: build ## measure against the database, PgBouncer and COPY; writes bench.json
-	$(GO) run ./cmd/testenv $(GO) test -run '^$$' -bench . -benchmem ./...
+	$(GO) run ./cmd/testenv $(GO) run ./cmd/bench
 
 up: ## start TimescaleDB, Redpanda and barkeep by docker compose
 	docker compose up --build --detach
