@@ -44,7 +44,7 @@ fuzz: ## fuzz each fuzz target for FUZZTIME (30s)
 	  done; done
 
 bench: build ## measure against the database, PgBouncer and COPY; writes bench.json
-	$(GO) run ./cmd/testenv $(GO) run ./cmd/bench
+	$(GO) run ./cmd/testenv -durable $(GO) run ./cmd/bench
 
 up: ## start TimescaleDB, Redpanda and barkeep by docker compose
 	docker compose up --build --detach

@@ -1,7 +1,7 @@
 // Command testenv runs a command with a throw-away database server, found as barkeep itself finds one (the ladder of
 // package embedded), and passes its exit code on:
 //
-//	testenv [-plain] [-brokers] command [argument...]
+//	testenv [-plain] [-brokers] [-durable] command [argument...]
 //
 // The command finds the server's address in TEST_DATABASE_URL, and in TEST_BROKERS a broker's if -brokers is given
 // (without it each test has a broker of its own in memory). A TEST_DATABASE_URL that is already set is left as it is.
@@ -27,8 +27,9 @@ import (
 func main() {
 	plain := flag.Bool("plain", false, "take a plain PostgreSQL of this machine, do not unpack TimescaleDB")
 	brokers := flag.Bool("brokers", false, "start a broker too, and set TEST_BROKERS")
+	durable := flag.Bool("durable", false, "sync to disk as a server of barkeep's own does; without it nothing is synced")
 	flag.Parse()
-	code, err := run(flag.Args(), *plain, *brokers)
+	code, err := run(flag.Args(), *plain, *brokers, *durable)
 	if err != nil {
 		_, _ = fmt.Fprintln(os.Stderr, "testenv:", err)
 		code = max(code, 1)
@@ -36,7 +37,7 @@ func main() {
 	os.Exit(code)
 }
 
-func run(command []string, plain, brokers bool) (code int, err error) {
+func run(command []string, plain, brokers, durable bool) (code int, err error) {
 	if len(command) == 0 {
 		return 2, errors.New("no command is given")
 	}
@@ -52,7 +53,7 @@ func run(command []string, plain, brokers bool) (code int, err error) {
 	}
 	logger := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	server, err := embedded.Start(ctx, embedded.Config{
-		URL: os.Getenv("TEST_DATABASE_URL"), DataDir: folder, Database: "test", PlainOnly: plain, Throwaway: true, Logger: logger,
+		URL: os.Getenv("TEST_DATABASE_URL"), DataDir: folder, Database: "test", PlainOnly: plain, Throwaway: !durable, Logger: logger,
 	})
 	if err != nil {
 		return 1, fmt.Errorf("start a database: %w", err)
