@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"barkeep/internal/embedded"
 )
 
 // Config is what barkeep is told. It is read from defaults, a YAML file, the environment and flags, in this order of
@@ -114,30 +116,25 @@ var sourceNames = []string{"binance", "bitstamp", "coinbase", "cryptocompare", "
 
 func defaultConfig() Config {
 	return Config{
-		Listen:      "127.0.0.1:5433",
-		DataDir:     defaultDataDir(),
-		Sessions:    SessionsConfig{Max: 300},
-		Holds:       HoldsConfig{Max: 200, NoticeAfter: 500 * time.Millisecond, NoticeEvery: time.Second},
-		Statement:   StatementConfig{Timeout: 10 * time.Minute, MaxBars: 20_000_000},
-		Status:      StatusConfig{Listen: "127.0.0.1:8433"},
-		Log:         LogConfig{Level: "info", Format: "text"},
-		Shutdown:    ShutdownConfig{Grace: 30 * time.Second},
-		Sources:     map[string]Source{},
+		Listen:    "127.0.0.1:5433",
+		DataDir:   defaultDataDir(),
+		Sessions:  SessionsConfig{Max: 300},
+		Holds:     HoldsConfig{Max: 200, NoticeAfter: 500 * time.Millisecond, NoticeEvery: time.Second},
+		Statement: StatementConfig{Timeout: 10 * time.Minute, MaxBars: 20_000_000},
+		Status:    StatusConfig{Listen: "127.0.0.1:8433"},
+		Log:       LogConfig{Level: "info", Format: "text"},
+		Shutdown:  ShutdownConfig{Grace: 30 * time.Second},
+		Sources:   map[string]Source{},
 	}
 }
 
-// defaultDataDir follows the XDG base directory specification, and the file hierarchy standard where run as root.
+// defaultDataDir is a folder beside barkeep where the user has none.
 func defaultDataDir() string {
-	if os.Getuid() == 0 {
-		return "/var/lib/barkeep"
+	dir, err := embedded.DefaultDataDir()
+	if err != nil {
+		return "barkeep-data"
 	}
-	if dir := os.Getenv("XDG_DATA_HOME"); filepath.IsAbs(dir) {
-		return filepath.Join(dir, "barkeep")
-	}
-	if home, err := os.UserHomeDir(); err == nil {
-		return filepath.Join(home, ".local", "share", "barkeep")
-	}
-	return "barkeep-data"
+	return dir
 }
 
 // readSecrets replaces every secret that is given as a file by its content.

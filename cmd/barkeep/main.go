@@ -1,0 +1,81 @@
+// Command barkeep is a datastore for market bars that is asked in plain SQL; `barkeep serve` runs all of it, the other
+// commands its parts.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+
+	"github.com/alecthomas/kong"
+)
+
+// cli is the command line.
+type cli struct {
+	globals
+
+	Serve    serveCmd    `cmd:"" help:"Run all of barkeep in one process; with no database or broker configured, those too."`
+	Proxy    proxyCmd    `cmd:"" help:"Run the part that clients connect to: sessions and the coordinator."`
+	Producer producerCmd `cmd:"" help:"Run the part that fetches bars from sources and publishes them."`
+	Consumer consumerCmd `cmd:"" help:"Run the part that writes published bars to the database."`
+	Migrate  migrateCmd  `cmd:"" help:"Bring the database to the newest schema, and exit."`
+	Version  versionCmd  `cmd:"" help:"Print the version, and exit."`
+}
+
+// globals are the flags of every command. Each overrules the file and the environment.
+type globals struct {
+	Config       string            `help:"Configuration file, YAML." env:"BARKEEP_CONFIG" type:"existingfile" short:"c"`
+	Set          map[string]string `help:"Set any key of the configuration: --set holds.max=50." placeholder:"KEY=VALUE" mapsep:"none"`
+	Listen       string            `help:"Address and port for clients."`
+	UpstreamURL  string            `help:"The database."`
+	Brokers      string            `help:"Kafka brokers, comma separated."`
+	DataDir      string            `help:"Folder for the database and the broker that barkeep runs itself."`
+	StatusListen string            `help:"Address and port of the status page."`
+	LogLevel     string            `help:"debug, info, warn or error."`
+	LogFormat    string            `help:"text or json."`
+}
+
+func main() {
+	var c cli
+	parsed := kong.Parse(&c, kong.Name("barkeep"), kong.UsageOnError(),
+		kong.Description("Market bars in plain SQL: a PostgreSQL proxy that fetches what a statement on ohlcv is missing."))
+	if err := parsed.Run(&c.globals); err != nil {
+		fmt.Fprintf(os.Stderr, "barkeep: %v\n", err)
+		os.Exit(1)
+	}
+}
+
+// load returns the configuration that the flags, the environment and the file make.
+func (g *globals) load() (Config, error) {
+	flags := make(map[string]string, len(g.Set))
+	for key, value := range g.Set {
+		flags[key] = value
+	}
+	for key, value := range map[string]string{
+		"listen": g.Listen, "upstream.url": g.UpstreamURL, "brokers": g.Brokers, "data_dir": g.DataDir,
+		"status.listen": g.StatusListen, "log.level": g.LogLevel, "log.format": g.LogFormat,
+	} {
+		if value == "" {
+			continue
+		}
+		if _, twice := flags[key]; twice {
+			return Config{}, fmt.Errorf("%s: given twice on the command line", key)
+		}
+		flags[key] = value
+	}
+	return Load(Layers{File: g.Config, Environ: os.Environ(), Flags: flags})
+}
+
+func newLogger(cfg LogConfig, out io.Writer) (*slog.Logger, error) {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(cfg.Level)); err != nil {
+		return nil, errors.New("log.level: not a level")
+	}
+	options := &slog.HandlerOptions{Level: level}
+	if cfg.Format == "json" {
+		return slog.New(slog.NewJSONHandler(out, options)), nil
+	}
+	return slog.New(slog.NewTextHandler(out, options)), nil
+}

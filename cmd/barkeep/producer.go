@@ -1,0 +1,6 @@
+package main
+
+type producerCmd struct{}
+
+// Run runs the producer alone.
+func (producerCmd) Run(g *globals) error { return command(g, "producer", roles{producer: true}) }
