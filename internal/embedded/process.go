@@ -137,6 +137,11 @@ func spawn(cred *credential, folder, logFile, name string, args ...string) (*chi
 
 // stop ends the child: politely, then not.
 func (c *child) stop(ctx context.Context) error {
+	select {
+	case <-c.exited:
+		return nil
+	default:
+	}
 	return end(ctx, c.pid, func(wait time.Duration) bool {
 		timer := time.NewTimer(wait)
 		defer timer.Stop()
@@ -185,12 +190,35 @@ func endOrphan(ctx context.Context, data string, logger *slog.Logger) error {
 	pid, err := strconv.Atoi(strings.TrimSpace(first))
 	if err == nil && pid > 1 && runsIn(pid, data) {
 		logger.WarnContext(ctx, "ending a server that an earlier process left behind", "pid", pid, "data", data)
-		return end(ctx, pid, func(wait time.Duration) bool { return poll(ctx, wait, func() bool { return !runsIn(pid, data) }) })
+		err := end(ctx, pid, func(wait time.Duration) bool { return poll(ctx, wait, func() bool { return !runsIn(pid, data) }) })
+		if err != nil {
+			return err
+		}
+	}
+	if err := endSessions(ctx, data, logger); err != nil {
+		return err
 	}
 	// Nobody runs here: we hold the folder's lock. The number may be another process's by now, which PostgreSQL would
 	// take for a server.
 	if err := os.Remove(pidFile); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("remove the pid file of a server that died: %w", err)
+	}
+	return nil
+}
+
+// endSessions ends sessions whose server was killed under them: busy ones do not notice, and keep the shared memory.
+func endSessions(ctx context.Context, data string, logger *slog.Logger) error {
+	if poll(ctx, 200*time.Millisecond, func() bool { return len(sessionsIn(data)) == 0 }) {
+		return nil
+	}
+	for _, pid := range sessionsIn(data) {
+		logger.WarnContext(ctx, "ending a session of a server that died", "pid", pid, "data", data)
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+			return fmt.Errorf("end a session of a server that died (process %d): %w", pid, err)
+		}
+	}
+	if !poll(ctx, 5*time.Second, func() bool { return len(sessionsIn(data)) == 0 }) {
+		return errors.New("sessions of a server that died do not end")
 	}
 	return nil
 }

@@ -1,8 +1,11 @@
 package embedded
 
 import (
+	"bytes"
 	"fmt"
 	"os"
+	"path/filepath"
+	"strconv"
 	"syscall"
 )
 
@@ -24,4 +27,24 @@ func runsIn(pid int, folder string) bool {
 	}
 	want, err := os.Stat(folder)
 	return err == nil && os.SameFile(info, want)
+}
+
+// sessionsIn finds the processes that call themselves PostgreSQL's and work in folder. (The title of an unpacked server's
+// begins with the dynamic loader.)
+func sessionsIn(folder string) []int {
+	var found []int
+	paths, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		return nil
+	}
+	for _, path := range paths {
+		text, err := os.ReadFile(path)
+		if err != nil || !bytes.Contains(text, []byte("postgres: ")) {
+			continue
+		}
+		if pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path))); err == nil && runsIn(pid, folder) {
+			found = append(found, pid)
+		}
+	}
+	return found
 }
