@@ -106,6 +106,7 @@ func (a *app) start(life lifetimes) error {
 		return fmt.Errorf("read coverage: %w", err)
 	}
 	a.group.start("coverage", a.coverage.Run)
+	a.metrics.MustRegister(&collector{pool: a.pool, coverage: a.coverage, actors: a.actors, root: a.group.work})
 	a.status = status.Config{
 		Title: "barkeep", Version: versionText(), Token: a.cfg.Status.Token, Metrics: a.metrics, Log: a.log,
 		Actors: a.actorRows, Coverage: statusCoverage(a.pool), Jobs: statusJobs(a.pool),

@@ -1,0 +1,97 @@
+package main
+
+import (
+	"context"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"barkeep/backfill/coverage"
+	"barkeep/internal/actor"
+)
+
+// scrapeTimeout bounds what the database may take for a scrape; its part is left out after that.
+const scrapeTimeout = 2 * time.Second
+
+// collector reads at each scrape what nobody counts while it happens.
+type collector struct {
+	pool     *pgxpool.Pool
+	coverage *coverage.Store
+	actors   *actor.Registry
+	root     context.Context //nolint:containedctx // Collect is given none; this is the process's
+}
+
+var (
+	actorsDesc     = prometheus.NewDesc("barkeep_actors", "Actors by kind and state.", []string{"kind", "state"}, nil)
+	undeclaredDesc = prometheus.NewDesc("barkeep_actor_undeclared_steps_total", "Steps of actors that are not declared; other than zero is a bug.", nil, nil)
+	segmentsDesc   = prometheus.NewDesc("barkeep_coverage_segments", "Segments in the index of coverage.", nil, nil)
+	ageDesc        = prometheus.NewDesc("barkeep_index_age_seconds", "Time since the index of coverage was last confirmed.", nil, nil)
+	validDesc      = prometheus.NewDesc("barkeep_index_valid", "1 while the index of coverage may be relied on.", nil, nil)
+	jobsDesc       = prometheus.NewDesc("barkeep_jobs", "Jobs in the database by state.", []string{"state"}, nil)
+	skewDesc       = prometheus.NewDesc("barkeep_database_clock_skew_seconds", "The database's clock minus this process's, within half a round trip.", nil, nil)
+	connsDesc      = prometheus.NewDesc("barkeep_service_connections", "Connections of the service pool by use.", []string{"use"}, nil)
+)
+
+// Describe sends every description.
+func (*collector) Describe(to chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{actorsDesc, undeclaredDesc, segmentsDesc, ageDesc, validDesc, jobsDesc, skewDesc, connsDesc} {
+		to <- d
+	}
+}
+
+// Collect sends every value that can be had.
+func (c *collector) Collect(to chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, value float64, labels ...string) {
+		to <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, labels...)
+	}
+	counts := map[[2]string]int{}
+	for _, kind := range actor.Kinds() {
+		for _, state := range kind.States() {
+			counts[[2]string{kind.Name, string(state)}] = 0
+		}
+	}
+	for _, m := range c.actors.Machines() {
+		counts[[2]string{m.Kind, string(m.State)}]++
+	}
+	for at, n := range counts {
+		gauge(actorsDesc, float64(n), at[0], at[1])
+	}
+	to <- prometheus.MustNewConstMetric(undeclaredDesc, prometheus.CounterValue, float64(c.actors.Undeclared()))
+	gauge(segmentsDesc, float64(c.coverage.Snapshot().Len()))
+	age, valid := c.coverage.Age()
+	gauge(ageDesc, age.Seconds())
+	gauge(validDesc, map[bool]float64{true: 1}[valid])
+	stat := c.pool.Stat()
+	gauge(connsDesc, float64(stat.AcquiredConns()), "busy")
+	gauge(connsDesc, float64(stat.IdleConns()), "idle")
+	c.collectDatabase(gauge)
+}
+
+func (c *collector) collectDatabase(gauge func(*prometheus.Desc, float64, ...string)) {
+	ctx, cancel := context.WithTimeout(c.root, scrapeTimeout)
+	defer cancel()
+	var databaseTime time.Time
+	before := time.Now()
+	if err := c.pool.QueryRow(ctx, `select clock_timestamp()`).Scan(&databaseTime); err != nil {
+		return // the scrape shows it by what is missing; readiness says why
+	}
+	middle := before.Add(time.Since(before) / 2)
+	gauge(skewDesc, databaseTime.Sub(middle).Seconds())
+	rows, err := c.pool.Query(ctx, `select state, count(*) from barkeep.job group by 1`)
+	if err != nil {
+		return
+	}
+	jobs := map[string]float64{"queued": 0, "fetching": 0, "done": 0, "failed": 0, "superseded": 0, "cancelled": 0}
+	var (
+		state string
+		count float64
+	)
+	if _, err := pgx.ForEachRow(rows, []any{&state, &count}, func() error { jobs[state] = count; return nil }); err != nil {
+		return
+	}
+	for name, n := range jobs {
+		gauge(jobsDesc, n, name)
+	}
+}
