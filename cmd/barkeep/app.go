@@ -149,7 +149,7 @@ func (a *app) openDatabase(ctx context.Context) error {
 		return fmt.Errorf("upstream.url: %w", err)
 	}
 	config.MaxConns = max(config.MaxConns, serviceConns)
-	if a.pool, err = pgxpool.NewWithConfig(a.group.work, config); err != nil {
+	if a.pool, err = pgxpool.NewWithConfig(ctx, config); err != nil {
 		return fmt.Errorf("open the database: %w", err)
 	}
 	if err := a.pool.QueryRow(ctx, `select id::text from barkeep.deployment`).Scan(&a.deployment); err != nil {

@@ -76,7 +76,8 @@ func Load(l Layers) (Config, error) {
 	if err := cfg.readSecrets(); err != nil {
 		return cfg, err
 	}
-	return cfg, cfg.Validate()
+	err := cfg.Validate()
+	return cfg, err
 }
 
 func decode(k *koanf.Koanf, cfg *Config) error {

@@ -57,7 +57,7 @@ func (g *group) wait(intake context.Context) {
 	select {
 	case <-intake.Done():
 	case p := <-g.failed:
-		g.log.ErrorContext(g.work, "a part ended; stopping", slog.String("part", p.name))
+		g.log.ErrorContext(intake, "a part ended; stopping", slog.String("part", p.name))
 	}
 }
 

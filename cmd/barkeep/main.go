@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
 
 	"github.com/alecthomas/kong"
@@ -50,9 +51,7 @@ func main() {
 // load returns the configuration that the flags, the environment and the file make.
 func (g *globals) load() (Config, error) {
 	flags := make(map[string]string, len(g.Set))
-	for key, value := range g.Set {
-		flags[key] = value
-	}
+	maps.Copy(flags, g.Set)
 	for key, value := range map[string]string{
 		"listen": g.Listen, "upstream.url": g.UpstreamURL, "brokers": g.Brokers, "data_dir": g.DataDir,
 		"status.listen": g.StatusListen, "log.level": g.LogLevel, "log.format": g.LogFormat,

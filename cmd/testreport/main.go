@@ -30,6 +30,11 @@ type report struct {
 	bad    []string
 }
 
+// print writes to the report; where nobody reads it any more, the exit code still tells.
+func (r *report) print(format string, args ...any) {
+	_, _ = fmt.Fprintf(r.out, format, args...)
+}
+
 func main() {
 	r := &report{out: os.Stdout, output: map[string]*strings.Builder{}}
 	if err := r.read(os.Stdin); err != nil {
@@ -45,7 +50,7 @@ func (r *report) read(in io.Reader) error {
 	for lines.Scan() {
 		var e event
 		if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
-			fmt.Fprintln(r.out, lines.Text()) // what the tool around the tests says
+			r.print("%s\n", lines.Text()) // what the tool around the tests says
 			continue
 		}
 		r.add(e)
@@ -62,19 +67,19 @@ func (r *report) add(e event) {
 		}
 		r.output[key].WriteString(e.Output)
 	case "build-output":
-		fmt.Fprint(r.out, e.Output)
+		r.print("%s", e.Output)
 	case "build-fail":
 		r.bad = append(r.bad, "BUILD "+e.ImportPath)
 	case "pass":
 		if e.Test != "" {
 			r.passed++
 		} else {
-			fmt.Fprintf(r.out, "ok    %-40s %6.1f s\n", e.Package, e.Elapsed)
+			r.print("ok    %-40s %6.1f s\n", e.Package, e.Elapsed)
 		}
 		delete(r.output, key)
 	case "fail":
 		if e.Test == "" {
-			fmt.Fprintf(r.out, "FAIL  %-40s %6.1f s\n", e.Package, e.Elapsed)
+			r.print("FAIL  %-40s %6.1f s\n", e.Package, e.Elapsed)
 		}
 		r.show(key)
 		r.bad = append(r.bad, "FAIL "+key)
@@ -93,7 +98,7 @@ func (r *report) skip(e event, key string) {
 		text = r.output[key].String()
 	}
 	if strings.Contains(text, allowedSkip) {
-		fmt.Fprintf(r.out, "left out: %s (%s)\n", key, allowedSkip)
+		r.print("left out: %s (%s)\n", key, allowedSkip)
 		return
 	}
 	r.show(key)
@@ -102,7 +107,7 @@ func (r *report) skip(e event, key string) {
 
 func (r *report) show(key string) {
 	if text := r.output[key]; text != nil {
-		fmt.Fprint(r.out, text.String())
+		r.print("%s", text.String())
 		delete(r.output, key)
 	}
 }
@@ -111,9 +116,9 @@ func (r *report) finish() (code int) {
 	if r.passed == 0 && len(r.bad) == 0 {
 		r.bad = append(r.bad, "no test ran")
 	}
-	fmt.Fprintf(r.out, "%d tests passed\n", r.passed)
+	r.print("%d tests passed\n", r.passed)
 	for _, line := range r.bad {
-		fmt.Fprintln(r.out, line)
+		r.print("%s\n", line)
 	}
 	if len(r.bad) > 0 {
 		return 1
