@@ -61,8 +61,8 @@ func fromTemplate(tb testing.TB, kind string, timescale bool) *DB {
 		tb.Fatalf("make template database: %v", err)
 	}
 	db := &DB{URL: create(tb, admin, template)}
-	if err := migrateURL(tb.Context(), db.URL); err != nil {
-		tb.Fatalf("migrate test database: %v", err)
+	if err := settle(tb.Context(), db.URL); err != nil {
+		tb.Fatalf("settle test database: %v", err)
 	}
 	config, err := schema.PoolConfig(db.URL)
 	if err != nil {
@@ -169,8 +169,15 @@ func fingerprint() string {
 	return hex.EncodeToString(sum[:6])
 }
 
-func migrateURL(ctx context.Context, address string) error {
-	return onConn(ctx, address, func(conn *pgx.Conn) error { return schema.Migrate(ctx, conn) })
+// settle adds what a copy has not from its template: the database's settings, and a deployment of its own.
+func settle(ctx context.Context, address string) error {
+	return onConn(ctx, address, func(conn *pgx.Conn) error {
+		if err := schema.Migrate(ctx, conn); err != nil {
+			return err
+		}
+		_, err := conn.Exec(ctx, "update barkeep.deployment set id = gen_random_uuid(), created_at = now()")
+		return err
+	})
 }
 
 func execute(ctx context.Context, address, sql string) error {
