@@ -1,0 +1,163 @@
+package source
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+// Limiter is the rate limit of one source and key inside this process: a token bucket, users before bulk, and a pause
+// while the vendor wants to be left alone. It is safe for concurrent use.
+type Limiter struct {
+	bucket *rate.Limiter
+	now    func() time.Time
+
+	mu sync.Mutex
+	// users counts the waiting users, guarded by mu.
+	users int
+	// idle is closed when users falls to zero, guarded by mu; nil while no bulk request waits for that.
+	idle chan struct{}
+	// until ends the pause, guarded by mu.
+	until time.Time
+}
+
+// NewLimiter returns a limiter of perSecond requests and burst at once; a perSecond of zero means no limit.
+func NewLimiter(perSecond float64, burst int, now func() time.Time) *Limiter {
+	limit := rate.Inf
+	if perSecond > 0 {
+		limit = rate.Limit(perSecond)
+	}
+	if now == nil {
+		now = time.Now
+	}
+	return &Limiter{bucket: rate.NewLimiter(limit, max(burst, 1)), now: now}
+}
+
+// Pause holds every request back for d from now; it never shortens a pause.
+func (l *Limiter) Pause(d time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if until := l.now().Add(d); until.After(l.until) {
+		l.until = until
+	}
+}
+
+// Earliest returns how long a user's request that came now would wait at least (PIPELINE 18).
+func (l *Limiter) Earliest() time.Duration {
+	l.mu.Lock()
+	pause := l.until.Sub(l.now())
+	l.mu.Unlock()
+	if limit := l.bucket.Limit(); limit != rate.Inf {
+		if missing := 1 - l.bucket.Tokens(); missing > 0 {
+			pause = max(pause, time.Duration(missing/float64(limit)*float64(time.Second)))
+		}
+	}
+	return max(pause, 0)
+}
+
+// Wait returns when a request may be sent, or the context's cause. Bulk waits while a user does.
+func (l *Limiter) Wait(ctx context.Context, p Priority) error {
+	if p >= User {
+		l.enter()
+		defer l.leave()
+		for {
+			if err := l.pausedOut(ctx); err != nil {
+				return err
+			}
+			if err := l.bucket.Wait(ctx); err != nil {
+				return err
+			}
+			if !l.paused() {
+				return nil
+			}
+		}
+	}
+	for {
+		if err := l.noUser(ctx); err != nil {
+			return err
+		}
+		if err := l.pausedOut(ctx); err != nil {
+			return err
+		}
+		// A bulk request takes a token only where it need not wait for it: a reservation would stand before the next user.
+		reservation := l.bucket.Reserve()
+		delay := reservation.Delay()
+		if delay == 0 {
+			return nil
+		}
+		reservation.Cancel()
+		if err := sleep(ctx, delay); err != nil {
+			return err
+		}
+	}
+}
+
+func (l *Limiter) enter() {
+	l.mu.Lock()
+	l.users++
+	l.mu.Unlock()
+}
+
+func (l *Limiter) leave() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.users--
+	if l.users == 0 && l.idle != nil {
+		close(l.idle)
+		l.idle = nil
+	}
+}
+
+// noUser waits until no user does.
+func (l *Limiter) noUser(ctx context.Context) error {
+	for {
+		l.mu.Lock()
+		if l.users == 0 {
+			l.mu.Unlock()
+			return ctx.Err()
+		}
+		if l.idle == nil {
+			l.idle = make(chan struct{})
+		}
+		idle := l.idle
+		l.mu.Unlock()
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-idle:
+		}
+	}
+}
+
+func (l *Limiter) paused() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.until.After(l.now())
+}
+
+func (l *Limiter) pausedOut(ctx context.Context) error {
+	for {
+		l.mu.Lock()
+		left := l.until.Sub(l.now())
+		l.mu.Unlock()
+		if left <= 0 {
+			return ctx.Err()
+		}
+		if err := sleep(ctx, left); err != nil {
+			return err
+		}
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-timer.C:
+		return nil
+	}
+}
