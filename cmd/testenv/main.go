@@ -48,7 +48,7 @@ func run(command []string, plain, brokers, durable bool) (code int, err error) {
 		return 1, fmt.Errorf("make a folder: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(folder)) }()
-	if err := os.Chmod(folder, 0o755); err != nil { // the server may run as another user
+	if err := os.Chmod(folder, 0o755); err != nil { //nolint:gosec // the server may run as another user
 		return 1, fmt.Errorf("open the folder: %w", err)
 	}
 	logger := slog.New(slog.NewTextHandler(os.Stderr, nil))
@@ -59,7 +59,7 @@ func run(command []string, plain, brokers, durable bool) (code int, err error) {
 		return 1, fmt.Errorf("start a database: %w", err)
 	}
 	defer func() { err = errors.Join(err, stopServer(server)) }()
-	logger.InfoContext(ctx, "the tests' database", "server", server.Description, "url", server.URL)
+	logger.InfoContext(ctx, "the tests' database", slog.String("server", server.Description), slog.String("url", server.URL))
 	environment := append(os.Environ(), "TEST_DATABASE_URL="+server.URL)
 	if brokers {
 		broker, err := embedded.StartBroker(ctx, embedded.BrokerConfig{DataDir: folder, NoSync: true})
@@ -80,7 +80,7 @@ func stopServer(server *embedded.Postgres) error {
 
 // execute passes an interrupt on and waits for the command all the same.
 func execute(ctx context.Context, command, environment []string, stdout, stderr io.Writer) (int, error) {
-	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
+	cmd := exec.CommandContext(ctx, command[0], command[1:]...) //nolint:gosec // the command is the caller's own
 	cmd.Env, cmd.Stdin, cmd.Stdout, cmd.Stderr = environment, os.Stdin, stdout, stderr
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = 20 * time.Second

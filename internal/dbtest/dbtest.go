@@ -93,7 +93,7 @@ func create(tb testing.TB, admin, template string) string {
 		tb.Fatalf("create test database: %v", err)
 	}
 	tb.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(tb.Context()), 30*time.Second)
 		defer cancel()
 		if err := execute(ctx, admin, "drop database if exists "+name+" with (force)"); err != nil {
 			tb.Errorf("drop test database: %v", err)

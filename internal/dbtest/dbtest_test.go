@@ -12,6 +12,7 @@ import (
 
 // TestOwnDatabase: what one test writes, another does not see, though they run at the same time.
 func TestOwnDatabase(t *testing.T) {
+	t.Parallel()
 	for _, open := range []func(testing.TB) *dbtest.DB{dbtest.New, dbtest.New, dbtest.NewPlain, dbtest.NewPlain} {
 		t.Run("database", func(t *testing.T) {
 			t.Parallel()

@@ -97,7 +97,7 @@ func startCluster(ctx context.Context, config BrokerConfig, folder string) (*kfa
 // readBroker reads broker.json, or makes it; a port that somebody else took is replaced.
 func readBroker(ctx context.Context, config BrokerConfig, path string) (brokerRecord, error) {
 	var record brokerRecord
-	text, err := os.ReadFile(path)
+	text, err := readFile(path)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		record.ClusterID = "barkeep-" + uuid.NewString()
@@ -116,7 +116,7 @@ func readBroker(ctx context.Context, config BrokerConfig, path string) (brokerRe
 		return record, nil
 	}
 	if record.Port != 0 && config.Logger != nil {
-		config.Logger.WarnContext(ctx, "the broker's port is taken by somebody else; it gets another", "was", record.Port, "is", port)
+		config.Logger.WarnContext(ctx, "the broker's port is taken by somebody else; it gets another", slog.Int("was", record.Port), slog.Int("is", port))
 	}
 	record.Port = port
 	if text, err = json.MarshalIndent(record, "", "  "); err != nil {
@@ -132,9 +132,9 @@ type brokerLogger struct{ logger *slog.Logger }
 func (l brokerLogger) Logf(level kfake.LogLevel, format string, args ...any) {
 	switch level {
 	case kfake.LogLevelError:
-		l.logger.Error("broker", "text", fmt.Sprintf(format, args...))
+		l.logger.Error("broker", slog.String("text", fmt.Sprintf(format, args...)))
 	case kfake.LogLevelWarn:
-		l.logger.Warn("broker", "text", fmt.Sprintf(format, args...))
+		l.logger.Warn("broker", slog.String("text", fmt.Sprintf(format, args...)))
 	default:
 	}
 }

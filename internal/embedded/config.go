@@ -58,5 +58,5 @@ func DefaultDataDir() (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("find the user's data folder: %w", err)
 	}
-	return filepath.Join(home, ".local/share/barkeep"), nil
+	return filepath.Join(home, ".local", "share", "barkeep"), nil
 }

@@ -257,8 +257,8 @@ func TestStalePidFile(t *testing.T) {
 	machine(t)
 	config := embedded.Config{DataDir: folder(t), Throwaway: true}
 	stop(t, start(t, config))
-	file := filepath.Join(config.DataDir, "postgres/data/postmaster.pid")
-	text := fmt.Sprintf("%d\n%s\n", os.Getppid(), filepath.Join(config.DataDir, "postgres/data"))
+	file := filepath.Join(config.DataDir, "postgres", "data", "postmaster.pid")
+	text := fmt.Sprintf("%d\n%s\n", os.Getppid(), filepath.Join(config.DataDir, "postgres", "data"))
 	require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
 	stop(t, start(t, config))
 	require.NoError(t, syscall.Kill(os.Getppid(), 0))
@@ -269,7 +269,7 @@ func TestServerIsGone(t *testing.T) {
 	machine(t)
 	config := embedded.Config{DataDir: folder(t), Throwaway: true}
 	stop(t, start(t, config))
-	file := filepath.Join(config.DataDir, "postgres/server.json")
+	file := filepath.Join(config.DataDir, "postgres", "server.json")
 	text, err := os.ReadFile(file)
 	require.NoError(t, err)
 	record := map[string]any{}
@@ -303,7 +303,7 @@ func holdElsewhere(t *testing.T, data string) (*exec.Cmd, string) {
 
 func postmaster(t *testing.T, data string) int {
 	t.Helper()
-	text, err := os.ReadFile(filepath.Join(data, "postgres/data/postmaster.pid"))
+	text, err := os.ReadFile(filepath.Join(data, "postgres", "data", "postmaster.pid"))
 	require.NoError(t, err)
 	var pid int
 	_, err = fmt.Sscan(string(text), &pid)

@@ -174,8 +174,9 @@ func probe(ctx context.Context, bin string, cred *credential) (server, error) {
 
 // hasTimescale looks for both halves of the extension: the library that is preloaded, and its control file.
 func hasTimescale(ctx context.Context, bin string, major int) bool {
-	libs := []string{filepath.Join(bin, "../lib"), filepath.Join(bin, "../lib/postgresql")}
-	shares := []string{filepath.Join(bin, "../share"), filepath.Join(bin, "../share/postgresql"), fmt.Sprintf("/usr/share/postgresql/%d", major)}
+	prefix := filepath.Dir(bin)
+	libs := []string{filepath.Join(prefix, "lib"), filepath.Join(prefix, "lib", "postgresql")}
+	shares := []string{filepath.Join(prefix, "share"), filepath.Join(prefix, "share", "postgresql"), fmt.Sprintf("/usr/share/postgresql/%d", major)}
 	if out, err := output(ctx, nil, "/", filepath.Join(bin, "pg_config"), "--pkglibdir", "--sharedir"); err == nil {
 		if lines := strings.Split(strings.TrimSpace(out), "\n"); len(lines) == 2 {
 			libs, shares = lines[:1], lines[1:]

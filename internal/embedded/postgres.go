@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -103,7 +104,7 @@ func lockFolder(dataDir, part string) (string, *flock.Flock, error) {
 		return "", nil, fmt.Errorf("find the data folder: %w", err)
 	}
 	folder := filepath.Join(root, part)
-	if err := os.MkdirAll(folder, 0o755); err != nil {
+	if err := makeFolder(folder); err != nil {
 		return "", nil, fmt.Errorf("make the data folder: %w", err)
 	}
 	lock := flock.New(filepath.Join(folder, "lock"))
@@ -171,7 +172,7 @@ func (in *installation) clearSocket() error {
 
 // readOrChoose takes the server that the folder names; a folder without one goes down the ladder.
 func (in *installation) readOrChoose(ctx context.Context) error {
-	text, err := os.ReadFile(in.path("server.json"))
+	text, err := readFile(in.path("server.json"))
 	if errors.Is(err, os.ErrNotExist) {
 		chosen, reasons, err := choose(ctx, in.config, in.cred)
 		if err != nil {
@@ -207,7 +208,7 @@ func (in *installation) replaceServer(ctx context.Context) error {
 	}
 	for _, s := range installedServers(ctx, in.config.BinDir, in.cred) {
 		if s.Major == gone.Major && (s.Timescale || !gone.Timescale) {
-			in.config.logger().WarnContext(ctx, "the server of the data folder has moved", "was", gone.Bin, "is", s.Bin)
+			in.config.logger().WarnContext(ctx, "the server of the data folder has moved", slog.String("was", gone.Bin), slog.String("is", s.Bin))
 			s.Kind, s.Timescale = gone.Kind, gone.Timescale
 			in.record.server = s
 			return nil
@@ -223,7 +224,7 @@ func (in *installation) offerBetter(ctx context.Context) {
 	}
 	if found, err := filepath.Glob("/usr/lib/postgresql/*/lib/timescaledb.so"); err == nil && len(found) > 0 {
 		in.config.logger().InfoContext(ctx, "TimescaleDB is installed by now, and not used: the data folder stays with its server; a new data_dir would use it",
-			"found", found[0], "server", in.record.describe())
+			slog.String("found", found[0]), slog.String("server", in.record.describe()))
 	}
 }
 
@@ -244,7 +245,7 @@ func (in *installation) initialize(ctx context.Context) error {
 	if _, err := output(ctx, in.cred, in.folder, filepath.Join(in.record.Bin, "initdb"), args...); err != nil {
 		return fmt.Errorf("make a database cluster with %s: %w", in.record.describe(), err)
 	}
-	conf, err := os.OpenFile(filepath.Join(making, "postgresql.conf"), os.O_APPEND|os.O_WRONLY, 0o600)
+	conf, err := openFile(filepath.Join(making, "postgresql.conf"), os.O_APPEND|os.O_WRONLY)
 	if err != nil {
 		return fmt.Errorf("configure the server: %w", err)
 	}
@@ -265,7 +266,7 @@ func (in *installation) configure(ctx context.Context) error {
 		return err
 	}
 	if in.record.Port != 0 && port != in.record.Port {
-		in.config.logger().WarnContext(ctx, "the server's port is taken by somebody else; it gets another", "was", in.record.Port, "is", port)
+		in.config.logger().WarnContext(ctx, "the server's port is taken by somebody else; it gets another", slog.Int("was", in.record.Port), slog.Int("is", port))
 	}
 	in.record.Port = port
 	if err := writeFile(in.path("barkeep.conf"), []byte(in.settings())); err != nil {
@@ -366,12 +367,11 @@ func (in *installation) ready(ctx context.Context, c *child) error {
 
 // unready says whether a server that is still starting would fail like this.
 func unready(err error) bool {
-	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) {
+	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
 		return pgErr.Code == pgerrcode.CannotConnectNow
 	}
-	var connectErr *pgconn.ConnectError
-	return errors.As(err, &connectErr)
+	_, ok := errors.AsType[*pgconn.ConnectError](err)
+	return ok
 }
 
 func (in *installation) makeDatabase(ctx context.Context, address string) error {
@@ -415,21 +415,9 @@ func freePort(ctx context.Context, wanted int) (int, error) {
 	return 0, errors.New("find a free port on the loopback")
 }
 
-// writeFile replaces a file at once or not at all.
-func writeFile(path string, text []byte) error {
-	next := path + ".new"
-	if err := os.WriteFile(next, text, 0o644); err != nil {
-		return fmt.Errorf("write %s: %w", filepath.Base(path), err)
-	}
-	if err := os.Rename(next, path); err != nil {
-		return fmt.Errorf("write %s: %w", filepath.Base(path), err)
-	}
-	return nil
-}
-
 // lastLines reads the end of a log.
 func lastLines(path string) string {
-	file, err := os.Open(path)
+	file, err := openFile(path, os.O_RDONLY)
 	if err != nil {
 		return err.Error()
 	}

@@ -74,7 +74,7 @@ func environment(home string) []string {
 func output(ctx context.Context, cred *credential, folder, name string, args ...string) (string, error) {
 	runtime.LockOSThread() // the signal on our death follows the thread
 	defer runtime.UnlockOSThread()
-	cmd := exec.CommandContext(ctx, name, args...)
+	cmd := exec.CommandContext(ctx, name, args...) //nolint:gosec // the programs of a server that was found
 	cmd.Dir, cmd.Env = folder, environment(folder)
 	cmd.SysProcAttr = attributes(cred, syscall.SIGKILL)
 	cmd.WaitDelay = time.Second
@@ -104,12 +104,12 @@ type child struct {
 
 // spawn starts a server and keeps its thread until it has ended.
 func spawn(cred *credential, folder, logFile, name string, args ...string) (*child, error) {
-	log, err := os.OpenFile(logFile, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	log, err := openFile(logFile, os.O_CREATE|os.O_WRONLY|os.O_APPEND)
 	if err != nil {
 		return nil, fmt.Errorf("open the server's log: %w", err)
 	}
 	defer func() { _ = log.Close() }()
-	cmd := exec.Command(name, args...) //nolint:noctx // ends by Stop, which is given time to write its checkpoint
+	cmd := exec.Command(name, args...) //nolint:gosec,noctx // a server that was found; ends by Stop, which is given time to write its checkpoint
 	cmd.Dir, cmd.Env = folder, environment(folder)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = attributes(cred, syscall.SIGINT) // a fast shutdown of PostgreSQL
@@ -179,7 +179,7 @@ func end(ctx context.Context, pid int, gone func(time.Duration) bool) error {
 // endOrphan ends a server that an earlier barkeep left in this data folder, and removes its pid file if it is stale.
 func endOrphan(ctx context.Context, data string, logger *slog.Logger) error {
 	pidFile := filepath.Join(data, "postmaster.pid")
-	text, err := os.ReadFile(pidFile)
+	text, err := readFile(pidFile)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
@@ -189,7 +189,7 @@ func endOrphan(ctx context.Context, data string, logger *slog.Logger) error {
 	first, _, _ := strings.Cut(string(text), "\n")
 	pid, err := strconv.Atoi(strings.TrimSpace(first))
 	if err == nil && pid > 1 && runsIn(pid, data) {
-		logger.WarnContext(ctx, "ending a server that an earlier process left behind", "pid", pid, "data", data)
+		logger.WarnContext(ctx, "ending a server that an earlier process left behind", slog.Int("pid", pid), slog.String("data", data))
 		err := end(ctx, pid, func(wait time.Duration) bool { return poll(ctx, wait, func() bool { return !runsIn(pid, data) }) })
 		if err != nil {
 			return err
@@ -212,7 +212,7 @@ func endSessions(ctx context.Context, data string, logger *slog.Logger) error {
 		return nil
 	}
 	for _, pid := range sessionsIn(data) {
-		logger.WarnContext(ctx, "ending a session of a server that died", "pid", pid, "data", data)
+		logger.WarnContext(ctx, "ending a session of a server that died", slog.Int("pid", pid), slog.String("data", data))
 		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
 			return fmt.Errorf("end a session of a server that died (process %d): %w", pid, err)
 		}

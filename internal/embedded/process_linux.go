@@ -38,7 +38,7 @@ func sessionsIn(folder string) []int {
 		return nil
 	}
 	for _, path := range paths {
-		text, err := os.ReadFile(path)
+		text, err := readFile(path)
 		if err != nil || !bytes.Contains(text, []byte("postgres: ")) {
 			continue
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -43,7 +44,7 @@ func unpack(ctx context.Context, config Config, cred *credential) (server, error
 		return server{}, err
 	}
 	root := filepath.Join(cache, "timescaledb-"+suite+"-"+packagedMajor)
-	bin := filepath.Join(root, "usr/lib/postgresql", packagedMajor, "bin")
+	bin := filepath.Join(root, "usr", "lib", "postgresql", packagedMajor, "bin")
 	if _, err := os.Stat(filepath.Join(root, ".ready")); err != nil {
 		if err := canUnpack(); err != nil {
 			return server{}, err
@@ -90,17 +91,17 @@ func canUnpack() error {
 		}
 	}
 	if _, err := os.Stat(keyring); err != nil {
-		return fmt.Errorf("Debian's archive keyring is missing (package debian-archive-keyring): %w", err)
+		return fmt.Errorf("find the archive keyring of Debian (package debian-archive-keyring): %w", err)
 	}
 	if _, err := os.Stat("/usr/share/zoneinfo"); err != nil {
-		return fmt.Errorf("the time zones are missing (package tzdata): %w", err)
+		return fmt.Errorf("find the time zones (package tzdata): %w", err)
 	}
 	return nil
 }
 
 // unpackLocked does the work once, whoever else starts at the same moment.
 func unpackLocked(ctx context.Context, config Config, cache, root, bin string) error {
-	if err := os.MkdirAll(cache, 0o755); err != nil {
+	if err := makeFolder(cache); err != nil {
 		return fmt.Errorf("make the cache folder: %w", err)
 	}
 	lock := flock.New(root + ".lock")
@@ -111,7 +112,7 @@ func unpackLocked(ctx context.Context, config Config, cache, root, bin string) e
 	if _, err := os.Stat(filepath.Join(root, ".ready")); err == nil {
 		return nil
 	}
-	config.logger().InfoContext(ctx, "unpacking TimescaleDB from Debian's packages, once", "folder", root)
+	config.logger().InfoContext(ctx, "unpacking TimescaleDB from Debian's packages, once", slog.String("folder", root))
 	state := root + ".apt"
 	defer func() { _ = os.RemoveAll(state) }()
 	if err := errors.Join(os.RemoveAll(state), os.RemoveAll(root)); err != nil {
@@ -127,21 +128,21 @@ func unpackLocked(ctx context.Context, config Config, cache, root, bin string) e
 	if err := wrap(root, bin); err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(root, ".ready"), nil, 0o644)
+	return writeFile(filepath.Join(root, ".ready"), nil)
 }
 
 // download fetches the closure of the two packages with a private apt state and gives the archives' folder.
 func download(ctx context.Context, config Config, state string) (string, error) {
-	archives := filepath.Join(state, "cache/archives")
+	archives := filepath.Join(state, "cache", "archives")
 	for _, folder := range []string{"lists/partial", "cache/archives/partial", "etc"} {
-		if err := os.MkdirAll(filepath.Join(state, folder), 0o755); err != nil {
+		if err := makeFolder(filepath.Join(state, folder)); err != nil {
 			return "", fmt.Errorf("make a state for apt: %w", err)
 		}
 	}
 	line := fmt.Sprintf("deb [signed-by=%s] %s %s main\n", keyring, mirror(ctx, config), suite)
 	err := errors.Join(
-		os.WriteFile(filepath.Join(state, "etc/sources.list"), []byte(line), 0o644),
-		os.WriteFile(filepath.Join(state, "status"), nil, 0o644)) // as if nothing were installed: the whole closure
+		writeFile(filepath.Join(state, "etc", "sources.list"), []byte(line)),
+		writeFile(filepath.Join(state, "status"), nil)) // as if nothing were installed: the whole closure
 	if err != nil {
 		return "", fmt.Errorf("make a state for apt: %w", err)
 	}
@@ -191,7 +192,7 @@ func mirror(ctx context.Context, config Config) string {
 }
 
 func extract(ctx context.Context, archives, root string) error {
-	if err := os.MkdirAll(root, 0o755); err != nil {
+	if err := makeFolder(root); err != nil {
 		return fmt.Errorf("make the folder to unpack into: %w", err)
 	}
 	debs, err := filepath.Glob(filepath.Join(archives, "*.deb"))
@@ -237,7 +238,7 @@ func wrap(root, bin string) error {
 	if err := os.Rename(bin, elf); err != nil {
 		return fmt.Errorf("set the programs aside: %w", err)
 	}
-	if err := os.Mkdir(bin, 0o755); err != nil {
+	if err := makeFolder(bin); err != nil {
 		return fmt.Errorf("make the folder of programs: %w", err)
 	}
 	for _, program := range []string{"postgres", "initdb", "pg_ctl", "psql", "pg_isready", "pg_dump", "pg_restore", "pgbench", "pg_config", "createdb"} {
@@ -246,7 +247,7 @@ func wrap(root, bin string) error {
 		}
 		script := fmt.Sprintf("#!/bin/sh\nexec %s --inhibit-cache --library-path %s --argv0 %s %s \"$@\"\n",
 			quote(loader), quote(filepath.Dir(libc)), quote(filepath.Join(bin, program)), quote(filepath.Join(elf, program)))
-		if err := os.WriteFile(filepath.Join(bin, program), []byte(script), 0o755); err != nil {
+		if err := makeScript(filepath.Join(bin, program), script); err != nil {
 			return fmt.Errorf("wrap %s: %w", program, err)
 		}
 	}

@@ -3,6 +3,7 @@ package schema
 import (
 	"context"
 	"fmt"
+	"maps"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -44,9 +45,7 @@ func serviceSettings(config *pgx.ConnConfig) {
 		"default_transaction_read_only": "off",
 		"barkeep.maintenance":           "on",
 	}
-	for name, value := range settings {
-		config.RuntimeParams[name] = value
-	}
+	maps.Copy(config.RuntimeParams, settings)
 	if config.RuntimeParams["application_name"] == "" {
 		config.RuntimeParams["application_name"] = "barkeep"
 	}

@@ -48,8 +48,7 @@ func explain(err error, needs, remedy string) error {
 }
 
 func state(err error) string {
-	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) {
+	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
 		return pgErr.Code
 	}
 	return ""
@@ -131,7 +130,7 @@ func ensureTimescale(ctx context.Context, conn *pgx.Conn) (timescale, error) {
 	if !available || !preloaded {
 		return findTimescale(ctx, conn)
 	}
-	_, err = conn.Exec(ctx, "set client_min_messages = error; create extension if not exists timescaledb; reset client_min_messages")
+	_, err = conn.Exec(ctx, "set client_min_messages = error; create extension if not exists timescaledb with schema public; reset client_min_messages")
 	if err != nil && state(err) != pgerrcode.InsufficientPrivilege {
 		return timescale{}, fmt.Errorf("create extension timescaledb: %w", err)
 	}

@@ -110,11 +110,11 @@ func runMigrations(ctx context.Context, conn *pgx.Conn, offered offerFunc) error
 	if err := load(ctx, conn, migrator, current, offered); err != nil {
 		return err
 	}
-	newest := int32(len(migrator.Migrations))
-	if current == newest {
+	newest := len(migrator.Migrations)
+	if int(current) == newest {
 		return nil
 	}
-	if current > newest {
+	if int(current) > newest {
 		return fmt.Errorf("migrate: the database has schema version %d, this barkeep knows up to %d: use a newer barkeep", current, newest)
 	}
 	if err := migrator.Migrate(ctx); err != nil {

@@ -28,8 +28,7 @@ func connect(t *testing.T, address string) *pgx.Conn {
 }
 
 func sqlState(err error) string {
-	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) {
+	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
 		return pgErr.Code
 	}
 	return ""
@@ -46,7 +45,7 @@ func TestConcurrentMigrate(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			defer func() { _ = conn.Close(context.Background()) }()
+			defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
 			return schema.Migrate(ctx, conn)
 		})
 	}
@@ -253,4 +252,17 @@ func asRole(t *testing.T, address, role string) string {
 	require.NoError(t, err)
 	u.User = url.User(role)
 	return u.String()
+}
+
+// TestMigrateOnServiceConnection: its search_path names no place to create in.
+func TestMigrateOnServiceConnection(t *testing.T) {
+	config, err := schema.ConnectConfig(dbtest.Empty(t))
+	require.NoError(t, err)
+	conn, err := pgx.ConnectConfig(t.Context(), config)
+	require.NoError(t, err)
+	defer func() { _ = conn.Close(context.Background()) }()
+	require.NoError(t, schema.Migrate(t.Context(), conn))
+	require.NoError(t, schema.Migrate(t.Context(), conn))
+	_, err = conn.Exec(t.Context(), insertBar)
+	require.NoError(t, err)
 }
