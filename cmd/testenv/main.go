@@ -4,7 +4,7 @@
 //	testenv [-plain] [-brokers] [-durable] command [argument...]
 //
 // The command finds the server's address in TEST_DATABASE_URL, and in TEST_BROKERS a broker's if -brokers is given
-// (without it each test has a broker of its own in memory). A TEST_DATABASE_URL that is already set is left as it is.
+// (without it each test has a broker of its own in memory). With -durable both sync to disk, as in production. A TEST_DATABASE_URL that is already set is left as it is.
 package main
 
 import (
@@ -62,7 +62,7 @@ func run(command []string, plain, brokers, durable bool) (code int, err error) {
 	logger.InfoContext(ctx, "the tests' database", slog.String("server", server.Description), slog.String("url", server.URL))
 	environment := append(os.Environ(), "TEST_DATABASE_URL="+server.URL)
 	if brokers {
-		broker, err := embedded.StartBroker(ctx, embedded.BrokerConfig{DataDir: folder, NoSync: true})
+		broker, err := embedded.StartBroker(ctx, embedded.BrokerConfig{DataDir: folder, NoSync: !durable})
 		if err != nil {
 			return 1, fmt.Errorf("start a broker: %w", err)
 		}
