@@ -7,6 +7,7 @@ import (
 	"barkeep/backfill/source/bitstamp"
 	"barkeep/backfill/source/coinbase"
 	"barkeep/backfill/source/cryptocompare"
+	"barkeep/backfill/source/file"
 	"barkeep/backfill/source/sim"
 )
 
@@ -18,6 +19,7 @@ func Makers() []source.Maker {
 		{Name: bitstamp.Name, Make: func(c source.Config) (source.Source, error) { return bitstamp.New(c) }},
 		{Name: cryptocompare.Name, Make: makeCryptoCompare},
 		{Name: sim.Name, Make: makeSim},
+		{Name: file.Name, Make: makeFile},
 	}
 }
 
@@ -36,4 +38,12 @@ func makeCryptoCompare(c source.Config) (source.Source, error) {
 
 func makeSim(c source.Config) (source.Source, error) {
 	return sim.New(sim.Config{FinalityLag: c.FinalityLag, AbsenceLag: c.AbsenceLag, Now: c.Now}), nil
+}
+
+// makeFile leaves the source out where it has no folder.
+func makeFile(c source.Config) (source.Source, error) {
+	if c.Path == "" {
+		return nil, nil //nolint:nilnil // Maker.Make says what it means
+	}
+	return file.New(c)
 }

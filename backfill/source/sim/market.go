@@ -105,7 +105,7 @@ func (c *Coin) price(n int64) int64 {
 // wave returns a value of at most amplitude to either side for a cell of an octave.
 func (c *Coin) wave(octave int, cell, amplitude int64) int64 {
 	h := mix(c.seed ^ uint64(octave+1)<<56 ^ uint64(cell)*0x9e3779b97f4a7c15) //nolint:gosec // any bits do
-	return int64(h>>33)%(2*amplitude+1) - amplitude                          //nolint:gosec // 31 bits
+	return int64(h>>33)%(2*amplitude+1) - amplitude                           //nolint:gosec // 31 bits
 }
 
 // missing reports whether a gappy coin has no bar: one in four at random, and of those up to an hour all of every eighth

@@ -1,0 +1,317 @@
+// Package file serves bars from a folder of CSV files, the offline source. It is served only by its prefix, file:BTCUSD.
+//
+// A file's name says what it holds; the first of these patterns that fits counts:
+//
+//	<SYMBOL>/<tf>.csv                 BTCUSD/1m.csv
+//	<SYMBOL>_<tf>.csv                 BTCUSD_1m.csv, XRP_ETH_5m.csv
+//	<SYMBOL>-<tf>.csv                 XRP_ETH-5m.csv
+//	<SYMBOL>_<tf>_<anything>.csv      BTCUSD_1m_20230301_20230321.csv
+//
+// each also as .csv.gz; <tf> is a timeframe as barkeep writes it (1m is the minute, 1M the month). "_", "-" and "/" are
+// taken out of <SYMBOL>: XRP_ETH is listed as XRPETH. Files of one symbol and timeframe are read together, in the order of
+// their names; of rows with one time the last wins. Other files are left alone.
+//
+// The columns are time, open, high, low, close and volume in this order, or as a header names them: time, timestamp, date,
+// ts, open_time or unix; volume or volume_base. Further columns are left alone. Time is whole seconds, milliseconds or
+// microseconds since the epoch (told apart by their size), or RFC 3339, whose zone may be missing and is then UTC. A row
+// that does not parse, lies off the grid or cannot be a bar is an error that names file, line and field.
+//
+// The files are the whole truth: what they do not hold is absent. Where a file has grown, `barkeep forget` makes room for
+// its new rows.
+package file
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgerrcode"
+
+	"barkeep/backfill/source"
+	"barkeep/internal/market"
+)
+
+const (
+	// Name is the source's name.
+	Name = "file"
+	// pageLimit is what a record can hold (PIPELINE 14).
+	pageLimit = 8192
+	// cachedBars bounds what is kept parsed, beside the series in use.
+	cachedBars = 1 << 20
+)
+
+var namePattern = regexp.MustCompile(`^(.+?)[_-](\d+[mhdwM])(?:[_-].*)?\.csv(?:\.gz)?$`) //nolint:gochecknoglobals // a constant
+
+// Source is a folder. It is safe for concurrent use.
+type Source struct {
+	dir  string
+	info source.Info
+	now  func() time.Time
+
+	mu sync.Mutex
+	// cache holds parsed series, guarded by mu; used counts its uses.
+	cache map[market.Series]*parsed
+	used  int
+}
+
+// parsed is one series as it was when its files had the stamp.
+type parsed struct {
+	stamp string
+	bars  []market.Bar
+	used  int
+}
+
+// New returns the source of the folder c.Path, which must exist.
+func New(c source.Config) (*Source, error) {
+	if stat, err := os.Stat(c.Path); err != nil {
+		return nil, fmt.Errorf("path: %w", err)
+	} else if !stat.IsDir() {
+		return nil, fmt.Errorf("path: %s is not a folder", c.Path)
+	}
+	now := c.Now
+	if now == nil {
+		now = time.Now
+	}
+	return &Source{dir: c.Path, now: now, cache: map[market.Series]*parsed{}, info: source.Info{
+		Native: market.Timeframes(), PageLimit: pageLimit, PrefixOnly: true, Earliest: 0,
+		Finality: source.Lag{Default: c.FinalityLag}, Absence: source.Lag{Default: c.AbsenceLag},
+	}}, nil
+}
+
+// Name returns "file".
+func (*Source) Name() string { return Name }
+
+// Info declares all timeframes; which of them a symbol has, its files decide.
+func (s *Source) Info() source.Info { return s.info }
+
+// scan returns the files of each series, by vendor id, which is the symbol without separators.
+func (s *Source) scan() (map[market.Series][]string, map[string]string, error) {
+	files, written := map[market.Series][]string{}, map[string]string{}
+	add := func(name, timeframe, path string) {
+		tf, err := market.ParseTimeframe(timeframe)
+		symbol := strings.NewReplacer("_", "", "-", "", "/", "").Replace(name)
+		if _, bad := market.ParseSymbol(symbol); err != nil || bad != nil {
+			return
+		}
+		key := market.Series{Symbol: market.Symbol(symbol), Timeframe: tf}
+		files[key] = append(files[key], path)
+		if old, found := written[symbol]; !found || len(name) > len(old) {
+			written[symbol] = name
+		}
+	}
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		return nil, nil, fmt.Errorf("read folder: %w", err)
+	}
+	for _, entry := range entries {
+		path := filepath.Join(s.dir, entry.Name())
+		if !entry.IsDir() {
+			if m := namePattern.FindStringSubmatch(entry.Name()); m != nil {
+				add(m[1], m[2], path)
+			}
+			continue
+		}
+		inner, err := os.ReadDir(path)
+		if err != nil {
+			return nil, nil, fmt.Errorf("read folder: %w", err)
+		}
+		for _, file := range inner {
+			timeframe, isCSV := strings.CutSuffix(strings.TrimSuffix(file.Name(), ".gz"), ".csv")
+			if isCSV && !file.IsDir() {
+				add(entry.Name(), timeframe, filepath.Join(path, file.Name()))
+			}
+		}
+	}
+	return files, written, nil
+}
+
+// Instruments lists the symbols that have a file, each listed at its first bar. A file that cannot be read leaves the
+// listing unknown: Fetch tells why.
+func (s *Source) Instruments(ctx context.Context) ([]source.Instrument, error) {
+	files, written, err := s.scan()
+	if err != nil {
+		return nil, &source.Error{Source: Name, Op: "list instruments", Err: err, Again: true}
+	}
+	listed := map[market.Symbol]market.Instant{}
+	for series, paths := range files {
+		if err := ctx.Err(); err != nil {
+			return nil, &source.Error{Source: Name, Op: "list instruments", Err: err}
+		}
+		first := market.NegInf
+		if bars, err := s.load(series, paths); err == nil && len(bars) > 0 {
+			first = bars[0].TS
+		}
+		if known, found := listed[series.Symbol]; !found || first < known {
+			listed[series.Symbol] = first
+		}
+	}
+	list := make([]source.Instrument, 0, len(listed))
+	for symbol, first := range listed {
+		base, quote := split(written[string(symbol)], string(symbol))
+		list = append(list, source.Instrument{
+			VendorID: string(symbol), Symbol: string(symbol), Base: base, Quote: quote, Listed: first, Delisted: market.PosInf,
+		})
+	}
+	slices.SortFunc(list, func(a, b source.Instrument) int { return strings.Compare(a.Symbol, b.Symbol) })
+	return list, nil
+}
+
+// split finds base and quote: at the separator that the file's name has, else before a usual quote currency.
+func split(written, symbol string) (base, quote string) {
+	if i := strings.LastIndexAny(written, "_-/"); i > 0 && i < len(written)-1 {
+		return written[:i], written[i+1:]
+	}
+	for _, quote := range []string{"USDT", "USDC", "USD", "EUR", "GBP", "JPY", "BTC", "ETH"} {
+		if base, found := strings.CutSuffix(symbol, quote); found && base != "" {
+			return base, quote
+		}
+	}
+	return symbol, ""
+}
+
+// Fetch reads the series' files, or what is kept of them while they have not changed, and cuts the page out.
+func (s *Source) Fetch(ctx context.Context, q source.Query) (source.Answer, error) {
+	if err := s.info.Check(Name, &q); err != nil {
+		return source.Answer{}, err
+	}
+	op := "fetch " + q.VendorID + " " + q.Series.Timeframe.String()
+	fail := func(err error) (source.Answer, error) {
+		return source.Answer{}, &source.Error{Source: Name, Op: op, Err: err}
+	}
+	if err := ctx.Err(); err != nil {
+		return fail(err)
+	}
+	sent := market.FromTime(s.now())
+	files, _, err := s.scan()
+	if err != nil {
+		return fail(err)
+	}
+	series := market.Series{Symbol: market.Symbol(q.VendorID), Timeframe: q.Series.Timeframe}
+	paths := files[series]
+	if len(paths) == 0 {
+		return source.Answer{}, s.notThere(op, series, files)
+	}
+	bars, err := s.load(series, paths)
+	if err != nil {
+		return fail(err)
+	}
+	from := search(bars, q.Range.Start)
+	to := search(bars, min(q.Range.End, sent))
+	return source.Answer{Sent: sent, Bars: slices.Clone(bars[from:max(from, to)])}, nil
+}
+
+// search returns the index of the first bar at or after at.
+func search(bars []market.Bar, at market.Instant) int {
+	i, _ := slices.BinarySearchFunc(bars, at, func(b market.Bar, at market.Instant) int {
+		switch {
+		case b.TS < at:
+			return -1
+		case b.TS > at:
+			return 1
+		}
+		return 0
+	})
+	return i
+}
+
+// notThere tells an unknown symbol from one that has other timeframes.
+func (s *Source) notThere(op string, series market.Series, files map[market.Series][]string) error {
+	var has []string
+	for _, tf := range market.Timeframes() {
+		if len(files[market.Series{Symbol: series.Symbol, Timeframe: tf}]) > 0 {
+			has = append(has, tf.String())
+		}
+	}
+	if len(has) == 0 {
+		return source.UnknownInstrument(Name, string(series.Symbol))
+	}
+	return &source.Error{
+		Source: Name, Op: op, Code: pgerrcode.FeatureNotSupported,
+		Err: fmt.Errorf("%w: it has %s", source.ErrTimeframe, strings.Join(has, ", ")),
+	}
+}
+
+// load returns the bars of one series, ascending and distinct. The slice is shared: callers do not change it.
+func (s *Source) load(series market.Series, paths []string) ([]market.Bar, error) {
+	var stamp strings.Builder
+	for _, path := range paths {
+		stat, err := os.Stat(path)
+		if err != nil {
+			return nil, fmt.Errorf("read file: %w", err)
+		}
+		fmt.Fprintf(&stamp, "%s %d %d\n", path, stat.Size(), stat.ModTime().UnixNano())
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.used++
+	if p := s.cache[series]; p != nil && p.stamp == stamp.String() {
+		p.used = s.used
+		return p.bars, nil
+	}
+	var all []market.Bar
+	for _, path := range paths {
+		bars, err := read(path, series.Timeframe)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, bars...)
+	}
+	all = distinct(all)
+	s.cache[series] = &parsed{stamp: stamp.String(), bars: all, used: s.used}
+	s.evict()
+	return all, nil
+}
+
+// evict drops the series that were not used for longest, all but the newest.
+func (s *Source) evict() {
+	for len(s.cache) > 1 {
+		total := 0
+		var oldest market.Series
+		least := s.used + 1
+		for series, p := range s.cache {
+			total += len(p.bars)
+			if p.used < least {
+				oldest, least = series, p.used
+			}
+		}
+		if total <= cachedBars {
+			return
+		}
+		delete(s.cache, oldest)
+	}
+}
+
+// distinct sorts bars; of those with one time the last wins.
+func distinct(bars []market.Bar) []market.Bar {
+	byTime := func(a, b market.Bar) int {
+		switch {
+		case a.TS < b.TS:
+			return -1
+		case a.TS > b.TS:
+			return 1
+		}
+		return 0
+	}
+	if !slices.IsSortedFunc(bars, byTime) {
+		slices.SortStableFunc(bars, byTime)
+	}
+	kept := bars[:0]
+	for _, b := range bars {
+		if n := len(kept); n > 0 && kept[n-1].TS == b.TS {
+			kept[n-1] = b
+			continue
+		}
+		kept = append(kept, b)
+	}
+	return kept
+}
+
+// ErrRow is what a malformed row's error wraps, beside what is wrong with it.
+var ErrRow = errors.New("malformed row")
