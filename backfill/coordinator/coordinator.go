@@ -1,0 +1,180 @@
+package coordinator
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"barkeep/backfill/coverage"
+	"barkeep/backfill/topic"
+	"barkeep/internal/actor"
+	"barkeep/internal/market"
+)
+
+// Config sets a Coordinator. Pool, Coverage, Deployment and Brokers (or Options) are needed; the rest has defaults.
+type Config struct {
+	// Brokers are the seed brokers; Options say more (TLS, SASL).
+	Brokers []string
+	Options []kgo.Opt
+	// Pool stays the caller's, and has service settings.
+	Pool       *pgxpool.Pool
+	Names      topic.Names
+	Deployment string
+	// Coverage stays the caller's, who runs it.
+	Coverage *coverage.Store
+	// MaxBars bounds a statement's requirement where the request says nothing, default 20,000,000.
+	MaxBars int64
+	// MaxJobs bounds the jobs awaited at once, default 10,000.
+	MaxJobs int
+	// Silence is how long a job's row may stay unchanged before the job is published again, default 10 s.
+	Silence time.Duration
+	// Renew is how often wanted_until is renewed, default 2 s; Poll the mean time between two readings of the awaited
+	// jobs' rows, default 1 s.
+	Renew, Poll time.Duration
+	// ListAge is the age up to which a source's list is believed when it does not have a symbol, default 10 min; ListWait
+	// how long a newer one is then waited for, default 10 s.
+	ListAge, ListWait time.Duration
+	Actors            *actor.Registry
+	Logger            *slog.Logger
+	Now               func() time.Time
+}
+
+// Validate returns an error that names what is missing.
+func (c *Config) Validate() error {
+	switch {
+	case c.Pool == nil:
+		return errors.New("coordinator: Pool is nil")
+	case c.Coverage == nil:
+		return errors.New("coordinator: Coverage is nil")
+	case c.Deployment == "":
+		return errors.New("coordinator: Deployment is empty")
+	case len(c.Brokers) == 0 && len(c.Options) == 0:
+		return errors.New("coordinator: no brokers")
+	}
+	return nil
+}
+
+func (c *Config) setDefaults() {
+	if c.MaxBars <= 0 {
+		c.MaxBars = 20_000_000
+	}
+	if c.MaxJobs <= 0 {
+		c.MaxJobs = 10_000
+	}
+	for _, d := range []struct {
+		set *time.Duration
+		to  time.Duration
+	}{
+		{&c.Silence, 10 * time.Second},
+		{&c.Renew, 2 * time.Second},
+		{&c.Poll, time.Second},
+		{&c.ListAge, 10 * time.Minute},
+		{&c.ListWait, 10 * time.Second},
+	} {
+		if *d.set <= 0 {
+			*d.set = d.to
+		}
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+}
+
+// Coordinator has gaps filled. Make it with New, then Run it; its methods are safe for concurrent use. Close it after Run
+// has returned.
+type Coordinator struct {
+	config Config
+	client *kgo.Client
+	jobs   *board
+	memory *memory
+	counts *countCache
+
+	mu     sync.Mutex
+	listed chan struct{} // guarded by mu; closed and replaced when a source's list was read
+}
+
+// New returns a coordinator. It connects to nobody yet.
+func New(config Config) (*Coordinator, error) {
+	if err := config.Validate(); err != nil {
+		return nil, err
+	}
+	config.setDefaults()
+	opts := append(config.Options[:len(config.Options):len(config.Options)],
+		kgo.RequiredAcks(kgo.AllISRAcks()), kgo.ProducerLinger(0),
+		kgo.ProducerBatchCompression(kgo.Lz4Compression(), kgo.NoCompression()), kgo.RecordDeliveryTimeout(10*time.Second))
+	if len(config.Brokers) > 0 {
+		opts = append(opts, kgo.SeedBrokers(config.Brokers...))
+	}
+	client, err := kgo.NewClient(opts...)
+	if err != nil {
+		return nil, fmt.Errorf("open broker client: %w", err)
+	}
+	c := &Coordinator{
+		config: config, client: client, jobs: newBoard(), memory: newMemory(), counts: newCountCache(),
+		listed: make(chan struct{}),
+	}
+	return c, nil
+}
+
+// Close releases the connections to the broker.
+func (c *Coordinator) Close() { c.client.Close() }
+
+// Snapshot returns the newest index of coverage: the version that a REPEATABLE READ session keeps.
+func (c *Coordinator) Snapshot() *coverage.Index { return c.config.Coverage.Snapshot() }
+
+// Awaited returns the number of jobs that somebody waits for.
+func (c *Coordinator) Awaited() int { return c.jobs.len() }
+
+// Missing returns how many bars of what the requirements name are not there, and whether all are. Requirements of n bars
+// count as they would if nothing were absent. It asks nobody; where the index is not valid nothing counts as covered.
+func (c *Coordinator) Missing(reqs []market.Requirement, freshness time.Duration) (bars int64, covered bool) {
+	if !c.config.Coverage.Valid() {
+		return 0, false
+	}
+	index, now := c.Snapshot(), market.FromTime(c.config.Now())
+	covered = true
+	for i := range reqs {
+		r := &reqs[i]
+		if index.Covered(r.Series, r.Ranges, atLeast(freshness), now) && len(r.Counts) == 0 {
+			continue
+		}
+		gap := index.Missing(r.Series, r.Ranges, atLeast(freshness), now)
+		for _, n := range r.Counts {
+			if _, known := c.counts.get(index, r.Series, n, now); !known {
+				covered = false
+				bars = add(bars, n.N)
+			}
+		}
+		if !gap.Empty() {
+			covered = false
+			bars = add(bars, gap.Count(r.Series.Timeframe))
+		}
+	}
+	return bars, covered
+}
+
+func add(a, b int64) int64 {
+	if a > int64(market.PosInf)-b {
+		return int64(market.PosInf)
+	}
+	return a + b
+}
+
+// minFreshness is the least age that matters: producers share readings this old among jobs.
+const minFreshness = time.Second
+
+// atLeast leaves the default, which is not positive, alone.
+func atLeast(freshness time.Duration) time.Duration {
+	if freshness > 0 {
+		return max(freshness, minFreshness)
+	}
+	return freshness
+}

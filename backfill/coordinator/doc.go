@@ -1,0 +1,13 @@
+// Package coordinator makes bars be there: Ensure takes what a statement needs, has the gaps filled and returns when the
+// index of coverage answers for all of it (PIPELINE 15–18).
+//
+// The database is authoritative. A job's row is inserted before its record is published, so that a producer always finds
+// it; a waiter is released by coverage, never by an event, and fails by its job's row.
+//
+//	Ensure: covered → return (no network, no actor)
+//	        gap → bind symbol → insert job → publish → wait for coverage, or for the row to say failed → look again
+//
+// While jobs are awaited, Run renews wanted_until of all of them in one statement, looks at their rows when it is notified
+// and at intervals with jitter, and publishes again, under the same id, those whose row was silent. A waiter's end never
+// ends its job. Within one Ensure "now" stands still: a bar that opens while it waits is not waited for.
+package coordinator

@@ -1,0 +1,380 @@
+package coordinator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+
+	"barkeep/backfill/coverage"
+	"barkeep/backfill/directory"
+	"barkeep/internal/actor"
+	"barkeep/internal/market"
+)
+
+// The modes of barkeep.mode (DESIGN §9).
+const (
+	ModeWait    = "wait"
+	ModePartial = "partial"
+	ModeStored  = "stored"
+	ModeStrict  = "strict"
+)
+
+// Request is what one statement needs.
+type Request struct {
+	// At is the index that a REPEATABLE READ session keeps since its snapshot; nil for other sessions. What is not covered
+	// there is filled, and then is an error 40001.
+	At           *coverage.Index
+	Requirements []market.Requirement
+	// Mode is one of the Mode constants; empty means ModeWait.
+	Mode string
+	// Freshness is the age up to which provisional bars are an answer; zero means the default of each timeframe, and less
+	// than a second means a second.
+	Freshness time.Duration
+	// MaxBars bounds the requirement; zero means the coordinator's.
+	MaxBars int64
+	// AskedBy is the user's role, for barkeep.jobs.
+	AskedBy string
+}
+
+// Ensure returns when the bars that the request needs are there, with warnings for the user. Where they are covered it asks
+// nobody and does not allocate. progress, which may be nil, is called about twice a second while it waits, from the
+// calling goroutine. Errors have SQLState and Hint where the user is told more than that a part failed; when ctx ends
+// its cause is returned, but in mode partial what is missing becomes a warning where ctx's deadline has passed.
+func (c *Coordinator) Ensure(ctx context.Context, req Request, progress func(market.Progress)) (warnings []string, err error) {
+	if req.Mode == ModeStored {
+		return nil, nil
+	}
+	now := market.FromTime(c.config.Now())
+	if !c.config.Coverage.Valid() {
+		if err := c.config.Coverage.Refresh(ctx); err != nil {
+			return nil, fmt.Errorf("refresh coverage: %w", err)
+		}
+	}
+	index := c.Snapshot()
+	if c.covered(index, &req, now) && (req.At == nil || c.covered(req.At, &req, now)) {
+		return nil, nil
+	}
+	return c.fill(ctx, req, now, progress)
+}
+
+// covered reports whether index answers for all of the request without a question to anybody.
+func (c *Coordinator) covered(index *coverage.Index, req *Request, now market.Instant) bool {
+	for i := range req.Requirements {
+		r := &req.Requirements[i]
+		if !index.Covered(r.Series, r.Ranges, atLeast(req.Freshness), now) {
+			return false
+		}
+		for _, n := range r.Counts {
+			if _, known := c.counts.get(index, r.Series, n, now); !known {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// filling is one Ensure that has a gap.
+type filling struct {
+	c        *Coordinator
+	req      Request
+	now      market.Instant
+	wake     chan struct{}
+	parts    []*part
+	warnings []string
+	machine  *actor.Machine
+	meter    meter
+}
+
+// part is one requirement of a filling.
+type part struct {
+	series  market.Series
+	ranges  market.RangeSet
+	counts  []market.Count
+	factors []int64
+	// binding is known before the first job.
+	binding *directory.Binding
+	jobs    []*job
+	// excused are ranges that could not be refreshed but are given with a warning.
+	excused market.RangeSet
+	// rounds counts the jobs that ended without covering what was asked.
+	rounds int
+	needs  market.RangeSet // what the counts came to; for the check of At
+}
+
+func (c *Coordinator) fill(ctx context.Context, req Request, now market.Instant, progress func(market.Progress)) ([]string, error) {
+	f := &filling{c: c, req: req, now: now, wake: make(chan struct{}, 1), machine: c.config.Actors.New(actor.Coordinator(), "")}
+	f.meter = meter{report: progress, now: c.config.Now, began: c.config.Now()}
+	defer f.machine.Close()
+	defer f.leave()
+	f.req.Freshness = atLeast(req.Freshness)
+	for _, r := range req.Requirements {
+		p := &part{series: r.Series, ranges: r.Ranges, counts: r.Counts, factors: make([]int64, len(r.Counts))}
+		for i := range p.factors {
+			p.factors[i] = 1
+		}
+		f.parts = append(f.parts, p)
+	}
+	err := f.loop(ctx)
+	if err != nil {
+		f.machine.Fail()
+		return f.give(ctx, err)
+	}
+	if req.At != nil {
+		return f.warnings, f.checkSnapshot()
+	}
+	return f.warnings, nil
+}
+
+// give turns an error into a warning where the session asked for what there is.
+func (f *filling) give(ctx context.Context, err error) ([]string, error) {
+	if f.req.Mode != ModePartial {
+		return nil, err
+	}
+	if ended := ctx.Err(); ended != nil && !errors.Is(ended, context.DeadlineExceeded) && !errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
+		return nil, err
+	}
+	index := f.c.Snapshot()
+	for _, p := range f.parts {
+		if gap := index.Missing(p.series, p.ranges, f.req.Freshness, f.now); !gap.Empty() || len(p.counts) > 0 {
+			text := "bars of " + p.series.String() + " are missing"
+			if !gap.Empty() {
+				text += " in " + gap.Bounds().String()
+			}
+			if ctx.Err() == nil {
+				text += ": " + err.Error()
+			}
+			f.warnings = append(f.warnings, text)
+		}
+	}
+	return f.warnings, nil
+}
+
+// checkSnapshot fails where the session's snapshot is older than the bars.
+func (f *filling) checkSnapshot() error {
+	for _, p := range f.parts {
+		if !f.req.At.Covered(p.series, p.ranges.Subtract(p.excused).Union(p.needs), f.req.Freshness, f.now) {
+			return snapshotTooOld(p.series)
+		}
+	}
+	return nil
+}
+
+func (f *filling) leave() {
+	for _, p := range f.parts {
+		for _, j := range p.jobs {
+			f.c.jobs.leave(j, f.wake)
+		}
+	}
+}
+
+// loop looks, submits and waits until nothing is missing.
+func (f *filling) loop(ctx context.Context) error {
+	ticker := time.NewTicker(reportEvery)
+	defer ticker.Stop()
+	f.machine.To(actor.Processing)
+	for {
+		// The channel is taken before the look: coverage that comes between the two closes it.
+		changed := f.c.config.Coverage.Changed()
+		missing, err := f.look(ctx)
+		if err != nil {
+			return err
+		}
+		if missing == 0 {
+			return nil
+		}
+		f.machine.To(actor.Notifying)
+		f.meter.see(f.parts[0].series, missing)
+		for waiting := true; waiting; {
+			select {
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			case <-changed:
+				waiting = false
+			case <-f.wake:
+				waiting = false
+			case <-ticker.C:
+				f.meter.tell()
+				// An index outside its lease is not believed; its own polls are down, so ask.
+				if !f.c.config.Coverage.Valid() {
+					if err := f.c.config.Coverage.Refresh(ctx); err == nil {
+						waiting = false
+					}
+				}
+			}
+		}
+		f.machine.To(actor.Active)
+		f.machine.To(actor.Processing)
+	}
+}
+
+// look returns the number of bars still missing, after submitting jobs for what nobody fetches.
+func (f *filling) look(ctx context.Context) (missing int64, err error) {
+	gaps := make([]market.RangeSet, len(f.parts))
+	for {
+		refreshed, err := f.settle(ctx)
+		if err != nil {
+			return 0, err
+		}
+		if !refreshed {
+			break
+		}
+	}
+	index := f.c.Snapshot()
+	for i, p := range f.parts {
+		if gaps[i], err = f.gap(ctx, index, p); err != nil {
+			return 0, err
+		}
+		if gaps[i].Empty() {
+			continue
+		}
+		if err := f.bind(ctx, p); err != nil {
+			return 0, err
+		}
+	}
+	if f.meter.total == 0 {
+		if err := f.limit(); err != nil {
+			return 0, err
+		}
+	}
+	for i, p := range f.parts {
+		if gaps[i].Empty() {
+			continue
+		}
+		missing = add(missing, gaps[i].Intersect(p.binding.Life(f.now)).Count(p.series.Timeframe))
+		if err := f.submit(ctx, index, p, gaps[i]); err != nil {
+			return 0, err
+		}
+		missing = max(missing, 1)
+	}
+	return missing, nil
+}
+
+// gap returns what is missing of a part, the next page of its counts among it.
+func (f *filling) gap(ctx context.Context, index *coverage.Index, p *part) (market.RangeSet, error) {
+	gap := index.Missing(p.series, p.ranges, f.req.Freshness, f.now)
+	p.needs = nil
+	for i, n := range p.counts {
+		needs, more, err := f.c.resolve(ctx, index, p.series, n, f.req.Freshness, f.now, p.factors[i])
+		if err != nil {
+			return nil, err
+		}
+		if more.Empty() {
+			p.needs = p.needs.Add(needs)
+			continue
+		}
+		if !p.fetching(market.RangeSet{more}) {
+			p.factors[i] = min(2*p.factors[i], 1<<16)
+		}
+		gap = gap.Union(index.Missing(p.series, market.RangeSet{more}, f.req.Freshness, f.now))
+	}
+	return gap.Subtract(p.excused), nil
+}
+
+// fetching reports whether the part's open jobs cover the set.
+func (p *part) fetching(set market.RangeSet) bool {
+	return p.inFlight().ContainsSet(set)
+}
+
+func (p *part) inFlight() market.RangeSet {
+	ranges := make([]market.Range, len(p.jobs))
+	for i, j := range p.jobs {
+		ranges[i] = j.record.Range
+	}
+	return market.NewRangeSet(ranges...)
+}
+
+// settle takes the jobs that ended out of the parts. It reports whether the index was refreshed for it, so that what they
+// brought is seen before more is asked for.
+func (f *filling) settle(ctx context.Context) (refreshed bool, err error) {
+	for _, p := range f.parts {
+		for _, j := range slices.Clone(p.jobs) {
+			state, _, failure := f.c.jobs.look(j)
+			if state == jobOpen {
+				continue
+			}
+			p.jobs = slices.DeleteFunc(p.jobs, func(o *job) bool { return o == j })
+			f.c.jobs.leave(j, f.wake)
+			if err := f.c.config.Coverage.RefreshSymbol(ctx, p.series.Symbol); err != nil {
+				return false, fmt.Errorf("refresh coverage: %w", err)
+			}
+			refreshed = true
+			asked := market.RangeSet{j.record.Range}
+			if state == jobFailedState {
+				if err := f.excuse(p, asked, failure); err != nil {
+					return false, err
+				}
+				continue
+			}
+			// A binding of another generation is read anew.
+			p.binding = nil
+			if left := f.c.Snapshot().Missing(p.series, asked, f.req.Freshness, f.now); !left.Empty() {
+				if p.rounds++; p.rounds >= maxRounds {
+					return false, unfilled(p.series, left)
+				}
+			}
+		}
+	}
+	return refreshed, nil
+}
+
+// maxRounds bounds how often jobs may end without bringing what was asked before that is an error.
+const maxRounds = 3
+
+// staleFactor is how much older than freshness a tail may be that could not be refreshed (DESIGN §9).
+const staleFactor = 10
+
+// excuse lets a part go on with a stale tail where that is not too old, and returns the failure otherwise.
+func (f *filling) excuse(p *part, asked market.RangeSet, failure error) error {
+	stale := staleFactor * coverage.Freshness(p.series.Timeframe, f.req.Freshness)
+	left := f.c.Snapshot().Missing(p.series, p.ranges.Union(asked).Intersect(asked), stale, f.now)
+	if !left.Empty() {
+		return failure
+	}
+	p.excused = p.excused.Union(asked)
+	f.warnings = append(f.warnings, fmt.Sprintf("the newest bars of %s could not be refreshed and are up to %s old: %s", p.series, stale, failure))
+	return nil
+}
+
+// limit checks the size of all that is needed.
+func (f *filling) limit() error {
+	limit := f.req.MaxBars
+	if limit <= 0 {
+		limit = f.c.config.MaxBars
+	}
+	var bars int64
+	for _, p := range f.parts {
+		need := p.ranges
+		if p.binding != nil {
+			need = need.Intersect(p.binding.Life(f.now))
+		} else {
+			need = need.Intersect(market.RangeSet{{Start: market.NegInf, End: f.now}}).Subtract(unknownLife(f.c.Snapshot(), p.series))
+		}
+		bars = add(bars, need.Count(p.series.Timeframe))
+		for _, n := range p.counts {
+			bars = add(bars, min(n.N, p.series.Timeframe.Count(clip(n.Within, p.series.Timeframe, f.now))))
+		}
+		if bars > limit {
+			return tooMany(p.series, bars, limit)
+		}
+	}
+	return nil
+}
+
+// unknownLife returns the absence that reaches to the infinite past: nothing was listed there.
+func unknownLife(index *coverage.Index, series market.Series) market.RangeSet {
+	if segments := index.Segments(series); len(segments) > 0 && segments[0].State == coverage.Absent {
+		return market.RangeSet{segments[0].Range}
+	}
+	return nil
+}
+
+func newID() uuid.UUID {
+	if id, err := uuid.NewV7(); err == nil {
+		return id
+	}
+	return uuid.New()
+}

@@ -1,0 +1,99 @@
+package coordinator
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgerrcode"
+
+	"barkeep/internal/market"
+)
+
+// Error is what Ensure returns where it can say more to the user than that a part failed. Its text is fit for a user.
+type Error struct {
+	Code, Message, Advice string
+	Err                   error
+}
+
+// Error returns the message.
+func (e *Error) Error() string { return e.Message }
+
+// Unwrap returns the cause, which may be nil.
+func (e *Error) Unwrap() error { return e.Err }
+
+// SQLState returns the SQLSTATE that a client is to see.
+func (e *Error) SQLState() string { return e.Code }
+
+// Hint tells the user what to do; it may be empty.
+func (e *Error) Hint() string { return e.Advice }
+
+func tooMany(series market.Series, bars, limit int64) *Error {
+	return &Error{
+		Code:    pgerrcode.ProgramLimitExceeded,
+		Message: fmt.Sprintf("the statement needs about %d bars (%s among them), more than barkeep.max_bars = %d", bars, series, limit),
+		Advice:  "Narrow the statement by symbol, timeframe or ts, or raise the limit: SET barkeep.max_bars = " + fmt.Sprint(bars) + ".",
+	}
+}
+
+func notNative(series market.Series, source, native string) *Error {
+	return &Error{
+		Code:    pgerrcode.FeatureNotSupported,
+		Message: fmt.Sprintf("source %s has no %s bars of %s", source, series.Timeframe, series.Symbol),
+		Advice:  "Source " + source + " has " + native + ".",
+	}
+}
+
+func snapshotTooOld(series market.Series) *Error {
+	return &Error{
+		Code:    pgerrcode.SerializationFailure,
+		Message: "bars of " + series.String() + " were stored after this transaction's snapshot was taken",
+		Advice:  "Retry the transaction; the bars are there now.",
+	}
+}
+
+func jobFailed(series market.Series, r market.Range, code, message string) *Error {
+	if code == "" {
+		code = pgerrcode.SystemError
+	}
+	e := &Error{Code: code, Message: fmt.Sprintf("fetch %s %s: %s", series, r, message)}
+	if code == pgerrcode.SystemError {
+		e.Advice = "The source may answer later. SET barkeep.mode = 'partial' or 'stored' answers with the bars that are stored."
+	}
+	return e
+}
+
+func unavailable(series market.Series, r market.Range, reason string, retry market.Instant) *Error {
+	e := &Error{Code: pgerrcode.SystemError, Message: fmt.Sprintf("bars of %s in %s are not available: %s", series, r, reason)}
+	if retry != 0 && !retry.IsInf() {
+		e.Advice = "They are asked for again after " + retry.Time().Format(time.RFC3339) + "."
+	} else {
+		e.Advice = "SET barkeep.mode = 'stored' answers with the bars that are stored."
+	}
+	return e
+}
+
+func brokerDown(err error) *Error {
+	return &Error{
+		Code: pgerrcode.IOError, Message: "the broker cannot be reached, so bars cannot be fetched",
+		Advice: "Statements whose bars are stored are answered; SET barkeep.mode = 'stored' does so for all.", Err: err,
+	}
+}
+
+func unfilled(series market.Series, gap market.RangeSet) *Error {
+	return &Error{
+		Code:    pgerrcode.SystemError,
+		Message: fmt.Sprintf("jobs for %s ended, but nothing vouches for %s", series, gap.Bounds()),
+		Advice:  "Try again; if it stays, the log of the consumers says what was refused.",
+	}
+}
+
+// errQueueFull is the cause where too many jobs are awaited.
+var errQueueFull = errors.New("too many jobs are awaited")
+
+func queueFull(limit int) *Error {
+	return &Error{
+		Code: pgerrcode.InsufficientResources, Message: fmt.Sprintf("%d fetches are under way, no more are taken", limit),
+		Advice: "Try again when they have ended; the view barkeep.jobs shows them.", Err: errQueueFull,
+	}
+}

@@ -1,0 +1,167 @@
+package coordinator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"barkeep/backfill/coverage"
+	"barkeep/backfill/directory"
+	"barkeep/backfill/topic"
+	"barkeep/internal/market"
+)
+
+// bind finds out which source serves the part's symbol, once, waiting for lists that were never read (PIPELINE 10).
+func (f *filling) bind(ctx context.Context, p *part) error {
+	if p.binding != nil {
+		return nil
+	}
+	c := f.c
+	key := symbolKey(p.series.Symbol)
+	if err := c.memory.recall(key, c.config.Now()); err != nil {
+		return err
+	}
+	maxAge := c.config.ListAge
+	began := c.config.Now()
+	for {
+		listed := c.listedChan()
+		b, bound, err := directory.Bind(ctx, c.config.Pool, p.series.Symbol, maxAge)
+		if err != nil {
+			if unknown, found := errors.AsType[*directory.UnknownSymbolError](err); found {
+				c.memory.remember(key, unknown, c.config.Now())
+			}
+			return err
+		}
+		if bound {
+			c.memory.forget(key)
+			p.binding = &b
+			return native(p.series, &b)
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-listed:
+		case <-time.After(listRetry):
+		}
+		if c.config.Now().Sub(began) > c.config.ListWait {
+			maxAge = forever // a newer list did not come; those never read are still waited for
+		}
+	}
+}
+
+const (
+	// listRetry is how often the lists are looked at while one is awaited, should its notification be lost.
+	listRetry = 250 * time.Millisecond
+	forever   = 1 << 62
+)
+
+// native refuses a timeframe that the source does not have.
+func native(series market.Series, b *directory.Binding) error {
+	names := b.Declared.Native
+	if len(names) == 0 {
+		return nil // the producer that serves it will say
+	}
+	for _, name := range names {
+		if name == series.Timeframe.String() {
+			return nil
+		}
+	}
+	return notNative(series, b.Source, strings.Join(names, ", "))
+}
+
+// submit makes jobs for what of gap is not being fetched for this part.
+func (f *filling) submit(ctx context.Context, index *coverage.Index, p *part, gap market.RangeSet) error {
+	rest := gap.Subtract(p.inFlight())
+	if rest.Empty() {
+		return nil
+	}
+	if dead := index.Unavailable(p.series, rest, f.now); len(dead) > 0 {
+		s := dead[0]
+		failure := unavailable(p.series, s.Range, s.Reason, s.RetryAt)
+		return f.excuse(p, rest, failure)
+	}
+	// Many small holes are one job: producers leave out what is covered.
+	if len(rest) > maxJobsOfPart {
+		rest = market.RangeSet{rest.Bounds()}
+	}
+	var made []*job
+	for _, r := range rest {
+		if failure := f.c.memory.recall(grudgeKey{p.series, r}, f.c.config.Now()); failure != nil {
+			if err := f.excuse(p, market.RangeSet{r}, failure); err != nil {
+				return err
+			}
+			select {
+			case f.wake <- struct{}{}: // look again without it
+			default:
+			}
+			continue
+		}
+		j, fresh, err := f.c.jobs.join(shareKey{p.series, r, p.binding.Generation}, f.wake, f.c.config.MaxJobs, func() *job {
+			return f.c.newJob(p, r)
+		})
+		if err != nil {
+			return err
+		}
+		p.jobs = append(p.jobs, j)
+		if fresh {
+			made = append(made, j)
+		}
+	}
+	return f.c.publish(ctx, made, f.req.AskedBy, p.binding)
+}
+
+// maxJobsOfPart bounds the jobs of one series of a statement.
+const maxJobsOfPart = 16
+
+func (c *Coordinator) newJob(p *part, r market.Range) *job {
+	id, now := newID(), c.config.Now()
+	return &job{id: id, published: now, record: topic.Job{
+		ID: id.String(), Deployment: c.config.Deployment, Series: p.series, Range: r, Priority: 1,
+		Source: p.binding.Source, VendorID: p.binding.VendorID, Generation: p.binding.Generation, AskedAt: market.FromTime(now),
+	}}
+}
+
+// publish inserts the rows, then publishes the records. A job that could not be published is failed here and in its row,
+// so that those who joined it meanwhile are not left waiting.
+func (c *Coordinator) publish(ctx context.Context, made []*job, askedBy string, b *directory.Binding) error {
+	if len(made) == 0 {
+		return nil
+	}
+	// The submission goes on when the asker is gone: others may have joined.
+	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), publishTimeout, errPublish)
+	defer cancel()
+	batch := &pgx.Batch{}
+	for _, j := range made {
+		bars := (market.RangeSet{j.record.Range}).Intersect(b.Life(j.record.AskedAt)).Count(j.record.Series.Timeframe)
+		batch.Queue(`INSERT INTO barkeep.job (id, symbol, timeframe, range_start, range_end, source, generation, priority,
+		    asked_by, asked_at, wanted_until, bars_total)
+		  VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, now() + make_interval(secs => $11), $12)`,
+			j.id, string(j.record.Series.Symbol), j.record.Series.Timeframe.String(), coverage.Timestamptz(j.record.Range.Start),
+			coverage.Timestamptz(j.record.Range.End), j.record.Source, j.record.Generation, int16(1), askedBy,
+			coverage.Timestamptz(j.record.AskedAt), wantedFor.Seconds(), bars)
+	}
+	if err := c.config.Pool.SendBatch(ctx, batch).Close(); err != nil {
+		for _, j := range made {
+			c.jobs.settle(j.id, jobDone, topic.Superseded, nil)
+		}
+		return fmt.Errorf("insert jobs: %w", err)
+	}
+	for _, j := range made {
+		if err := c.client.ProduceSync(ctx, c.config.Names.JobRecord(j.record)).FirstErr(); err != nil {
+			failure := brokerDown(err)
+			c.jobs.settle(j.id, jobFailedState, topic.Failed, failure)
+			// The row is for users to see; when it cannot be written it ends by nobody wanting it.
+			_, _ = c.config.Pool.Exec(ctx, `UPDATE barkeep.job SET state = 'failed', error_code = $2, error_message = $3,
+			    ended_at = now(), updated_at = now() WHERE id = $1 AND state = 'queued'`, j.id, failure.Code, failure.Message)
+		}
+	}
+	return nil
+}
+
+const publishTimeout = 15 * time.Second
+
+var errPublish = errors.New("submitting jobs took too long")

@@ -1,0 +1,209 @@
+package directory
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"barkeep/backfill/coverage"
+	"barkeep/internal/market"
+)
+
+// Channel is where a reading of a source's list is notified, as the source's name.
+const Channel = "barkeep_source"
+
+// Declared is what barkeep.source says of a source's abilities.
+type Declared struct {
+	// Native are the names of the native timeframes, shortest first.
+	Native     []string `json:"native"`
+	PageLimit  int      `json:"page_limit"`
+	PrefixOnly bool     `json:"prefix_only"`
+	Dense      bool     `json:"dense"`
+	// Earliest is in microseconds since the epoch.
+	Earliest market.Instant `json:"earliest"`
+	// Rank orders the sources by preference, the least first.
+	Rank int `json:"rank"`
+}
+
+// Binding is what a symbol is bound to.
+type Binding struct {
+	Symbol           market.Symbol
+	Source, VendorID string
+	Generation       int64
+	// Listed is market.NegInf and Delisted market.PosInf where they are not known.
+	Listed, Delisted market.Instant
+	Declared         Declared
+}
+
+// Lookup returns the binding of a symbol, and false where it has none.
+func Lookup(ctx context.Context, pool *pgxpool.Pool, symbol market.Symbol) (Binding, bool, error) {
+	b := Binding{Symbol: symbol}
+	var listed, delisted pgtype.Timestamptz
+	var declared []byte
+	err := pool.QueryRow(ctx, `SELECT s.source, s.vendor_id, s.generation, s.listed_at, s.delisted_at, coalesce(o.declared, '{}')
+	  FROM barkeep.symbol s LEFT JOIN barkeep.source o ON o.name = s.source WHERE s.symbol = $1`, string(symbol)).
+		Scan(&b.Source, &b.VendorID, &b.Generation, &listed, &delisted, &declared)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return Binding{}, false, nil
+	}
+	if err != nil {
+		return Binding{}, false, fmt.Errorf("read binding of %s: %w", symbol, err)
+	}
+	if err := json.Unmarshal(declared, &b.Declared); err != nil {
+		return Binding{}, false, fmt.Errorf("read what source %s declares: %w", b.Source, err)
+	}
+	b.Listed, b.Delisted = orInstant(listed, market.NegInf), orInstant(delisted, market.PosInf)
+	return b, true, nil
+}
+
+func orInstant(t pgtype.Timestamptz, unknown market.Instant) market.Instant {
+	switch {
+	case !t.Valid:
+		return unknown
+	case t.InfinityModifier == pgtype.Infinity:
+		return market.PosInf
+	case t.InfinityModifier == pgtype.NegativeInfinity:
+		return market.NegInf
+	}
+	return market.FromTime(t.Time)
+}
+
+// entry is a row of barkeep.source.
+type entry struct {
+	name     string
+	declared Declared
+	read     bool
+	age      time.Duration
+	failure  string
+}
+
+// Bind binds the symbol where that can be decided now. It returns false where it has to wait for a list that was never
+// read, or is older than maxAge and does not have the symbol: it has then asked for that reading (barkeep.source.wanted_at)
+// and the caller tries again after a notification on Channel, or a while. It returns *UnknownSymbolError, or *ListError
+// where the list cannot be read.
+func Bind(ctx context.Context, pool *pgxpool.Pool, symbol market.Symbol, maxAge time.Duration) (Binding, bool, error) {
+	if b, bound, err := Lookup(ctx, pool, symbol); err != nil || bound {
+		return b, bound, err
+	}
+	all, err := readSources(ctx, pool)
+	if err != nil {
+		return Binding{}, false, err
+	}
+	if len(all) == 0 {
+		return Binding{}, false, nil // no producer has started yet
+	}
+	venue, name := symbol.Split()
+	var asked []string
+	var stale []string
+	for _, e := range all {
+		if venue != "" && e.name != venue || venue == "" && e.declared.PrefixOnly {
+			continue
+		}
+		asked = append(asked, e.name)
+		if !e.read {
+			if e.failure != "" {
+				return Binding{}, false, &ListError{Source: e.name, Reason: e.failure, Symbol: symbol}
+			}
+			return Binding{}, false, want(ctx, pool, []string{e.name})
+		}
+		bound, err := insert(ctx, pool, symbol, e.name, name)
+		if err != nil {
+			return Binding{}, false, err
+		}
+		if bound {
+			return Lookup(ctx, pool, symbol)
+		}
+		if e.age > maxAge && e.failure == "" {
+			stale = append(stale, e.name)
+		}
+	}
+	if len(stale) > 0 {
+		return Binding{}, false, want(ctx, pool, stale)
+	}
+	names := make([]string, len(all))
+	for i, e := range all {
+		names[i] = e.name
+	}
+	return Binding{}, false, &UnknownSymbolError{Symbol: symbol, Asked: asked, Sources: names}
+}
+
+func readSources(ctx context.Context, pool *pgxpool.Pool) ([]entry, error) {
+	rows, err := pool.Query(ctx, `SELECT name, declared, read_at IS NOT NULL,
+	    coalesce(extract(epoch FROM now() - read_at), 0)::float8, error FROM barkeep.source ORDER BY name`)
+	if err != nil {
+		return nil, fmt.Errorf("read sources: %w", err)
+	}
+	var all []entry
+	var e entry
+	var age float64
+	var declared []byte
+	_, err = pgx.ForEachRow(rows, []any{&e.name, &declared, &e.read, &age, &e.failure}, func() error {
+		e.declared = Declared{}
+		if err := json.Unmarshal(declared, &e.declared); err != nil {
+			return fmt.Errorf("source %s: %w", e.name, err)
+		}
+		e.age = time.Duration(age * float64(time.Second))
+		all = append(all, e)
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read sources: %w", err)
+	}
+	slices.SortStableFunc(all, func(a, b entry) int { return a.declared.Rank - b.declared.Rank })
+	return all, nil
+}
+
+// want asks producers to read the lists anew.
+func want(ctx context.Context, pool *pgxpool.Pool, names []string) error {
+	_, err := pool.Exec(ctx, `WITH asked AS (UPDATE barkeep.source SET wanted_at = now()
+	    WHERE name = ANY ($1) AND (wanted_at IS NULL OR wanted_at <= coalesce(read_at, '-infinity')) RETURNING name)
+	  SELECT pg_notify('`+WantedChannel+`', name) FROM asked`, names)
+	if err != nil {
+		return fmt.Errorf("ask for the lists of sources: %w", err)
+	}
+	return nil
+}
+
+// insert binds symbol to the instrument of that name in the list of source: the one alive, else the one listed last.
+func insert(ctx context.Context, pool *pgxpool.Pool, symbol market.Symbol, source, name string) (bool, error) {
+	var there bool
+	err := pool.QueryRow(ctx, `WITH found AS (
+	    SELECT vendor_id, nullif(listed_at, '-infinity') AS listed_at, nullif(delisted_at, 'infinity') AS delisted_at
+	      FROM barkeep.instrument WHERE source = $2 AND symbol = $3
+	     ORDER BY coalesce(delisted_at, 'infinity') DESC, listed_at DESC, vendor_id LIMIT 1
+	  ), added AS (
+	    INSERT INTO barkeep.symbol (symbol, source, vendor_id, listed_at, delisted_at)
+	    SELECT $1, $2, vendor_id, listed_at, delisted_at FROM found ON CONFLICT (symbol) DO NOTHING
+	  ) SELECT EXISTS (SELECT FROM found)`, string(symbol), source, name).Scan(&there)
+	if err != nil {
+		return false, fmt.Errorf("bind %s: %w", symbol, err)
+	}
+	return there, nil
+}
+
+// SetListed stores when a bound symbol was listed, where that was not known.
+func SetListed(ctx context.Context, pool *pgxpool.Pool, symbol market.Symbol, generation int64, listed market.Instant) error {
+	_, err := pool.Exec(ctx, `UPDATE barkeep.symbol SET listed_at = $3 WHERE symbol = $1 AND generation = $2 AND listed_at IS NULL`,
+		string(symbol), generation, coverage.Timestamptz(listed))
+	if err != nil {
+		return fmt.Errorf("store the listing of %s: %w", symbol, err)
+	}
+	return nil
+}
+
+// Life returns the time in which the instrument can have bars up to now, on no grid: from its listing, or the source's
+// earliest instant while that is unknown, to its delisting.
+func (b *Binding) Life(now market.Instant) market.RangeSet {
+	start := b.Listed
+	if start == market.NegInf {
+		start = b.Declared.Earliest
+	}
+	return market.NewRangeSet(market.Range{Start: start, End: min(now, b.Delisted)})
+}
