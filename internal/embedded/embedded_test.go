@@ -319,3 +319,19 @@ func gone(pid int) bool {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	return err != nil || strings.Contains(string(status), ") Z ")
 }
+
+// TestStopInHaste: without time for politeness the child still ends, and the data are there again.
+func TestStopInHaste(t *testing.T) {
+	machine(t)
+	config := embedded.Config{DataDir: folder(t)}
+	server := start(t, config)
+	execute(t, server.URL, "create table t as select 'kept'::text as v")
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.NoError(t, server.Stop(ctx))
+	<-server.Exited()
+	require.Error(t, server.Err())
+	again := start(t, config)
+	require.Equal(t, "kept", query(t, again.URL, "select v from t"))
+	stop(t, again)
+}

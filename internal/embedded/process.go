@@ -125,8 +125,11 @@ func spawn(cred *credential, folder, logFile, name string, args ...string) (*chi
 			c.pid = cmd.Process.Pid
 		}
 		started <- err
-		if err == nil {
-			c.err = cmd.Wait()
+		if err != nil {
+			return
+		}
+		if c.err = cmd.Wait(); c.err == nil {
+			c.err = errors.New("it was shut down")
 		}
 	}()
 	if err := <-started; err != nil {
@@ -142,7 +145,7 @@ func (c *child) stop(ctx context.Context) error {
 		return nil
 	default:
 	}
-	return end(ctx, c.pid, func(wait time.Duration) bool {
+	return end(ctx, c.pid, func(ctx context.Context, wait time.Duration) bool {
 		timer := time.NewTimer(wait)
 		defer timer.Stop()
 		select {
@@ -156,22 +159,22 @@ func (c *child) stop(ctx context.Context) error {
 	})
 }
 
-// end sends a fast shutdown, an immediate one, and then kills; gone waits and says whether the process has ended.
-func end(ctx context.Context, pid int, gone func(time.Duration) bool) error {
+// end sends a fast shutdown, an immediate one, and then kills; gone waits and says whether the process has ended. The
+// context bounds the first step only: an immediate shutdown is short, and tidies up what a kill would leave.
+func end(ctx context.Context, pid int, gone func(context.Context, time.Duration) bool) error {
+	patient := context.WithoutCancel(ctx)
 	steps := []struct {
+		bound  context.Context //nolint:containedctx // a table within this function
 		signal syscall.Signal
 		wait   time.Duration
-	}{{syscall.SIGINT, 20 * time.Second}, {syscall.SIGQUIT, 5 * time.Second}, {syscall.SIGKILL, 5 * time.Second}}
+	}{{ctx, syscall.SIGINT, 20 * time.Second}, {patient, syscall.SIGQUIT, 5 * time.Second}, {patient, syscall.SIGKILL, 5 * time.Second}}
 	for _, step := range steps {
 		if err := syscall.Kill(pid, step.signal); err != nil && !errors.Is(err, syscall.ESRCH) {
 			return fmt.Errorf("signal the server (process %d): %w", pid, err)
 		}
-		if gone(step.wait) {
+		if gone(step.bound, step.wait) {
 			return nil
 		}
-	}
-	if err := context.Cause(ctx); err != nil {
-		return fmt.Errorf("wait for the server (process %d) to end: %w", pid, err)
 	}
 	return fmt.Errorf("the server (process %d) does not end", pid)
 }
@@ -190,7 +193,9 @@ func endOrphan(ctx context.Context, data string, logger *slog.Logger) error {
 	pid, err := strconv.Atoi(strings.TrimSpace(first))
 	if err == nil && pid > 1 && runsIn(pid, data) {
 		logger.WarnContext(ctx, "ending a server that an earlier process left behind", slog.Int("pid", pid), slog.String("data", data))
-		err := end(ctx, pid, func(wait time.Duration) bool { return poll(ctx, wait, func() bool { return !runsIn(pid, data) }) })
+		err := end(ctx, pid, func(ctx context.Context, wait time.Duration) bool {
+			return poll(ctx, wait, func() bool { return !runsIn(pid, data) })
+		})
 		if err != nil {
 			return err
 		}
