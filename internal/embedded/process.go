@@ -162,18 +162,18 @@ func (c *child) stop(ctx context.Context) error {
 // end sends a fast shutdown, an immediate one, and then kills; gone waits and says whether the process has ended. The
 // context bounds the first step only: an immediate shutdown is short, and tidies up what a kill would leave.
 func end(ctx context.Context, pid int, gone func(context.Context, time.Duration) bool) error {
-	patient := context.WithoutCancel(ctx)
-	steps := []struct {
-		bound  context.Context //nolint:containedctx // a table within this function
-		signal syscall.Signal
-		wait   time.Duration
-	}{{ctx, syscall.SIGINT, 20 * time.Second}, {patient, syscall.SIGQUIT, 5 * time.Second}, {patient, syscall.SIGKILL, 5 * time.Second}}
-	for _, step := range steps {
-		if err := syscall.Kill(pid, step.signal); err != nil && !errors.Is(err, syscall.ESRCH) {
-			return fmt.Errorf("signal the server (process %d): %w", pid, err)
+	try := func(ctx context.Context, signal syscall.Signal, wait time.Duration) (bool, error) {
+		if err := syscall.Kill(pid, signal); err != nil && !errors.Is(err, syscall.ESRCH) {
+			return false, fmt.Errorf("signal the server (process %d): %w", pid, err)
 		}
-		if gone(step.bound, step.wait) {
-			return nil
+		return gone(ctx, wait), nil
+	}
+	if ended, err := try(ctx, syscall.SIGINT, 20*time.Second); ended || err != nil {
+		return err
+	}
+	for _, signal := range []syscall.Signal{syscall.SIGQUIT, syscall.SIGKILL} {
+		if ended, err := try(context.WithoutCancel(ctx), signal, 5*time.Second); ended || err != nil {
+			return err
 		}
 	}
 	return fmt.Errorf("the server (process %d) does not end", pid)
