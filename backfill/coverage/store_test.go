@@ -1,0 +1,193 @@
+package coverage_test
+
+import (
+	"context"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+	"pgregory.net/rapid"
+
+	"barkeep/backfill/coverage"
+	"barkeep/internal/dbtest"
+	"barkeep/internal/market"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func bound(t *testing.T) *dbtest.DB {
+	t.Helper()
+	db := dbtest.New(t)
+	_, err := db.Pool.Exec(t.Context(), `INSERT INTO barkeep.symbol (symbol, source, vendor_id) VALUES ('sim:BTCUSD', 'sim', 'X')`)
+	require.NoError(t, err)
+	return db
+}
+
+func apply(t *testing.T, db *dbtest.DB, segments ...coverage.Segment) {
+	t.Helper()
+	require.NoError(t, pgx.BeginFunc(t.Context(), db.Pool, func(tx pgx.Tx) error {
+		return coverage.Apply(t.Context(), tx, btc, segments...)
+	}))
+}
+
+func final(from, to int, fetched market.Instant) coverage.Segment {
+	return coverage.Segment{Range: minutes(from, to), State: coverage.Final, Source: "sim", Generation: 1, FetchedAt: fetched}
+}
+
+func run(t *testing.T, s *coverage.Store) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx) }()
+	t.Cleanup(func() { cancel(); require.NoError(t, <-ended) })
+}
+
+// becomes waits until the condition holds, on the store's own channel.
+func becomes(t *testing.T, s *coverage.Store, holds func(*coverage.Index) bool) {
+	t.Helper()
+	timeout := time.After(10 * time.Second)
+	for {
+		changed := s.Changed()
+		if holds(s.Snapshot()) {
+			return
+		}
+		select {
+		case <-changed:
+		case <-timeout:
+			require.Fail(t, "the index never came to that")
+		}
+	}
+}
+
+func TestRule7_NotificationMakesAdditionsFast(t *testing.T) {
+	t.Parallel()
+	db := bound(t)
+	s := coverage.NewStore(db.Pool, coverage.Config{Poll: time.Hour, Lease: 2 * time.Hour})
+	require.False(t, s.Valid())
+	run(t, s)
+	becomes(t, s, func(x *coverage.Index) bool { _, known := x.Version("sim:BTCUSD"); return known })
+	require.Eventually(t, s.Valid, 5*time.Second, time.Millisecond)
+	before := s.Snapshot()
+	apply(t, db, final(0, 10, 1))
+	becomes(t, s, func(x *coverage.Index) bool { return x.Covered(btc, market.RangeSet{minutes(0, 10)}, 0, 99*minute) })
+	require.False(t, before.Covered(btc, market.RangeSet{minutes(0, 10)}, 0, 99*minute), "a version is immutable")
+}
+
+func TestRule7_PollFindsWhatNobodyNotified(t *testing.T) {
+	t.Parallel()
+	db := bound(t)
+	s := coverage.NewStore(db.Pool, coverage.Config{Poll: 20 * time.Millisecond})
+	run(t, s)
+	apply(t, db, final(0, 10, 1))
+	becomes(t, s, func(x *coverage.Index) bool { return x.Len() == 1 })
+	// A database that went back in time counts a lower version.
+	_, err := db.Pool.Exec(t.Context(), `WITH gone AS (DELETE FROM barkeep.coverage) UPDATE barkeep.symbol SET version = 0`)
+	require.NoError(t, err)
+	becomes(t, s, func(x *coverage.Index) bool { return x.Len() == 0 })
+	_, err = db.Pool.Exec(t.Context(), `DELETE FROM barkeep.symbol`)
+	require.NoError(t, err)
+	becomes(t, s, func(x *coverage.Index) bool { _, known := x.Version("sim:BTCUSD"); return !known })
+}
+
+func TestRule7_NotValidBeyondTheLease(t *testing.T) {
+	t.Parallel()
+	db := bound(t)
+	var now atomic.Int64
+	now.Store(time.Now().UnixNano())
+	s := coverage.NewStore(db.Pool, coverage.Config{Now: func() time.Time { return time.Unix(0, now.Load()) }})
+	require.NoError(t, s.Refresh(t.Context()))
+	require.True(t, s.Valid())
+	now.Add(int64(5*time.Second - 1))
+	require.True(t, s.Valid())
+	now.Add(1)
+	require.False(t, s.Valid())
+	apply(t, db, final(0, 10, 1))
+	require.NoError(t, pgx.BeginFunc(t.Context(), db.Pool, func(tx pgx.Tx) error {
+		return coverage.Withdraw(t.Context(), tx, btc, market.RangeSet{minutes(5, 6)})
+	}))
+	require.NoError(t, s.Refresh(t.Context()))
+	require.True(t, s.Valid())
+	require.Equal(t, market.RangeSet{minutes(5, 6)}, s.Snapshot().Missing(btc, market.RangeSet{minutes(0, 10)}, 0, 99*minute))
+}
+
+func TestRule7_NotValidOnceTheConnectionBroke(t *testing.T) {
+	t.Parallel()
+	db := bound(t)
+	s := coverage.NewStore(db.Pool, coverage.Config{Poll: time.Hour, Lease: 2 * time.Hour})
+	run(t, s)
+	require.Eventually(t, s.Valid, 5*time.Second, time.Millisecond)
+	lost := make(chan struct{})
+	go func() { // the moment without validity may be short
+		defer close(lost)
+		for range 1_000_000 {
+			if !s.Valid() {
+				return
+			}
+			time.Sleep(20 * time.Microsecond)
+		}
+	}()
+	_, err := db.Pool.Exec(t.Context(), `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+	  WHERE datname = current_database() AND query ILIKE 'LISTEN%' OR query ILIKE '%FROM barkeep.symbol%' AND pid <> pg_backend_pid()
+	    AND datname = current_database()`)
+	require.NoError(t, err)
+	<-lost
+	require.Eventually(t, s.Valid, 5*time.Second, time.Millisecond, "it comes back")
+}
+
+func TestApplyNeedsABinding(t *testing.T) {
+	t.Parallel()
+	db := dbtest.New(t)
+	err := pgx.BeginFunc(t.Context(), db.Pool, func(tx pgx.Tx) error {
+		return coverage.Apply(t.Context(), tx, btc, final(0, 1, 1))
+	})
+	require.ErrorIs(t, err, coverage.ErrUnbound)
+}
+
+// The stored segments against a model of minutes: disjoint, merged where they must be, and each minute as its newest
+// reading says (but for readings that are older than a merged neighbour's).
+func TestRule3And4_SegmentsAgainstModel(t *testing.T) {
+	t.Parallel()
+	db := bound(t)
+	const size = 32
+	rapid.Check(t, func(r *rapid.T) {
+		_, err := db.Pool.Exec(t.Context(), `DELETE FROM barkeep.coverage`)
+		require.NoError(r, err)
+		var model [size]coverage.State
+		for k := range rapid.IntRange(1, 8).Draw(r, "readings") {
+			a, b := rapid.IntRange(0, size).Draw(r, "a"), rapid.IntRange(0, size).Draw(r, "b")
+			s := final(min(a, b), max(a, b), market.Instant(k+1)*1_000_000)
+			s.State = coverage.State(rapid.Int16Range(1, 4).Draw(r, "state"))
+			stale := rapid.IntRange(0, 3).Draw(r, "stale") == 0
+			if stale {
+				s.FetchedAt = 0 // older than everything
+			}
+			if s.Range.Empty() {
+				continue
+			}
+			apply(t, db, s)
+			for i := min(a, b); i < max(a, b); i++ {
+				if (stale && model[i] != 0) || (s.State == coverage.Unavailable && model[i].Settled()) {
+					continue
+				}
+				model[i] = s.State
+			}
+		}
+		store := coverage.NewStore(db.Pool, coverage.Config{})
+		require.NoError(r, store.Load(t.Context()))
+		list := store.Snapshot().Segments(btc)
+		var got [size]coverage.State
+		for k, s := range list {
+			for i := s.Range.Start / minute; i < s.Range.End/minute; i++ {
+				require.Zero(r, got[i], "segments overlap")
+				got[i] = s.State
+			}
+			if k > 0 && list[k-1].Range.End == s.Range.Start && s.State.Settled() {
+				require.NotEqual(r, list[k-1].State, s.State, "settled neighbours merge")
+			}
+		}
+		require.Equal(r, model, got)
+	})
+}
