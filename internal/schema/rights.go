@@ -161,9 +161,9 @@ type Default struct {
 func Defaults() []Default {
 	return []Default{
 		{"barkeep.mode", "wait"},
-		{"barkeep.timeout", "30min"},
+		{"barkeep.timeout", "10min"},
 		{"barkeep.max_bars", "20000000"},
-		{"barkeep.freshness", "10s"},
+		{"barkeep.freshness", "15s"},
 		{"barkeep.unbounded", "stored"},
 	}
 }
