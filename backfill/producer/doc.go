@@ -1,0 +1,14 @@
+// Package producer takes jobs, pages through sources and publishes the pages (PIPELINE 14–18). It also keeps the lists of
+// instruments fresh (PIPELINE 10).
+//
+// The unit of work is the page slot: series × page limit × step, counted from the epoch, less what is covered or was just
+// published. All jobs of a symbol come to one producer, for the record's key is the symbol; here jobs share slots by a
+// table, so that a page that many want is fetched once. A slot's fetch belongs to the job that came first; when that ends
+// early the next one takes it up.
+//
+//	job: queued → fetching → (per slot: wait for a place, fetch, judge, publish, acknowledged) → end record → offset marked
+//
+// A job's offset is committed when it and all before it have ended: a producer that dies has its jobs done again by the
+// next, which leaves out what is covered. The job's row is the channel to a running job: cancelled, and wanted_until, past
+// which the job is bulk. Nothing is ever written to the coverage here: that is ingest's.
+package producer

@@ -1,0 +1,143 @@
+package producer
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"barkeep/backfill/source"
+	"barkeep/backfill/topic"
+	"barkeep/internal/market"
+)
+
+// lane is the way to one source: places for requests in flight, of which bulk may take half, and a breaker.
+type lane struct {
+	source source.Source
+	places chan struct{}
+	bulk   chan struct{}
+
+	mu    sync.Mutex
+	until time.Time // guarded by mu; the breaker is open until then
+	cause error     // guarded by mu
+}
+
+func newLane(s source.Source, places int) *lane {
+	return &lane{source: s, places: make(chan struct{}, places), bulk: make(chan struct{}, max(1, places/2))}
+}
+
+// enter waits for a place.
+func (l *lane) enter(ctx context.Context, user bool) (leave func(), err error) {
+	if !user {
+		select {
+		case l.bulk <- struct{}{}:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+	select {
+	case l.places <- struct{}{}:
+	case <-ctx.Done():
+		if !user {
+			<-l.bulk
+		}
+		return nil, context.Cause(ctx)
+	}
+	return func() {
+		<-l.places
+		if !user {
+			<-l.bulk
+		}
+	}, nil
+}
+
+// broken returns an error while the breaker is open.
+func (l *lane) broken(now time.Time) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if now.Before(l.until) {
+		return fmt.Errorf("%w; it is asked again after %s", l.cause, l.until.UTC().Format(time.RFC3339))
+	}
+	return nil
+}
+
+func (l *lane) trip(until time.Time, cause error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.until, l.cause = until, cause
+}
+
+// page fetches one page of at most the source's limit from the newer end of r, publishes it, and returns what of r is
+// left.
+func (r *run) page(ctx context.Context, want market.Range) (rest market.Range, err error) {
+	query := source.Query{VendorID: r.job.VendorID, Series: r.job.Series, Range: want}
+	first, err := r.fetch(ctx, query)
+	if err != nil {
+		return market.Range{}, err
+	}
+	answer := first
+	judged := source.Judge(r.info, query, first, nil)
+	if judged.Again {
+		if answer, err = r.fetch(ctx, query); err != nil {
+			return market.Range{}, err
+		}
+		judged = source.Judge(r.info, query, answer, &first)
+	}
+	page := topic.Page{Asked: want, FetchedAt: answer.Sent, Bars: answer.Bars}
+	for _, s := range judged.Segments {
+		page.Segments = append(page.Segments, topic.Segment{Range: s.Range, State: s.State, Reason: s.Reason, RetryAt: s.RetryAt})
+	}
+	if len(page.Segments) == 0 {
+		return judged.Rest, nil
+	}
+	return judged.Rest, r.publish(ctx, page)
+}
+
+// fetch asks until there is an answer, the attempts are used up, or the source says that asking is of no use.
+func (r *run) fetch(ctx context.Context, q source.Query) (source.Answer, error) {
+	config := &r.p.config
+	backoff := config.Backoff
+	for attempt := 1; ; attempt++ {
+		if err := r.lane.broken(config.Now()); err != nil {
+			return source.Answer{}, err
+		}
+		answer, err := r.ask(ctx, q)
+		if err == nil {
+			return answer, nil
+		}
+		if ctx.Err() != nil {
+			return source.Answer{}, context.Cause(ctx)
+		}
+		again, after := source.Retryable(err)
+		if !again {
+			return source.Answer{}, err
+		}
+		if attempt >= config.Attempts || after > longestRetryAfter {
+			r.lane.trip(config.Now().Add(max(config.Breaker, after)), err)
+			return source.Answer{}, err
+		}
+		wait := max(time.Duration(float64(backoff)*(0.5+rand.Float64())), after)
+		backoff = min(2*backoff, config.BackoffLimit)
+		if !pause(ctx, wait) {
+			return source.Answer{}, context.Cause(ctx)
+		}
+	}
+}
+
+// longestRetryAfter is how long a Retry-After is waited out; beyond it the job fails and says so.
+const longestRetryAfter = time.Minute
+
+func (r *run) ask(ctx context.Context, q source.Query) (source.Answer, error) {
+	user := r.user.Load()
+	leave, err := r.lane.enter(ctx, user)
+	if err != nil {
+		return source.Answer{}, err
+	}
+	defer leave()
+	q.Priority = r.priority()
+	began := r.p.config.Now()
+	answer, err := r.lane.source.Fetch(ctx, q)
+	r.p.config.Observe(r.lane.source.Name(), r.p.config.Now().Sub(began), len(answer.Bars), err)
+	return answer, err
+}

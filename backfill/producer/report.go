@@ -1,0 +1,100 @@
+package producer
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"barkeep/backfill/directory"
+	"barkeep/backfill/source"
+)
+
+// keepReporting writes into the jobs' rows that they live, and reads from them what became of them (PIPELINE 15, 16).
+func (p *Producer) keepReporting(ctx context.Context) {
+	for pause(ctx, time.Duration(float64(p.config.Report)*(0.75+0.5*rand.Float64()))) {
+		if err := p.report(ctx); err != nil && ctx.Err() == nil {
+			p.config.Logger.LogAttrs(ctx, slog.LevelWarn, "cannot report on jobs", slog.Any("error", err))
+		}
+	}
+}
+
+func (p *Producer) report(ctx context.Context) error {
+	p.mu.Lock()
+	runs := make(map[uuid.UUID]*run, len(p.runs))
+	ids, totals, begun := make([]uuid.UUID, 0, len(p.runs)), make([]int64, 0, len(p.runs)), make([]bool, 0, len(p.runs))
+	for id, r := range p.runs {
+		runs[id] = r
+		ids, totals, begun = append(ids, id), append(totals, r.total.Load()), append(begun, r.stop.Load() != nil)
+	}
+	p.mu.Unlock()
+	if len(ids) == 0 {
+		return nil
+	}
+	rows, err := p.config.Pool.Query(ctx, `WITH locked AS (SELECT id FROM barkeep.job WHERE id = ANY ($1::uuid[]) ORDER BY id FOR UPDATE)
+	  UPDATE barkeep.job j SET updated_at = now(),
+	    bars_total = CASE WHEN n.total > 0 THEN n.total ELSE j.bars_total END,
+	    state = CASE WHEN j.state = 'queued' AND n.begun THEN 'fetching' ELSE j.state END,
+	    started_at = CASE WHEN n.begun THEN coalesce(j.started_at, now()) END
+	  FROM unnest($1::uuid[], $2::int8[], $3::bool[]) AS n (id, total, begun), locked
+	  WHERE j.id = n.id AND locked.id = j.id AND j.state IN ('queued', 'fetching')
+	  RETURNING j.id, j.cancelled, coalesce(j.wanted_until > now(), false) AND j.priority > 0`, ids, totals, begun)
+	if err != nil {
+		return fmt.Errorf("write jobs: %w", err)
+	}
+	var id uuid.UUID
+	var cancelled, wanted bool
+	_, err = pgx.ForEachRow(rows, []any{&id, &cancelled, &wanted}, func() error {
+		r := runs[id]
+		r.user.Store(wanted)
+		if stop := r.stop.Load(); cancelled && stop != nil {
+			(*stop)(errCancelled)
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("write jobs: %w", err)
+	}
+	return nil
+}
+
+// keepLists announces the sources and keeps their lists fresh: at start, hourly, and when somebody wants one (PIPELINE 10).
+func (p *Producer) keepLists(ctx context.Context) {
+	sources := p.config.Registry.All()
+	for backoff := p.config.Backoff; ; backoff = min(2*backoff, p.config.BackoffLimit) {
+		err := directory.Announce(ctx, p.config.Pool, sources)
+		if err == nil {
+			break
+		}
+		p.config.Logger.LogAttrs(ctx, slog.LevelWarn, "cannot announce sources, try again", slog.Any("error", err))
+		if !pause(ctx, backoff) {
+			return
+		}
+	}
+	var group sync.WaitGroup
+	defer group.Wait()
+	for _, s := range sources {
+		group.Go(func() { p.keepList(ctx, s) })
+	}
+}
+
+func (p *Producer) keepList(ctx context.Context, s source.Source) {
+	const longest = 5 * time.Minute
+	wait := p.config.ListPoll
+	for {
+		if err := directory.Refresh(ctx, p.config.Pool, s, p.config.ListAge); err == nil {
+			wait = p.config.ListPoll
+		} else if ctx.Err() == nil {
+			p.config.Logger.LogAttrs(ctx, slog.LevelWarn, "cannot refresh the list of a source", slog.String("source", s.Name()), slog.Any("error", err))
+			wait = min(2*wait, longest)
+		}
+		if !pause(ctx, time.Duration(float64(wait)*(0.75+0.5*rand.Float64()))) {
+			return
+		}
+	}
+}

@@ -1,0 +1,190 @@
+package producer
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"barkeep/backfill/coverage"
+	"barkeep/backfill/topic"
+	"barkeep/internal/market"
+)
+
+type slotKey struct {
+	series     market.Series
+	generation int64
+	start      market.Instant
+}
+
+// slot is a fetch in flight. err and abandoned are set before done is closed.
+type slot struct {
+	done      chan struct{}
+	err       error
+	abandoned bool
+}
+
+type seriesKey struct {
+	series     market.Series
+	generation int64
+}
+
+// sent is a stretch that was published and may not be ingested yet.
+type sent struct {
+	r         market.Range
+	state     coverage.State
+	fetchedAt market.Instant
+	retryAt   market.Instant
+	at        time.Time
+}
+
+// bulkPage is a bulk page that was published and not seen in the coverage yet.
+type bulkPage struct {
+	series market.Series
+	sent   sent
+}
+
+// slotTable lets the jobs of this process share fetches, and remembers what was published until it is ingested.
+type slotTable struct {
+	store *coverage.Store
+	now   func() time.Time
+
+	mu       sync.Mutex
+	inFlight map[slotKey]*slot    // guarded by mu
+	recent   map[seriesKey][]sent // guarded by mu
+	bulk     map[int32][]bulkPage // guarded by mu
+}
+
+const (
+	// sentFor bounds how long a published page counts without being seen in the coverage: one that ingest refused must
+	// become a gap again.
+	sentFor = 30 * time.Second
+	// shareAge is how much older than the asking a provisional reading may be to answer it.
+	shareAge = time.Second
+)
+
+func newSlotTable(store *coverage.Store, now func() time.Time) *slotTable {
+	return &slotTable{
+		store: store, now: now, inFlight: make(map[slotKey]*slot), recent: make(map[seriesKey][]sent), bulk: make(map[int32][]bulkPage),
+	}
+}
+
+// claim gives the slot to the caller, or returns the fetch that is in flight.
+func (t *slotTable) claim(key slotKey) (mine, other *slot) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if s := t.inFlight[key]; s != nil {
+		return nil, s
+	}
+	s := &slot{done: make(chan struct{})}
+	t.inFlight[key] = s
+	return s, nil
+}
+
+func (t *slotTable) release(key slotKey, s *slot, err error, abandoned bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s.err, s.abandoned = err, abandoned
+	delete(t.inFlight, key)
+	close(s.done)
+}
+
+// published notes a page that the broker has.
+func (t *slotTable) published(partition int32, bulk bool, page *topic.Page) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	key, now := seriesKey{page.Series, page.Generation}, t.now()
+	for _, s := range page.Segments {
+		t.recent[key] = append(t.recent[key], sent{s.Range, s.State, page.FetchedAt, s.RetryAt, now})
+	}
+	if bulk && len(page.Segments) > 0 {
+		s := page.Segments[0]
+		t.bulk[partition] = append(t.bulk[partition], bulkPage{page.Series, sent{s.Range, s.State, page.FetchedAt, s.RetryAt, now}})
+	}
+}
+
+// missing returns what of set is neither covered nor just published. Provisional readings count where they are about as
+// new as askedAt, unavailable ones until they may be asked for again.
+func (t *slotTable) missing(series market.Series, generation int64, set market.RangeSet, askedAt market.Instant) market.RangeSet {
+	now := market.FromTime(t.now())
+	var there []market.Range
+	counts := func(state coverage.State, fetchedAt, retryAt market.Instant) bool {
+		switch state {
+		case coverage.Final, coverage.Absent:
+			return true
+		case coverage.Provisional:
+			return fetchedAt >= askedAt.Shift(-shareAge)
+		case coverage.Unavailable:
+			return retryAt == 0 || retryAt > now
+		}
+		return false
+	}
+	bounds := set.Bounds()
+	for _, s := range t.store.Snapshot().Segments(series) {
+		if s.Range.Overlaps(bounds) && (s.ExpiresAt == 0 || s.ExpiresAt > now) && counts(s.State, s.FetchedAt, s.RetryAt) {
+			there = append(there, s.Range)
+		}
+	}
+	t.mu.Lock()
+	key := seriesKey{series, generation}
+	kept := t.recent[key][:0]
+	for _, s := range t.recent[key] {
+		if t.now().Sub(s.at) > sentFor {
+			continue
+		}
+		kept = append(kept, s)
+		if s.r.Overlaps(bounds) && counts(s.state, s.fetchedAt, s.retryAt) {
+			there = append(there, s.r)
+		}
+	}
+	if t.recent[key] = kept; len(kept) == 0 {
+		delete(t.recent, key)
+	}
+	t.mu.Unlock()
+	return set.Subtract(market.NewRangeSet(there...))
+}
+
+// room waits until fewer than limit bulk pages of the partition are on their way to the database, or somebody waits for
+// the job.
+func (t *slotTable) room(ctx context.Context, partition int32, limit int, user *atomic.Bool) error {
+	for {
+		changed := t.store.Changed()
+		if t.onTheWay(partition) < limit || user.Load() {
+			return nil
+		}
+		timer := time.NewTimer(time.Second)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return context.Cause(ctx)
+		case <-changed:
+			timer.Stop()
+		case <-timer.C:
+		}
+	}
+}
+
+func (t *slotTable) onTheWay(partition int32) int {
+	index := t.store.Snapshot()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	kept := t.bulk[partition][:0]
+	for _, b := range t.bulk[partition] {
+		if t.now().Sub(b.sent.at) <= sentFor && !ingested(index, &b) {
+			kept = append(kept, b)
+		}
+	}
+	if t.bulk[partition] = kept; len(kept) == 0 {
+		delete(t.bulk, partition)
+	}
+	return len(kept)
+}
+
+func ingested(index *coverage.Index, b *bulkPage) bool {
+	for _, s := range index.Segments(b.series) {
+		if s.Range.Contains(b.sent.r.Start) {
+			return s.FetchedAt >= b.sent.fetchedAt
+		}
+	}
+	return false
+}
