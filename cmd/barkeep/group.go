@@ -61,18 +61,42 @@ func (g *group) wait(intake context.Context) {
 	}
 }
 
-// stop ends the parts one after the other, newest first, and returns what went wrong.
+// stop ends the parts one after the other, newest first, and returns what went wrong. When work has ended it does not
+// wait for those that take longer than abandonAfter.
 func (g *group) stop() error {
 	var errs []error
 	for _, p := range slices.Backward(g.parts) {
 		p.cancel()
-		<-p.done
+		if !g.gone(p) {
+			errs = append(errs, fmt.Errorf("%s: %w", p.name, context.Cause(g.work)))
+			continue
+		}
 		if p.err != nil && !errors.Is(p.err, context.Canceled) {
 			errs = append(errs, fmt.Errorf("%s: %w", p.name, p.err))
 		}
 	}
 	g.parts = nil
 	return errors.Join(errs...)
+}
+
+// abandonAfter is what a part is given once work has ended, to close what it holds.
+const abandonAfter = time.Second
+
+// gone waits for a part, and reports whether it ended.
+func (g *group) gone(p *part) bool {
+	select {
+	case <-p.done:
+		return true
+	case <-g.work.Done():
+	}
+	timer := time.NewTimer(abandonAfter)
+	defer timer.Stop()
+	select {
+	case <-p.done:
+		return true
+	case <-timer.C:
+		return false
+	}
 }
 
 var (

@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"barkeep/backfill/consumer"
 	"barkeep/backfill/coverage"
 	"barkeep/internal/actor"
 )
@@ -93,5 +94,58 @@ func (c *collector) collectDatabase(gauge func(*prometheus.Desc, float64, ...str
 	}
 	for name, n := range jobs {
 		gauge(jobsDesc, n, name)
+	}
+}
+
+// consumerCollector shows the consumer's counters.
+type consumerCollector struct{ *consumer.Consumer }
+
+var (
+	recordsDesc = prometheus.NewDesc("barkeep_consumer_records_total", "Records by what became of them.", []string{"outcome"}, nil)
+	pagesDesc   = prometheus.NewDesc("barkeep_consumer_pages_total", "Pages committed to the database.", nil, nil)
+	barsDesc    = prometheus.NewDesc("barkeep_consumer_bars_total", "Bars committed to the database.", nil, nil)
+	lagDesc     = prometheus.NewDesc("barkeep_consumer_lag_records", "Records of the assigned partitions that are not committed yet.", nil, nil)
+	replaysDesc = prometheus.NewDesc("barkeep_consumer_replays_total", "Logs that were read again from their beginning.", nil, nil)
+)
+
+// Describe sends every description.
+func (consumerCollector) Describe(to chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{recordsDesc, pagesDesc, barsDesc, lagDesc, replaysDesc} {
+		to <- d
+	}
+}
+
+// Collect sends every value.
+func (c consumerCollector) Collect(to chan<- prometheus.Metric) {
+	counter := func(d *prometheus.Desc, value int64, labels ...string) {
+		to <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(value), labels...)
+	}
+	s := c.Stats()
+	for outcome, n := range map[string]int64{
+		"committed": s.Records, "stale": s.Stale, "superseded": s.Superseded, "ahead": s.Ahead, "foreign": s.Foreign, "dead": s.Dead,
+	} {
+		counter(recordsDesc, n, outcome)
+	}
+	counter(pagesDesc, s.Pages)
+	counter(barsDesc, s.Bars)
+	counter(replaysDesc, s.Replays)
+	to <- prometheus.MustNewConstMetric(lagDesc, prometheus.GaugeValue, float64(s.Lag))
+}
+
+// observeSources returns what counts the requests to sources.
+func observeSources(registry prometheus.Registerer) func(source string, took time.Duration, bars int, err error) {
+	latency := prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "barkeep_source_request_seconds", Help: "Time that requests to sources took, by outcome.",
+		Buckets: prometheus.ExponentialBuckets(0.001, 3, 11),
+	}, []string{"source", "outcome"})
+	fetched := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "barkeep_source_bars_total", Help: "Bars that sources answered with."}, []string{"source"})
+	registry.MustRegister(latency, fetched)
+	return func(source string, took time.Duration, bars int, err error) {
+		outcome := "ok"
+		if err != nil {
+			outcome = "error"
+		}
+		latency.WithLabelValues(source, outcome).Observe(took.Seconds())
+		fetched.WithLabelValues(source).Add(float64(bars))
 	}
 }

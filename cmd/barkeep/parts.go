@@ -1,8 +1,156 @@
 package main
 
-import "context"
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+	"time"
 
-// startParts starts what the roles name: consumer, producer, coordinator and catalog, proxy.
-func (a *app) startParts(context.Context) error {
+	"barkeep/backfill/consumer"
+	"barkeep/backfill/coordinator"
+	"barkeep/backfill/producer"
+	"barkeep/backfill/source"
+	"barkeep/backfill/source/builtin"
+	"barkeep/internal/actor"
+	"barkeep/internal/catalog"
+	"barkeep/proxy"
+)
+
+// startParts starts what the roles name, in the reverse of the order in which they stop: who writes before who fetches
+// before who asks.
+func (a *app) startParts(ctx context.Context) error {
+	if a.roles.consumer {
+		if err := a.startConsumer(); err != nil {
+			return err
+		}
+	}
+	if a.roles.producer {
+		if err := a.startProducer(); err != nil {
+			return err
+		}
+	}
+	if a.roles.proxy {
+		return a.startProxy(ctx)
+	}
 	return nil
+}
+
+func (a *app) startConsumer() error {
+	c, err := consumer.New(consumer.Config{
+		Brokers: a.servers.brokerOpts, Pool: a.pool, Names: a.names, Deployment: a.deployment, Logger: a.log,
+		Observe: a.observer(actor.FixedConsumer(), "partition "),
+	})
+	if err != nil {
+		return fmt.Errorf("make the consumer: %w", err)
+	}
+	a.metrics.MustRegister(consumerCollector{c})
+	a.group.start("consumer", c.Run)
+	return nil
+}
+
+func (a *app) startProducer() error {
+	registry, err := builtin.New(sourceConfigs(a.cfg.Sources))
+	if err != nil {
+		return fmt.Errorf("make the sources: %w", err)
+	}
+	p, err := producer.New(producer.Config{
+		Options: a.servers.brokerOpts, Pool: a.pool, Names: a.names, Deployment: a.deployment, Registry: registry,
+		Coverage: a.coverage, Actors: a.actors, Logger: a.log, Observe: observeSources(a.metrics),
+	})
+	if err != nil {
+		return fmt.Errorf("make the producer: %w", err)
+	}
+	a.group.start("producer", p.Run)
+	return nil
+}
+
+func sourceConfigs(from map[string]Source) map[string]source.Config {
+	configs := make(map[string]source.Config, len(from))
+	for name, s := range from {
+		configs[name] = source.Config{
+			Disabled: s.Enabled != nil && !*s.Enabled, URL: s.URL, Path: s.Path, Key: s.Key, Rate: s.Rate, Burst: s.Burst,
+			FinalityLag: s.FinalityLag, AbsenceLag: s.AbsenceLag,
+		}
+	}
+	return configs
+}
+
+func (a *app) startProxy(ctx context.Context) error {
+	names := catalog.New(a.pool, a.log)
+	if err := names.Refresh(ctx); err != nil {
+		return err
+	}
+	a.group.start("catalog", names.Run)
+	coord, err := coordinator.New(coordinator.Config{
+		Options: a.servers.brokerOpts, Pool: a.pool, Names: a.names, Deployment: a.deployment, Coverage: a.coverage,
+		MaxBars: a.cfg.Statement.MaxBars, Actors: a.actors, Logger: a.log,
+	})
+	if err != nil {
+		return fmt.Errorf("make the coordinator: %w", err)
+	}
+	a.group.start("coordinator", func(ctx context.Context) error {
+		defer coord.Close()
+		return coord.Run(ctx)
+	})
+	certificate, err := clientTLS(a.cfg.TLS)
+	if err != nil {
+		return err
+	}
+	up, err := a.upstream(ctx)
+	if err != nil {
+		return err
+	}
+	server := proxy.New(proxy.Config{
+		Upstream: up, Database: a.pool.Config().ConnConfig.Database, TLS: certificate,
+		AllowTrust: a.cfg.Auth.AllowTrust, Coordinator: filler{coord}, Catalog: names,
+		MaxSessions: a.cfg.Sessions.Max, MaxHolds: a.cfg.Holds.Max, MaxBars: a.cfg.Statement.MaxBars, Timeout: a.cfg.Statement.Timeout,
+		NoticeAfter: a.cfg.Holds.NoticeAfter, NoticeEvery: a.cfg.Holds.NoticeEvery, Grace: sessionGrace(a.cfg.Shutdown.Grace),
+		Logger: a.log, Metrics: proxy.NewMetrics(a.metrics),
+	})
+	listener := a.listener
+	a.group.start("proxy", func(ctx context.Context) error { return server.Serve(ctx, listener) })
+	return nil
+}
+
+// sessionGrace leaves a part of the grace to those who stop after the sessions.
+func sessionGrace(grace time.Duration) time.Duration { return grace * 5 / 6 }
+
+func clientTLS(cfg TLSConfig) (*tls.Config, error) {
+	if cfg.CertFile == "" {
+		return nil, nil //nolint:nilnil // no TLS is not an error
+	}
+	certificate, err := tls.LoadX509KeyPair(cfg.CertFile, cfg.KeyFile)
+	if err != nil {
+		return nil, fmt.Errorf("tls.cert_file, tls.key_file: %w", err)
+	}
+	return &tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS12}, nil
+}
+
+// upstream returns where sessions connect to: where the service's own connections ended up, which with sslmode=prefer
+// is known only afterwards.
+func (a *app) upstream(ctx context.Context) (proxy.Upstream, error) {
+	conn, err := a.pool.Acquire(ctx)
+	if err != nil {
+		return proxy.Upstream{}, fmt.Errorf("connect to the database: %w", err)
+	}
+	defer conn.Release()
+	cfg := &conn.Conn().Config().Config
+	port := strconv.Itoa(int(cfg.Port))
+	if strings.HasPrefix(cfg.Host, "/") {
+		return proxy.Upstream{Network: "unix", Address: cfg.Host + "/.s.PGSQL." + port}, nil
+	}
+	up := proxy.Upstream{Network: "tcp", Address: net.JoinHostPort(cfg.Host, port)}
+	if _, encrypted := conn.Conn().PgConn().Conn().(*tls.Conn); encrypted {
+		up.TLS = cfg.TLSConfig
+	}
+	return up, nil
+}
+
+// observer returns what turns a part's reports into actors.
+func (a *app) observer(kind actor.Kind, prefix string) func(id int32, state string) {
+	machines := newMachines(a.actors, kind, prefix)
+	return machines.to
 }

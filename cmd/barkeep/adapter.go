@@ -1,0 +1,57 @@
+package main
+
+import (
+	"context"
+	"time"
+
+	"barkeep/backfill/coordinator"
+	"barkeep/backfill/coverage"
+	"barkeep/internal/market"
+	"barkeep/proxy"
+)
+
+// filler is the coordinator as the proxy asks for it.
+type filler struct{ *coordinator.Coordinator }
+
+// Snapshot returns the coverage as it is known now.
+func (f filler) Snapshot() proxy.Version { return f.Coordinator.Snapshot() }
+
+// Missing returns about how many bars the request lacks, at least one unless it is covered now and at its version.
+func (f filler) Missing(_ context.Context, request proxy.Request) (bars int64, err error) {
+	if request.Mode == coordinator.ModeStored {
+		return 0, nil
+	}
+	bars, covered := f.Coordinator.Missing(request.Requirements, request.Freshness)
+	if covered && request.At == nil {
+		return 0, nil
+	}
+	if covered && f.coveredAt(request) {
+		return 0, nil
+	}
+	return max(bars, 1), nil
+}
+
+// coveredAt is sure for ranges only; a request of n bars is left to Ensure.
+func (filler) coveredAt(request proxy.Request) bool {
+	index, now := indexOf(request.At), market.FromTime(time.Now())
+	for _, need := range request.Requirements {
+		if len(need.Counts) > 0 || !index.Covered(need.Series, need.Ranges, request.Freshness, now) {
+			return false
+		}
+	}
+	return true
+}
+
+// Ensure returns when the request is covered.
+func (f filler) Ensure(ctx context.Context, request proxy.Request, progress func(market.Progress)) ([]string, error) {
+	return f.Coordinator.Ensure(ctx, coordinator.Request{
+		At: indexOf(request.At), Requirements: request.Requirements, Mode: request.Mode,
+		Freshness: request.Freshness, MaxBars: request.MaxBars, AskedBy: request.AskedBy,
+	}, progress)
+}
+
+// indexOf returns nil for a session that may see everything that is committed.
+func indexOf(v proxy.Version) *coverage.Index {
+	index, _ := v.(*coverage.Index)
+	return index
+}

@@ -1,0 +1,80 @@
+package main
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+
+	"barkeep/internal/dbtest"
+)
+
+// TestServe is a stranger's first minute: a day of minutes is asked for, fetched, stored and answered; asked again it is
+// there; the page and the metrics tell of it; a signal ends it all.
+func TestServe(t *testing.T) {
+	t.Parallel()
+	db := dbtest.New(t)
+	cfg, err := Load(Layers{Flags: map[string]string{
+		"listen": "127.0.0.1:0", "status.listen": "127.0.0.1:0", "upstream.url": db.URL, "data_dir": t.TempDir(), "shutdown.grace": "10s",
+	}})
+	require.NoError(t, err)
+	intake, stop := context.WithCancel(t.Context())
+	life := newLifetimes(intake, cfg.Shutdown.Grace)
+	defer life.stop()
+	type addresses struct{ listen, status string }
+	started, ended := make(chan addresses, 1), make(chan error, 1)
+	log := slog.New(slog.NewTextHandler(t.Output(), nil))
+	go func() {
+		ended <- run(life, cfg, roles{proxy: true, producer: true, consumer: true}, log, func(a *app) {
+			started <- addresses{a.listener.Addr().String(), a.cfg.Status.Listen}
+		})
+	}()
+	defer stop()
+	var at addresses
+	select {
+	case at = <-started:
+	case err := <-ended:
+		require.NoError(t, err, "it ended before it began")
+	}
+	address, err := url.Parse(db.URL)
+	require.NoError(t, err)
+	address.Host = at.listen
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, address.String())
+	require.NoError(t, err)
+	const day = `select count(*) from ohlcv where symbol='sim:BTCUSD' and timeframe='1m' and ts >= '2024-01-01Z' and ts < '2024-01-02Z'`
+	var bars, jobs int
+	for range 2 {
+		require.NoError(t, conn.QueryRow(ctx, day).Scan(&bars))
+		require.Equal(t, 1440, bars)
+		require.NoError(t, db.Pool.QueryRow(ctx, `select count(*) from barkeep.job`).Scan(&jobs))
+		require.Equal(t, 1, jobs, "the second time nothing is fetched")
+	}
+	require.Contains(t, httpGet(ctx, t, "http://"+at.status+"/"), "sim:BTCUSD 1m")
+	require.Contains(t, httpGet(ctx, t, "http://"+at.status+"/metrics"), `barkeep_source_bars_total{source="sim"} 1440`)
+	require.Equal(t, "ready\n", httpGet(ctx, t, "http://"+at.status+"/readyz"))
+
+	stop()
+	require.NoError(t, <-ended)
+	require.Error(t, conn.Ping(ctx), "an idle session is told to go")
+}
+
+func httpGet(ctx context.Context, t *testing.T, address string) string {
+	t.Helper()
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 10 * time.Second}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address, http.NoBody)
+	require.NoError(t, err)
+	response, err := client.Do(request)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, response.Body.Close()) }()
+	body, err := io.ReadAll(response.Body)
+	require.NoError(t, err)
+	return string(body)
+}
