@@ -1,5 +1,14 @@
 package planner
 
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	pg "github.com/pganalyze/pg_query_go/v6"
+	"google.golang.org/protobuf/proto"
+)
+
 // Template is a text as far as it can be planned without parameters. It is immutable and safe for concurrent use.
 type Template struct {
 	// Text is the text as it came.
@@ -9,6 +18,11 @@ type Template struct {
 	// ParseErr is set where the text may read ohlcv and was not understood: it does not parse, or was refused by the
 	// pre-scan. Such a template is opaque.
 	ParseErr error
+
+	list    []*statement
+	oids    []uint32
+	catalog *Catalog
+	created []string
 }
 
 // Prepared is what a SQL PREPARE registers.
@@ -16,60 +30,232 @@ type Prepared struct {
 	Name string
 	// Text is the statement after AS.
 	Text string
-	// OIDs are the declared parameter types, zero for those that are not known here.
+	// OIDs are the declared parameter types.
 	OIDs []uint32
 }
 
+// errStrings is a ParseErr.
+var errStrings = errors.New("standard_conforming_strings is off")
+
 // Prepare analyses a text. It never fails: a text that cannot be understood becomes an opaque template.
 func Prepare(text string, paramOIDs []uint32, env Env) *Template {
-	_, _ = paramOIDs, env
-	return &Template{Text: text, Statements: 1}
+	t := &Template{Text: text, Statements: 1, oids: slices.Clone(paramOIDs), catalog: env.Catalog}
+	if !MayRead(text, env.Catalog) {
+		return t
+	}
+	switch {
+	case env.NonStandardStrings:
+		t.ParseErr = errStrings
+	case !isUTF8(env.ClientEncoding) && !ascii(text):
+		t.ParseErr = fmt.Errorf("%w: it is in %s", errUnreadable, env.ClientEncoding)
+	default:
+		t.ParseErr = checkText(text)
+	}
+	if t.ParseErr != nil {
+		return t
+	}
+	tree, err := pg.Parse(text)
+	if err != nil {
+		t.ParseErr = fmt.Errorf("parse the statement: %w", err)
+		return t
+	}
+	t.Statements = len(tree.GetStmts())
+	created := map[string]bool{}
+	for _, raw := range tree.GetStmts() {
+		t.list = append(t.list, analyzeStatement(text, raw, env.Catalog, created, paramOIDs))
+	}
+	for name := range created {
+		t.created = append(t.created, name)
+	}
+	slices.Sort(t.created)
+	return t
 }
 
-// Reads reports whether executing the text may read ohlcv, or cannot be known not to. Only then need it be bound.
-func (t *Template) Reads() bool { return false }
-
-// Writes reports whether the text writes ohlcv itself.
-func (t *Template) Writes() bool { return false }
-
-// Columns returns the columns of ohlcv that the text reads, sorted, or nil for all of them.
-func (t *Template) Columns() []string { return nil }
-
-// Prepares returns what the text registers by SQL PREPARE.
-func (t *Template) Prepares() []Prepared { return nil }
-
-// Executes returns the names that the text EXECUTEs.
-func (t *Template) Executes() []string { return nil }
-
-// Bind plans one execution.
-func (t *Template) Bind(args Args, env Env, b Bracket, ans Answers) Plan {
-	_, _, _, _ = args, env, b, ans
-	return Plan{}
-}
-
-// MayRead reports whether the text may read ohlcv, by a scan of the text (PLANNER 3). A text for which it is false is
-// forwarded unparsed.
-func MayRead(text string, c *Catalog) bool {
-	_, _ = text, c
+func ascii(text string) bool {
+	for i := range len(text) {
+		if text[i] >= 0x80 {
+			return false
+		}
+	}
 	return true
 }
 
-// SessionEffects says what of the session a text may change.
-type SessionEffects struct {
-	// Settings says that settings, role, search_path, prepared statements or the transaction's state may change.
-	Settings bool
+// Reads reports whether executing the text may read ohlcv, write it, or cannot be known not to. Only then need it be
+// bound.
+func (t *Template) Reads() bool {
+	return t.ParseErr != nil || slices.ContainsFunc(t.list, (*statement).reads)
 }
 
-// Effects returns what of the session the text may change, by a scan of its tokens.
-func Effects(text string) SessionEffects { return SessionEffects{Settings: text != ""} }
+// Writes reports whether the text writes ohlcv itself.
+func (t *Template) Writes() bool {
+	return slices.ContainsFunc(t.list, func(s *statement) bool { return s.writes })
+}
 
-// Cache keeps templates by text, parameter types and the settings they depend on. It is safe for concurrent use.
-type Cache struct{}
+// Columns returns the columns of ohlcv that the text may read, sorted, or nil for all of them. Where it is empty but not
+// nil, rows are only counted: a right to read any column will do.
+func (t *Template) Columns() []string {
+	found := map[string]bool{}
+	for _, s := range t.list {
+		for _, sc := range s.scans {
+			if s.allCols || s.columns[sc.item.alias] {
+				return nil
+			}
+		}
+		if len(s.opaque) > 0 || s.execute != nil {
+			return nil
+		}
+		if len(s.scans) > 0 {
+			for col := range s.columns {
+				found[col] = true
+			}
+		}
+	}
+	if t.ParseErr != nil {
+		return nil
+	}
+	list := []string{}
+	for _, col := range ohlcvColumns {
+		if found[col] {
+			list = append(list, col)
+		}
+	}
+	slices.Sort(list)
+	return list
+}
 
-// NewCache returns a cache of at most size templates.
-func NewCache(size int) *Cache { _ = size; return &Cache{} }
+// Prepares returns what the text registers by SQL PREPARE.
+func (t *Template) Prepares() []Prepared {
+	var list []Prepared
+	for _, s := range t.list {
+		if s.prepare != nil {
+			list = append(list, *s.prepare)
+		}
+	}
+	return list
+}
 
-// Prepare returns the template of text, from the cache where it is there.
-func (c *Cache) Prepare(text string, paramOIDs []uint32, env Env) *Template {
-	return Prepare(text, paramOIDs, env)
+// Executes returns the names that the text EXECUTEs.
+func (t *Template) Executes() []string {
+	var list []string
+	for _, s := range t.list {
+		if s.execute != nil {
+			list = append(list, s.execute.GetName())
+		}
+	}
+	return list
+}
+
+// Creates returns the names, in lower case, of relations and functions that the text makes or changes while it mentions
+// ohlcv: until the catalog shows them, the session's Catalog is to be extended by them (Catalog.With).
+func (t *Template) Creates() []string { return slices.Clone(t.created) }
+
+// inferParams finds the types of parameters that were declared without one, by their uses: compared with a column, or
+// cast. A parameter with several types, or with a use that is not understood, is unsure.
+func (s *statement) inferParams(root proto.Message, declared []uint32) {
+	uses := map[*pg.ParamRef]uint32{}
+	for _, sc := range s.scans {
+		for _, q := range sc.quals {
+			noteUses(q, sc.item, uses)
+		}
+		if sc.limit != nil {
+			noteUse(sc.limit.count, oidInt8, uses)
+			noteUse(sc.limit.offset, oidInt8, uses)
+		}
+	}
+	types := map[int32]uint32{}
+	s.unsure = map[int32]bool{}
+	note := func(number int32, oid uint32) {
+		if known, ok := types[number]; ok && known != oid {
+			s.unsure[number] = true
+		}
+		types[number] = oid
+		s.unsure[number] = s.unsure[number] || oid == 0
+	}
+	seen := map[*pg.ParamRef]bool{}
+	walk(root, func(m proto.Message) bool {
+		switch n := m.(type) {
+		case *pg.TypeCast:
+			if p := n.GetArg().GetParamRef(); p != nil {
+				seen[p] = true
+				note(p.GetNumber(), castType(n.GetTypeName()))
+			}
+		case *pg.NullTest:
+			if p := n.GetArg().GetParamRef(); p != nil {
+				seen[p] = true // takes the type of the other uses
+			}
+		case *pg.ParamRef:
+			if !seen[n] {
+				note(n.GetNumber(), uses[n])
+			}
+		}
+		return true
+	})
+	s.oids = slices.Clone(declared)
+	for number, oid := range types {
+		for int(number) > len(s.oids) && number < 1<<16 {
+			s.oids = append(s.oids, 0)
+		}
+		if at := int(number) - 1; at >= 0 && at < len(s.oids) && s.oids[at] == 0 && !s.unsure[number] {
+			s.oids[at] = oid
+		}
+	}
+}
+
+// castType returns the type that a cast gives a parameter, zero where it is not known here.
+func castType(t *pg.TypeName) uint32 {
+	names := t.GetNames()
+	if len(names) == 0 {
+		return 0
+	}
+	oid := typeOIDs[names[len(names)-1].GetString_().GetSval()]
+	if len(t.GetArrayBounds()) == 0 {
+		return oid
+	}
+	switch oid {
+	case oidText:
+		return oidTextArray
+	case oidVarchar:
+		return oidVarcharArray
+	case oidTimestamptz:
+		return oidTimestamptzArray
+	}
+	return 0
+}
+
+func noteUse(node *pg.Node, oid uint32, uses map[*pg.ParamRef]uint32) {
+	if p := node.GetParamRef(); p != nil {
+		uses[p] = oid
+	}
+}
+
+// noteUses notes the parameters that are compared with a column of the scan.
+func noteUses(p *pred, it *item, uses map[*pg.ParamRef]uint32) {
+	for _, kid := range p.kids {
+		noteUses(kid, it, uses)
+	}
+	left, right := p.left, p.right
+	if _, ok := left.of(it); !ok {
+		left, right = right, left
+	}
+	col, ok := left.of(it)
+	if !ok {
+		return
+	}
+	one, many := uint32(oidText), uint32(oidTextArray)
+	switch {
+	case col == colTS && left.cast == 0:
+		one, many = oidTimestamptz, oidTimestamptzArray
+	case left.cast != 0 || (col != colSymbol && col != colTimeframe):
+		return
+	}
+	switch p.kind {
+	case predCompare, predDistinct:
+		noteUse(right.constant, one, uses)
+	case predAny, predAll:
+		noteUse(right.constant, many, uses)
+		for _, el := range right.constant.GetList().GetItems() {
+			noteUse(el, one, uses)
+		}
+	default:
+	}
 }

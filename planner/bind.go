@@ -1,0 +1,269 @@
+package planner
+
+import (
+	"maps"
+	"slices"
+	"strings"
+
+	pg "github.com/pganalyze/pg_query_go/v6"
+
+	"barkeep/internal/market"
+)
+
+// binding plans one execution of a text.
+type binding struct {
+	args     Args
+	env      settings
+	bracket  Bracket
+	answers  Answers
+	plan     Plan
+	needs    map[market.Series]*need
+	asked    map[string]Question
+	prepared map[string]*Template // by PREPARE in the text itself
+	nested   int
+}
+
+type need struct {
+	ranges market.RangeSet
+	counts []market.Count
+}
+
+// Bind plans one execution. While the plan has questions, its requirements are sound but wider than they need to be.
+func (t *Template) Bind(args Args, env Env, b Bracket, ans Answers) Plan {
+	if t.catalog.version() != env.Catalog.version() {
+		t = Prepare(t.Text, t.oids, env)
+	}
+	x := &binding{
+		args: args, env: settings{Env: env, known: true, zoneKnown: true}, bracket: b, answers: ans,
+		needs: map[market.Series]*need{}, asked: map[string]Question{}, prepared: map[string]*Template{},
+	}
+	if len(args.OIDs) == 0 {
+		x.args.OIDs = t.oids
+	}
+	x.template(t, nil)
+	return x.finish()
+}
+
+func (x *binding) finish() Plan {
+	p := x.plan
+	for series, n := range x.needs {
+		if n.ranges.Empty() && len(n.counts) == 0 {
+			continue
+		}
+		p.Requirements = append(p.Requirements, market.Requirement{
+			Series: series, Ranges: n.ranges.Outward(series.Timeframe), Counts: n.counts,
+		})
+	}
+	slices.SortFunc(p.Requirements, func(a, b market.Requirement) int {
+		if c := strings.Compare(string(a.Series.Symbol), string(b.Series.Symbol)); c != 0 {
+			return c
+		}
+		return int(a.Series.Timeframe) - int(b.Series.Timeframe)
+	})
+	for _, key := range slices.Sorted(maps.Keys(x.asked)) {
+		p.Questions = append(p.Questions, x.asked[key])
+	}
+	if x.mode() == modeStrict && p.Refusal == nil && len(p.Reasons) > 0 && len(p.Questions) == 0 {
+		p.Refusal = refuse(p.Reasons[0].Code + ": the statement may read more than it names, and barkeep.mode is strict (" +
+			p.Reasons[0].Detail + ")")
+		p.Refusal.Hint = "Bound symbol, timeframe and ts by constants, or set barkeep.mode to wait."
+	}
+	return p
+}
+
+const (
+	modeWait    = "wait"
+	modePartial = "partial"
+	modeStored  = "stored"
+	modeStrict  = "strict"
+)
+
+func (x *binding) mode() string {
+	if x.env.Mode == "" {
+		return modeWait
+	}
+	return strings.ToLower(x.env.Mode)
+}
+
+// lenient reports whether the session takes what is there where a statement cannot be planned (PLANNER 18).
+func (x *binding) lenient() bool { return x.mode() == modePartial || x.mode() == modeStored }
+
+func (x *binding) reason(code, detail string) {
+	r := Reason{Code: code, Detail: detail}
+	if !slices.Contains(x.plan.Reasons, r) {
+		x.plan.Reasons = append(x.plan.Reasons, r)
+	}
+}
+
+func refuse(message string) *Refusal {
+	return &Refusal{SQLState: "0A000", Message: "barkeep: " + message}
+}
+
+// unplanned refuses a statement, or warns where the session takes what is there.
+func (x *binding) unplanned(code string, r *Refusal) {
+	x.reason(code, r.Message)
+	if x.lenient() {
+		x.warn(r.Message + "; the answer is from what is stored")
+		return
+	}
+	if x.plan.Refusal == nil {
+		x.plan.Refusal = r
+	}
+}
+
+func (x *binding) warn(text string) {
+	if !slices.Contains(x.plan.Warnings, text) {
+		x.plan.Warnings = append(x.plan.Warnings, text)
+	}
+}
+
+func (x *binding) opaque(why string) {
+	r := refuse("cannot see which bars the statement reads: " + why)
+	r.Hint = "Read ohlcv in plain SQL with conditions on symbol, timeframe and ts, or set barkeep.mode to partial or stored to be answered from what is stored."
+	x.unplanned(ReasonOpaque, r)
+}
+
+const maxExecuteDepth = 4
+
+// template plans each statement of a text in turn; named are the arguments of the EXECUTE that runs it.
+func (x *binding) template(t *Template, named map[int32]value) {
+	if t.ParseErr != nil {
+		x.opaque(t.ParseErr.Error())
+		return
+	}
+	for _, s := range t.list {
+		x.statement(s, named)
+		if s.prepare != nil {
+			x.prepared[s.prepare.Name] = Prepare(s.prepare.Text, s.prepare.OIDs, x.env.Env)
+		}
+		x.settle(s)
+	}
+}
+
+func (x *binding) statement(s *statement, named map[int32]value) {
+	if s.writes && !x.hiddenAll(s) {
+		x.plan.Refusal = &Refusal{
+			SQLState: "42501", Message: "barkeep: ohlcv is written by barkeep only",
+			Hint: "Bars come from the sources; keep your own in another table.",
+		}
+	}
+	for _, why := range s.opaque {
+		x.opaque(why)
+	}
+	if s.barrier {
+		x.reason(ReasonBarrier, "a condition stands above a LIMIT, DISTINCT ON, window, aggregate or lock")
+	}
+	e := &evaluator{
+		args: x.args, oids: s.oids, unsure: s.unsure, named: named, env: x.env, bracket: x.bracket, answers: x.answers,
+		asked: x.asked,
+	}
+	if s.execute != nil {
+		x.execute(s.execute, e)
+	}
+	x.scans(s, e)
+}
+
+// hiddenAll reports whether what a statement writes is proven to be another relation. A qualified name never is.
+func (x *binding) hiddenAll(s *statement) bool { return x.env.Hidden && !s.writesQualified }
+
+// settle applies what a statement does to the settings of those after it (PLANNER 8).
+func (x *binding) settle(s *statement) {
+	if s.unsettles || len(s.opaque) > 0 {
+		x.unsettle()
+	}
+	if s.unsettles && x.mode() != modeStrict {
+		x.env.Mode = modeWait // a SET LOCAL may have ended
+	}
+	if s.set == nil {
+		if s.changes {
+			x.env.Hidden = false
+		}
+		return
+	}
+	name := strings.ToLower(s.set.GetName())
+	text, isText := settingText(s.set)
+	switch name {
+	case "timezone":
+		x.env.known, x.env.zoneKnown, x.env.TimeZone = false, isText && !s.set.GetIsLocal(), text
+	case "barkeep.mode":
+		x.env.Mode = ""
+		if isText {
+			x.env.Mode = text
+		}
+	case "barkeep.unbounded":
+		x.env.Unbounded = text
+	case "search_path":
+		x.env.Hidden = false
+	case "", "datestyle", "intervalstyle", "client_encoding", "role", "session_authorization":
+		x.unsettle()
+	}
+}
+
+// unsettle forgets the settings that a statement of the text may have changed out of sight.
+func (x *binding) unsettle() {
+	x.env.known, x.env.zoneKnown, x.env.Hidden = false, false, false
+}
+
+// settingText returns the one constant that SET gives, false for RESET, DEFAULT and anything else.
+func settingText(set *pg.VariableSetStmt) (string, bool) {
+	if set.GetKind() != pg.VariableSetKind_VAR_SET_VALUE || len(set.GetArgs()) != 1 {
+		return "", false
+	}
+	v := set.GetArgs()[0].GetAConst().GetSval()
+	if v == nil {
+		return "", false
+	}
+	return v.GetSval(), true
+}
+
+// execute plans the statement that EXECUTE names, with EXECUTE's arguments.
+func (x *binding) execute(n *pg.ExecuteStmt, e *evaluator) {
+	inner, known := x.prepared[n.GetName()]
+	if !known && x.args.Prepared != nil {
+		inner, known = x.args.Prepared(n.GetName())
+	}
+	switch {
+	case !known:
+		x.opaque("the prepared statement " + n.GetName() + " is not known")
+		return
+	case inner == nil || !inner.Reads():
+		return
+	case x.nested >= maxExecuteDepth:
+		x.opaque("its EXECUTEs are nested too deeply")
+		return
+	}
+	if inner.catalog.version() != x.env.Catalog.version() {
+		inner = Prepare(inner.Text, inner.oids, x.env.Env)
+	}
+	named := make(map[int32]value, len(n.GetParams()))
+	for i, param := range n.GetParams() {
+		named[int32(i+1)] = e.argument(param, inner, i) //nolint:gosec // the parser bounds a list far below
+	}
+	x.nested++
+	x.template(inner, named)
+	x.nested--
+}
+
+// argument evaluates an argument of EXECUTE as the parameter's type.
+func (e *evaluator) argument(node *pg.Node, inner *Template, at int) value {
+	v := e.eval(node)
+	oid := uint32(0)
+	if at < len(inner.oids) {
+		oid = inner.oids[at]
+	}
+	if oid == 0 {
+		for _, s := range inner.list {
+			if at < len(s.oids) && !s.unsure[int32(at+1)] { //nolint:gosec // as above
+				oid = s.oids[at]
+			}
+		}
+	}
+	to := kindOf(oid)
+	switch {
+	case v.null:
+		return nullOf(to)
+	case v.kind == kindOpaque || to == kindOpaque || to == kindUnknown:
+		return value{}
+	}
+	return e.convert(v, to)
+}

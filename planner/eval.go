@@ -1,0 +1,562 @@
+package planner
+
+import (
+	"strconv"
+	"strings"
+	"time"
+
+	pg "github.com/pganalyze/pg_query_go/v6"
+
+	"barkeep/internal/market"
+)
+
+// evaluator computes constants for one execution of one statement.
+type evaluator struct {
+	args    Args
+	oids    []uint32 // parameter types as declared or inferred; zero where neither
+	unsure  map[int32]bool
+	named   map[int32]value // the arguments of EXECUTE, in place of args
+	env     settings
+	bracket Bracket
+	answers Answers
+	asked   map[string]Question
+	depth   int
+}
+
+// settings are the session's, as they stand when the statement begins.
+type settings struct {
+	Env
+	// known says that TimeZone, DateStyle and IntervalStyle are the caller's, so that the database can be asked; it is
+	// false once the text itself may have changed one of them.
+	known bool
+	// zoneKnown says that TimeZone is what the session has, as given or as the text has set it.
+	zoneKnown bool
+}
+
+func (s settings) utc() bool { return s.zoneKnown && isUTC(s.TimeZone) }
+
+const maxEvalDepth = 200
+
+// eval returns the value of a constant expression; kindOpaque where it is not one, or not one that is evaluated here.
+func (e *evaluator) eval(node *pg.Node) value {
+	if e.depth++; e.depth > maxEvalDepth {
+		e.depth--
+		return value{}
+	}
+	defer func() { e.depth-- }()
+	switch n := node.GetNode().(type) {
+	case *pg.Node_AConst:
+		return evalConst(n.AConst)
+	case *pg.Node_ParamRef:
+		return e.param(n.ParamRef.GetNumber())
+	case *pg.Node_TypeCast:
+		return e.cast(node, n.TypeCast)
+	case *pg.Node_SqlvalueFunction:
+		return e.sqlValue(n.SqlvalueFunction)
+	case *pg.Node_FuncCall:
+		return e.call(node, n.FuncCall)
+	case *pg.Node_AExpr:
+		return e.arithmetic(node, n.AExpr)
+	case *pg.Node_CoalesceExpr:
+		return e.coalesce(n.CoalesceExpr)
+	case *pg.Node_SubLink:
+		return e.scalarSelect(n.SubLink)
+	}
+	return value{}
+}
+
+func evalConst(c *pg.A_Const) value {
+	if c.GetIsnull() {
+		return nullOf(kindUnknown)
+	}
+	switch v := c.GetVal().(type) {
+	case *pg.A_Const_Sval:
+		return value{kind: kindUnknown, text: v.Sval.GetSval()}
+	case *pg.A_Const_Ival:
+		return value{kind: kindInt, n: int64(v.Ival.GetIval())}
+	case *pg.A_Const_Fval:
+		n, err := strconv.ParseInt(v.Fval.GetFval(), 10, 64)
+		if err != nil {
+			return value{}
+		}
+		return value{kind: kindInt, n: n}
+	case *pg.A_Const_Boolval:
+		return value{kind: kindBool, b: v.Boolval.GetBoolval()}
+	}
+	return value{}
+}
+
+// param returns a parameter's value by its declared or inferred type.
+func (e *evaluator) param(number int32) value {
+	if e.named != nil {
+		return e.named[number]
+	}
+	i := int(number) - 1
+	if i < 0 || i >= len(e.args.Values) {
+		return value{}
+	}
+	var oid uint32
+	if i < len(e.oids) {
+		oid = e.oids[i]
+	}
+	if i < len(e.args.OIDs) && e.args.OIDs[i] != 0 {
+		oid = e.args.OIDs[i]
+	}
+	k := kindOf(oid)
+	raw := e.args.Values[i]
+	switch {
+	case raw == nil:
+		return nullOf(k)
+	case k == kindOpaque:
+		return value{}
+	case e.binary(i):
+		v, ok := decodeBinary(oid, raw)
+		if !ok {
+			return value{}
+		}
+		if e.unsure[number] && v.kind != kindText {
+			return value{}
+		}
+		return v
+	case !e.readable(raw):
+		return value{}
+	}
+	if e.unsure[number] && (oid == 0 || oid == oidUnknown) {
+		return ambiguousText(string(raw))
+	}
+	text := value{kind: kindUnknown, text: string(raw)}
+	if k == kindUnknown {
+		return text
+	}
+	return e.convert(text, k)
+}
+
+// ambiguousText is a parameter whose type is inferred from a use that is not understood here. As text it is itself
+// under every type that compares with text; as a time it is nothing.
+func ambiguousText(text string) value {
+	if len(text) > 63 || strings.HasSuffix(text, " ") {
+		return value{}
+	}
+	return value{kind: kindText, text: text}
+}
+
+func (e *evaluator) binary(i int) bool {
+	switch f := e.args.Formats; len(f) {
+	case 0:
+		return false
+	case 1:
+		return f[0] == 1
+	default:
+		return i < len(f) && f[i] == 1
+	}
+}
+
+// readable reports whether raw means the same in the client's encoding and in UTF-8.
+func (e *evaluator) readable(raw []byte) bool {
+	if isUTF8(e.env.ClientEncoding) {
+		return true
+	}
+	for _, c := range raw {
+		if c >= 0x80 {
+			return false
+		}
+	}
+	return true
+}
+
+func isUTF8(encoding string) bool {
+	switch strings.ToLower(encoding) {
+	case "", "utf8", "utf-8", "unicode":
+		return true
+	}
+	return false
+}
+
+// castOID returns the type a cast names, false where it has a length, a precision or array bounds.
+func castOID(t *pg.TypeName) (uint32, bool) {
+	list := t.GetNames()
+	if len(t.GetArrayBounds()) > 0 || len(t.GetTypmods()) > 0 || t.GetSetof() || t.GetPctType() || len(list) == 0 {
+		return 0, false
+	}
+	if len(list) == 2 && list[0].GetString_().GetSval() != "pg_catalog" || len(list) > 2 {
+		return 0, false
+	}
+	oid, ok := typeOIDs[list[len(list)-1].GetString_().GetSval()]
+	return oid, ok
+}
+
+func (e *evaluator) cast(node *pg.Node, c *pg.TypeCast) value {
+	oid, ok := castOID(c.GetTypeName())
+	if !ok {
+		if v := e.eval(c.GetArg()); v.null {
+			return nullOf(kindOpaque)
+		}
+		return e.ask(node)
+	}
+	v := e.convert(e.eval(c.GetArg()), kindOf(oid))
+	if v.kind == kindOpaque && !v.null {
+		return e.ask(node)
+	}
+	return v
+}
+
+// convert casts a value as PostgreSQL does; casts not done here give kindOpaque.
+func (e *evaluator) convert(v value, to kind) value {
+	if v.null {
+		return nullOf(to)
+	}
+	text := v.kind == kindUnknown || v.kind == kindText
+	switch to {
+	case kindTimestamptz, kindTimestamp, kindDate:
+		if text {
+			return e.parseText(v.text, to)
+		}
+		return e.convertTime(v, to)
+	case kindText:
+		if text {
+			return value{kind: kindText, text: v.text}
+		}
+	case kindInterval:
+		if v.kind == kindInterval {
+			return v
+		}
+		if s, ok := parseSpan(v.text); ok && text {
+			return value{kind: kindInterval, span: s}
+		}
+	case kindInt:
+		if v.kind == kindInt {
+			return v
+		}
+		if n, err := strconv.ParseInt(strings.TrimSpace(v.text), 10, 64); err == nil && text {
+			return value{kind: kindInt, n: n}
+		}
+	case kindBool:
+		if v.kind == kindBool {
+			return v
+		}
+		if text {
+			return parseBool(v.text)
+		}
+	case kindUnknown, kindOpaque:
+	}
+	return value{}
+}
+
+func parseBool(text string) value {
+	switch strings.ToLower(strings.TrimSpace(text)) {
+	case "t", "true", "on", "yes", "y", "1":
+		return value{kind: kindBool, b: true}
+	case "f", "false", "off", "no", "n", "0":
+		return value{kind: kindBool}
+	}
+	return value{}
+}
+
+// convertTime casts between the three types of points in time.
+func (e *evaluator) convertTime(v value, to kind) value {
+	switch v.kind {
+	case kindTimestamptz, kindTimestamp, kindDate:
+	default:
+		return value{}
+	}
+	zoned, toZoned := v.kind == kindTimestamptz, to == kindTimestamptz
+	if zoned != toZoned && !e.env.utc() {
+		v = v.widen(farZone, farZone)
+	}
+	v.kind = to
+	if to == kindDate {
+		v.lo, v.hi = market.D1.Floor(v.lo), market.D1.Floor(v.hi)
+	}
+	return v
+}
+
+// parseText reads the text of a point in time.
+func (e *evaluator) parseText(text string, to kind) value {
+	switch strings.ToLower(strings.TrimSpace(text)) {
+	case "infinity":
+		return instant(to, market.PosInf)
+	case "-infinity":
+		return instant(to, market.NegInf)
+	case "epoch":
+		if to == kindTimestamptz {
+			return instant(to, 0)
+		}
+	case "now", "today", "yesterday":
+		// A literal is evaluated when the statement is parsed, which may be long ago.
+		return value{kind: to, lo: market.NegInf, hi: e.bracket.Hi.Shift(farZone)}
+	}
+	z, ok := parseTime(text)
+	if !ok {
+		return e.askText(text, to)
+	}
+	switch {
+	case to == kindTimestamp:
+		return instant(to, z.local)
+	case to == kindDate:
+		return instant(to, market.D1.Floor(z.local))
+	case z.hasZone:
+		return instant(to, z.local.Shift(-z.offset))
+	}
+	v := instant(kindTimestamp, z.local)
+	if e.env.utc() {
+		return e.convertTime(v, to)
+	}
+	if answer := e.askText(text, to); answer.kind == to {
+		return answer
+	}
+	return e.convertTime(v, to)
+}
+
+// time returns the value as ts is compared with it.
+func (e *evaluator) time(node *pg.Node) value {
+	v := e.eval(node)
+	if v.null {
+		return nullOf(kindTimestamptz)
+	}
+	if v.kind == kindText {
+		return value{} // timestamptz has no operator with text
+	}
+	out := e.convert(v, kindTimestamptz)
+	if out.kind == kindOpaque && v.kind != kindUnknown {
+		return e.ask(node)
+	}
+	return out
+}
+
+// text returns the value as symbol and timeframe are compared with it.
+func (e *evaluator) text(node *pg.Node) value {
+	v := e.eval(node)
+	switch {
+	case v.null:
+		return nullOf(kindText)
+	case v.kind == kindUnknown || v.kind == kindText:
+		v.kind = kindText
+		return v
+	}
+	return value{}
+}
+
+func (e *evaluator) sqlValue(f *pg.SQLValueFunction) value {
+	if f.GetTypmod() >= 0 {
+		return value{}
+	}
+	switch f.GetOp() {
+	case pg.SQLValueFunctionOp_SVFOP_CURRENT_TIMESTAMP:
+		return e.now()
+	case pg.SQLValueFunctionOp_SVFOP_LOCALTIMESTAMP:
+		return e.convertTime(e.now(), kindTimestamp)
+	case pg.SQLValueFunctionOp_SVFOP_CURRENT_DATE:
+		return e.convertTime(e.now(), kindDate)
+	}
+	return value{}
+}
+
+func (e *evaluator) now() value {
+	return value{kind: kindTimestamptz, lo: e.bracket.Lo, hi: e.bracket.Hi}
+}
+
+// callName returns a function's name, false where it is in a schema that is not pg_catalog.
+func callName(list []*pg.Node) (string, bool) {
+	switch len(list) {
+	case 1:
+		return list[0].GetString_().GetSval(), true
+	case 2:
+		return list[1].GetString_().GetSval(), list[0].GetString_().GetSval() == "pg_catalog"
+	}
+	return "", false
+}
+
+func (e *evaluator) call(node *pg.Node, f *pg.FuncCall) value {
+	name, ok := callName(f.GetFuncname())
+	if !ok || f.GetAggStar() || f.GetAggDistinct() || f.GetAggFilter() != nil || f.GetOver() != nil || f.GetFuncVariadic() {
+		return value{}
+	}
+	args := f.GetArgs()
+	switch {
+	case len(args) == 0 && (name == "now" || name == "transaction_timestamp"):
+		return e.now()
+	case len(args) == 0 && (name == "statement_timestamp" || name == "clock_timestamp"):
+		// Both run on after the start of the transaction.
+		return value{kind: kindTimestamptz, lo: e.bracket.Lo, hi: market.PosInf}
+	case len(args) == 2 && name == "date_trunc":
+		if v := e.truncate(e.eval(args[0]), e.eval(args[1])); v.kind != kindOpaque {
+			return v
+		}
+	}
+	return e.ask(node)
+}
+
+// truncate is date_trunc with a constant unit.
+func (e *evaluator) truncate(unit, v value) value {
+	if v.null || unit.null {
+		return value{}
+	}
+	exact := v.lo == v.hi
+	if v.kind != kindTimestamptz && v.kind != kindTimestamp || unit.kind != kindUnknown && unit.kind != kindText {
+		return value{}
+	}
+	floor, ok := floors[strings.ToLower(unit.text)]
+	if !ok {
+		return value{}
+	}
+	local := v.kind == kindTimestamp || e.env.utc()
+	if !local && exact {
+		return value{} // a question
+	}
+	out := v
+	out.lo, out.hi = floor(v.lo), floor(v.hi)
+	if !local {
+		// The unit's start in the zone is at most the unit, and the zone's distance, before the same in UTC.
+		out.lo, out.hi = floor(out.lo.Shift(-farZone)).Shift(-farZone), out.hi.Shift(farZone)
+	}
+	return out
+}
+
+var floors = map[string]func(market.Instant) market.Instant{ //nolint:gochecknoglobals // a table
+	"minute": market.M1.Floor, "hour": market.H1.Floor, "day": market.D1.Floor, "week": market.W1.Floor,
+	"month": market.Mo1.Floor, "year": floorYear,
+}
+
+func floorYear(i market.Instant) market.Instant {
+	if i.IsInf() {
+		return i
+	}
+	return market.FromTime(time.Date(i.Time().Year(), 1, 1, 0, 0, 0, 0, time.UTC))
+}
+
+// arithmetic is time ± interval, date ± integer, interval × integer and the sign.
+func (e *evaluator) arithmetic(node *pg.Node, x *pg.A_Expr) value {
+	op, ok := callName(x.GetName())
+	if x.GetKind() != pg.A_Expr_Kind_AEXPR_OP || !ok {
+		return value{}
+	}
+	if x.GetLexpr() == nil {
+		v := e.eval(x.GetRexpr())
+		if op == "-" && v.kind == kindInterval && !v.null {
+			return value{kind: kindInterval, span: v.span.negate()}
+		}
+		if op == "-" && v.kind == kindInt && !v.null {
+			return value{kind: kindInt, n: -v.n}
+		}
+		return e.ask(node)
+	}
+	l, r := e.eval(x.GetLexpr()), e.eval(x.GetRexpr())
+	if (l.null || r.null) && l.kind != kindUnknown && r.kind != kindUnknown {
+		return value{} // null, but of a type that is not computed here
+	}
+	if l.null || r.null {
+		return value{}
+	}
+	if v, ok := e.combine(op, l, r); ok {
+		return v
+	}
+	return e.ask(node)
+}
+
+func (e *evaluator) combine(op string, l, r value) (value, bool) {
+	switch {
+	case op == "+" && l.kind == kindInterval && r.isTime():
+		l, r = r, l
+	case op == "*" && l.kind == kindInt && r.kind == kindInterval:
+		l, r = r, l
+	}
+	switch {
+	case op == "*" && l.kind == kindInterval && r.kind == kindInt && abs(r.n) <= 1000:
+		s := span{l.span.months * r.n, l.span.days * r.n, 0}
+		if l.span.rest.Abs() > maxSpanRest/1000 {
+			return value{}, false
+		}
+		s.rest = l.span.rest * time.Duration(r.n)
+		return value{kind: kindInterval, span: s}, s.small()
+	case (op == "+" || op == "-") && l.isTime() && r.kind == kindInterval:
+		s := r.span
+		if op == "-" {
+			s = s.negate()
+		}
+		return e.shift(l, s)
+	case (op == "+" || op == "-") && l.kind == kindDate && r.kind == kindInt && abs(r.n) < 1e6:
+		if op == "-" {
+			r.n = -r.n
+		}
+		l.lo, l.hi = addSpan(l.lo, span{days: r.n}), addSpan(l.hi, span{days: r.n})
+		return l, true
+	}
+	return value{}, false
+}
+
+func (v value) isTime() bool {
+	return v.kind == kindTimestamptz || v.kind == kindTimestamp || v.kind == kindDate
+}
+
+// shift is time + interval. Months are not monotone (30 and 31 January + 1 month are one day), days in a zone differ from
+// 24 hours: a value that is not exact, or not in UTC, is widened by as much.
+func (e *evaluator) shift(v value, s span) (value, bool) {
+	exact := v.lo == v.hi
+	calendar := s.months != 0 || s.days != 0
+	far := v.kind == kindTimestamptz && calendar && !e.env.utc()
+	if far && exact {
+		return value{}, false // a question
+	}
+	if v.kind == kindDate {
+		v.kind = kindTimestamp // date ± interval is a timestamp
+	}
+	sameDay := market.D1.Floor(v.lo) == market.D1.Floor(v.hi)
+	v.lo, v.hi = addSpan(v.lo, s), addSpan(v.hi, s)
+	if s.months != 0 && (!sameDay || far) {
+		v = v.widen(monthSlack, monthSlack)
+	}
+	if far {
+		v = v.widen(daySlack, daySlack)
+	}
+	if v.lo > v.hi {
+		v.lo, v.hi = v.hi, v.lo
+	}
+	return v, true
+}
+
+// monthSlack is how far the result of adding months can be from a monotone one (PLANNER 14), with a day for the zone.
+const monthSlack = 5 * 24 * time.Hour
+
+func (e *evaluator) coalesce(c *pg.CoalesceExpr) value {
+	var first value
+	found, untyped, date := false, false, false
+	for _, arg := range c.GetArgs() {
+		v := e.eval(arg)
+		if v.kind == kindOpaque {
+			return value{}
+		}
+		untyped = untyped || v.kind == kindUnknown
+		date = date || v.kind == kindDate || v.kind == kindTimestamp
+		if !v.null && !found {
+			first, found = v, true
+		}
+	}
+	switch {
+	case untyped && date:
+		return value{} // the literal takes the type of the others
+	case !found:
+		return nullOf(kindUnknown)
+	}
+	return first
+}
+
+// scalarSelect is (SELECT constant).
+func (e *evaluator) scalarSelect(s *pg.SubLink) value {
+	sel := s.GetSubselect().GetSelectStmt()
+	if s.GetSubLinkType() != pg.SubLinkType_EXPR_SUBLINK || !isBareSelect(sel) {
+		return value{}
+	}
+	v := e.eval(sel.GetTargetList()[0].GetResTarget().GetVal())
+	if v.kind == kindUnknown {
+		v.kind = kindText // a literal of a subquery is text
+	}
+	return v
+}
+
+// isBareSelect reports whether the SELECT is one expression and nothing else.
+func isBareSelect(s *pg.SelectStmt) bool {
+	return s != nil && len(s.GetTargetList()) == 1 && len(s.GetFromClause()) == 0 && s.GetWhereClause() == nil &&
+		s.GetOp() == pg.SetOperation_SETOP_NONE && len(s.GetValuesLists()) == 0 && s.GetLimitCount() == nil &&
+		s.GetLimitOffset() == nil && s.GetHavingClause() == nil && len(s.GetGroupClause()) == 0 && s.GetWithClause() == nil &&
+		s.GetIntoClause() == nil && len(s.GetDistinctClause()) == 0
+}

@@ -1,0 +1,185 @@
+package planner
+
+import (
+	"strings"
+
+	pg "github.com/pganalyze/pg_query_go/v6"
+	"google.golang.org/protobuf/proto"
+
+	"barkeep/internal/market"
+)
+
+// pureFunctions are functions of pg_catalog that may be asked of the database: their results depend on their arguments
+// and the session's settings only.
+var pureFunctions = map[string]bool{ //nolint:gochecknoglobals // a table
+	"date_trunc": true, "date_bin": true, "make_date": true, "make_timestamp": true, "make_timestamptz": true,
+	"make_interval": true, "to_timestamp": true, "to_date": true, "timezone": true, "justify_days": true,
+	"justify_hours": true, "justify_interval": true, "date_part": true, "extract": true, "date": true,
+}
+
+// askText asks for a text as a point in time.
+func (e *evaluator) askText(text string, to kind) value {
+	if !e.env.known || clockWord(text) {
+		return value{}
+	}
+	name := map[kind]string{kindTimestamptz: "timestamptz", kindTimestamp: "timestamp", kindDate: "date"}[to]
+	literal := quote(text) + "::" + name
+	if to != kindTimestamptz {
+		// Its wall clock, read as if it were UTC.
+		return e.answer("(("+literal+")::timestamp AT TIME ZONE 'UTC')", to)
+	}
+	return e.answer(literal, to)
+}
+
+func quote(text string) string {
+	prefix := ""
+	if strings.Contains(text, `\`) {
+		prefix = "E"
+		text = strings.ReplaceAll(text, `\`, `\\`)
+	}
+	return prefix + "'" + strings.ReplaceAll(text, "'", "''") + "'"
+}
+
+// ask asks for an expression as an instant, if it is made of constants and functions of pg_catalog that do not depend
+// on the clock.
+func (e *evaluator) ask(node *pg.Node) value {
+	if !e.env.known || !e.askable(node, 0) {
+		return value{}
+	}
+	copied, ok := proto.Clone(node).(*pg.Node)
+	if !ok || !e.substitute(copied) {
+		return value{}
+	}
+	sql, err := pg.Deparse(&pg.ParseResult{Stmts: []*pg.RawStmt{{Stmt: &pg.Node{Node: &pg.Node_SelectStmt{
+		SelectStmt: &pg.SelectStmt{
+			TargetList: []*pg.Node{{Node: &pg.Node_ResTarget{ResTarget: &pg.ResTarget{Val: copied}}}},
+			Op:         pg.SetOperation_SETOP_NONE, LimitOption: pg.LimitOption_LIMIT_OPTION_DEFAULT,
+		},
+	}}}}})
+	if err != nil {
+		return value{}
+	}
+	return e.answer("("+strings.TrimPrefix(sql, "SELECT ")+")::timestamptz", kindTimestamptz)
+}
+
+// answer returns the answer to a question, kindOpaque where there is none yet.
+func (e *evaluator) answer(expression string, to kind) value {
+	key := e.env.TimeZone + "|" + e.env.DateStyle + "|" + e.env.IntervalStyle + "|" + expression
+	text, found := e.answers[key]
+	if !found {
+		e.asked[key] = Question{Key: key, SQL: "SELECT (extract(epoch FROM " + expression + ") * 1000000)::text"}
+		return value{}
+	}
+	if text == nil {
+		return nullOf(to)
+	}
+	i, ok := parseMicros(*text)
+	if !ok {
+		return value{}
+	}
+	return value{kind: to, lo: i, hi: i}
+}
+
+func (e *evaluator) askable(node *pg.Node, depth int) bool {
+	if depth > 20 {
+		return false
+	}
+	all := func(list []*pg.Node) bool {
+		for _, n := range list {
+			if !e.askable(n, depth+1) {
+				return false
+			}
+		}
+		return true
+	}
+	switch n := node.GetNode().(type) {
+	case *pg.Node_AConst:
+		if s := n.AConst.GetSval(); s != nil {
+			return !clockWord(s.GetSval())
+		}
+		return true
+	case *pg.Node_ParamRef:
+		return true
+	case *pg.Node_TypeCast:
+		list := n.TypeCast.GetTypeName().GetNames()
+		if len(list) == 0 || (len(list) == 2 && list[0].GetString_().GetSval() != "pg_catalog") || len(list) > 2 {
+			return false
+		}
+		_, known := typeOIDs[list[len(list)-1].GetString_().GetSval()]
+		return known && e.askable(n.TypeCast.GetArg(), depth+1)
+	case *pg.Node_FuncCall:
+		name, ok := callName(n.FuncCall.GetFuncname())
+		return ok && pureFunctions[name] && n.FuncCall.GetOver() == nil && n.FuncCall.GetAggFilter() == nil &&
+			all(n.FuncCall.GetArgs())
+	case *pg.Node_AExpr:
+		op, ok := callName(n.AExpr.GetName())
+		return ok && n.AExpr.GetKind() == pg.A_Expr_Kind_AEXPR_OP && len(op) == 1 && strings.Contains("+-*/", op) &&
+			(n.AExpr.GetLexpr() == nil || e.askable(n.AExpr.GetLexpr(), depth+1)) && e.askable(n.AExpr.GetRexpr(), depth+1)
+	}
+	return false
+}
+
+// clockWord reports whether a literal may be one of those that name a time by the clock.
+func clockWord(text string) bool {
+	text = strings.ToLower(text)
+	for _, word := range []string{"now", "today", "tomorrow", "yesterday", "allballs"} {
+		if strings.Contains(text, word) {
+			return true
+		}
+	}
+	return false
+}
+
+// substitute puts the parameters' values in their places; false where one cannot be written as a literal.
+func (e *evaluator) substitute(node *pg.Node) bool {
+	switch n := node.GetNode().(type) {
+	case *pg.Node_ParamRef:
+		literal, ok := e.literal(n.ParamRef.GetNumber())
+		if ok {
+			node.Node = literal.GetNode()
+		}
+		return ok
+	case *pg.Node_TypeCast:
+		return e.substitute(n.TypeCast.GetArg())
+	case *pg.Node_FuncCall:
+		for _, arg := range n.FuncCall.GetArgs() {
+			if !e.substitute(arg) {
+				return false
+			}
+		}
+	case *pg.Node_AExpr:
+		return (n.AExpr.GetLexpr() == nil || e.substitute(n.AExpr.GetLexpr())) && e.substitute(n.AExpr.GetRexpr())
+	}
+	return true
+}
+
+// literal writes a parameter of a known type as a constant of that type.
+func (e *evaluator) literal(number int32) (*pg.Node, bool) {
+	v := e.param(number)
+	var text, name string
+	switch {
+	case v.null || v.lo != v.hi || e.unsure[number]:
+		return nil, false
+	case v.kind == kindInt:
+		return pg.MakeAConstIntNode(v.n, -1), true
+	case v.kind == kindTimestamptz:
+		text, name = timeLiteral(v.lo)+"Z", "timestamptz"
+	case v.kind == kindTimestamp:
+		text, name = timeLiteral(v.lo), "timestamp"
+	case v.kind == kindDate:
+		text, name = timeLiteral(v.lo), "date"
+	case v.kind == kindText && !clockWord(v.text):
+		text, name = v.text, "text"
+	default:
+		return nil, false
+	}
+	if v.isTime() && (v.lo < 0 || v.lo.IsInf() || v.lo.Time().Year() > 9999) {
+		return nil, false
+	}
+	return &pg.Node{Node: &pg.Node_TypeCast{TypeCast: &pg.TypeCast{
+		Arg:      pg.MakeAConstStrNode(text, -1),
+		TypeName: &pg.TypeName{Names: []*pg.Node{pg.MakeStrNode(name)}, Typemod: -1},
+	}}}, true
+}
+
+func timeLiteral(i market.Instant) string { return i.Time().Format("2006-01-02 15:04:05.999999") }

@@ -1,0 +1,238 @@
+package planner
+
+import (
+	"slices"
+
+	"barkeep/internal/market"
+)
+
+// reading is what one scan reads.
+type reading struct {
+	scan  *scan
+	rows  region // may be read
+	loose region // may be read, but is not certain to pass every filter
+	vague map[string]bool
+}
+
+// scans turns the scans of a statement into needs (PLANNER 17 and 18).
+func (x *binding) scans(s *statement, e *evaluator) {
+	var readings []*reading
+	unbounded := 0
+	for _, sc := range s.scans {
+		if x.env.Hidden && sc.item.bare {
+			continue
+		}
+		r := x.read(sc, e)
+		if len(r.rows) == 0 || r.nothing(e) {
+			continue
+		}
+		readings = append(readings, r)
+		if r.rows.openSymbols() {
+			unbounded++
+		}
+	}
+	switch {
+	case unbounded > 0 && unbounded == len(readings) && !s.mentions:
+		x.unbounded()
+		return
+	case unbounded > 0:
+		x.noSymbol()
+	}
+	for _, r := range readings {
+		x.require(r, e)
+	}
+}
+
+// read bounds one scan.
+func (x *binding) read(sc *scan, e *evaluator) *reading {
+	b := &bounder{evaluator: e, scan: sc.item, vague: map[string]bool{}}
+	r := &reading{scan: sc, rows: everything(), vague: b.vague}
+	for _, q := range sc.quals {
+		t := b.bound(q)
+		r.rows = r.rows.intersect(t.t)
+		if sc.limit != nil {
+			r.loose = r.loose.union(t.f).union(t.n)
+		}
+	}
+	return r
+}
+
+// nothing reports whether the scan's LIMIT is zero.
+func (r *reading) nothing(e *evaluator) bool {
+	if r.scan.limit == nil || r.scan.item.sampled {
+		return false
+	}
+	n, ok := e.rowCount(r.scan.limit)
+	return ok && n == 0
+}
+
+func (r region) openSymbols() bool {
+	return slices.ContainsFunc(r, func(b box) bool { return b.symbols.except })
+}
+
+func (r region) openTimeframes() bool {
+	return slices.ContainsFunc(r, func(b box) bool { return b.timeframes.except })
+}
+
+func (x *binding) unbounded() {
+	if x.env.Unbounded == "error" && !x.lenient() {
+		r := refuse("the statement reads ohlcv without a condition on symbol")
+		r.Hint = "Name a symbol (barkeep.symbols lists them), or set barkeep.unbounded to stored."
+		x.unplanned(ReasonNoSymbol, r)
+		return
+	}
+	x.reason(ReasonNoSymbol, "no condition on symbol")
+	x.warn("barkeep: no condition on symbol: the answer is from the bars that are stored; barkeep.symbols lists what there is")
+}
+
+func (x *binding) noSymbol() {
+	r := refuse("cannot tell which symbols the statement reads")
+	r.Hint = "Compare symbol with constants (symbol = 'BTCUSD', symbol IN (…)) wherever ohlcv is read; barkeep.symbols lists them."
+	x.unplanned(ReasonNoSymbol, r)
+}
+
+// require adds what a scan reads to the needs.
+func (x *binding) require(r *reading, e *evaluator) {
+	var open []box
+	for _, b := range r.rows {
+		switch {
+		case b.symbols.except:
+		case b.timeframes.except:
+			open = append(open, b)
+		default:
+			x.requireBox(r, b, e)
+		}
+	}
+	if len(open) > 0 {
+		refusal := refuse("the statement names no timeframe for " + open[0].symbols.list[0])
+		refusal.Hint = "Add timeframe = '…', one of " + market.TimeframeNames() + "."
+		x.unplanned(ReasonNoTimeframe, refusal)
+	}
+	if r.vague[colTS] {
+		x.reason(ReasonNotConstant, "a bound of ts is not a constant that can be evaluated")
+	}
+	if len(r.rows) > 0 && slices.ContainsFunc(r.rows, func(b box) bool { return !b.symbols.except && b.ts.Bounds().Start == market.NegInf }) &&
+		r.scan.limit == nil && r.vague[colTS] {
+		x.reason(ReasonNoTimeBound, "the entire history is read")
+	}
+}
+
+func (x *binding) requireBox(r *reading, b box, e *evaluator) {
+	for _, symbol := range b.symbols.list {
+		if _, err := market.ParseSymbol(symbol); err != nil {
+			x.unknownValue(err.Error(), "barkeep.symbols lists the symbols.")
+			continue
+		}
+		for _, name := range b.timeframes.list {
+			tf, err := market.ParseTimeframe(name)
+			if err != nil {
+				x.unknownValue(err.Error(), "Timeframes are "+market.TimeframeNames()+".")
+				continue
+			}
+			x.requireSeries(r, b, market.Series{Symbol: market.Symbol(symbol), Timeframe: tf}, e)
+		}
+	}
+}
+
+func (x *binding) unknownValue(message, hint string) {
+	if x.plan.Refusal == nil {
+		x.plan.Refusal = &Refusal{SQLState: "22023", Message: "barkeep: " + message, Hint: hint}
+	}
+}
+
+func (x *binding) requireSeries(r *reading, b box, series market.Series, e *evaluator) {
+	n := x.needs[series]
+	if n == nil {
+		n = &need{}
+		x.needs[series] = n
+	}
+	ranges, counts := b.ts, []market.Count(nil)
+	if r.scan.limit != nil && !r.scan.item.sampled {
+		ranges, counts = r.newest(b.ts, series, e)
+	}
+	n.ranges = n.ranges.Union(ranges)
+	for _, c := range counts {
+		if !slices.Contains(n.counts, c) {
+			n.counts = append(n.counts, c)
+		}
+	}
+}
+
+// maxCountRanges bounds the ranges of a series that are read from an end.
+const maxCountRanges = 8
+
+// newest splits what is read under a LIMIT: bars that are certain to pass the filters count, and at most so many of
+// them are read from the end that ORDER BY begins with; all others are needed (PLANNER 17).
+func (r *reading) newest(ts market.RangeSet, series market.Series, e *evaluator) (market.RangeSet, []market.Count) {
+	n, ok := e.rowCount(r.scan.limit)
+	desc, sorted := r.scan.limit.order(r)
+	if !ok || !sorted {
+		return ts, nil
+	}
+	certain := ts.Subtract(r.loose.times(string(series.Symbol), series.Timeframe.String()))
+	if len(certain) > maxCountRanges || n == 0 {
+		return ts, nil
+	}
+	counts := make([]market.Count, 0, len(certain))
+	for _, c := range certain {
+		within := market.Range{Start: series.Timeframe.Ceil(c.Start), End: series.Timeframe.Ceil(c.End)}
+		if !within.Empty() {
+			counts = append(counts, market.Count{N: n, Within: within, Newest: desc})
+		}
+	}
+	return ts.Subtract(certain), counts
+}
+
+// order reports from which end of a series the LIMIT's rows come; false where that is neither.
+func (l *limit) order(r *reading) (desc, ok bool) {
+	if len(l.keys) == 0 {
+		return true, true // any bars are a right answer
+	}
+	for _, k := range l.keys {
+		col, known := k.by.of(r.scan.item)
+		switch {
+		case !known || k.by.cast != 0:
+			return false, false
+		case col == colTS:
+			return k.desc, true
+		case col == colSymbol && !r.one(func(b box) names { return b.symbols }):
+			return false, false
+		case col == colTimeframe && !r.one(func(b box) names { return b.timeframes }):
+			return false, false
+		case col != colSymbol && col != colTimeframe:
+			return false, false
+		}
+	}
+	return false, false
+}
+
+// one reports whether all rows have the same single name.
+func (r *reading) one(side func(box) names) bool {
+	first := side(r.rows[0])
+	for _, b := range r.rows {
+		if n := side(b); n.except || len(n.list) != 1 || n.list[0] != first.list[0] {
+			return false
+		}
+	}
+	return true
+}
+
+// rowCount returns LIMIT + OFFSET; false where there is no limit or it is not known.
+func (e *evaluator) rowCount(l *limit) (int64, bool) {
+	const most = 1 << 40
+	count := e.convert(e.eval(l.count), kindInt)
+	if count.kind != kindInt || count.null || count.n < 0 || count.n > most {
+		return 0, false
+	}
+	if l.offset == nil {
+		return count.n, true
+	}
+	offset := e.convert(e.eval(l.offset), kindInt)
+	switch {
+	case offset.kind != kindInt || offset.n < 0 || offset.n > most:
+		return 0, false
+	case offset.null || count.n == 0:
+		return count.n, true
+	}
+	return count.n + offset.n, true
+}

@@ -1,0 +1,185 @@
+package planner
+
+import (
+	"errors"
+	"strings"
+	"unicode/utf8"
+)
+
+// errUnreadable is wrapped by Template.ParseErr where a text is not handed to the parser.
+var errUnreadable = errors.New("the text cannot be parsed safely")
+
+// MayRead reports whether the text may read ohlcv, by a scan of the text (PLANNER 3). A text for which it is false is
+// forwarded unparsed. It is true for every text with the name ohlcv in it, with a name in c, with an identifier or
+// string in Unicode escapes, with EXECUTE, or with a function that reads whole schemas.
+func MayRead(text string, c *Catalog) bool { return hasWord(text, "execute") || named(text, c, 0) }
+
+const maxStringDepth = 4
+
+// named reports whether the text names ohlcv or something in the catalog's closure, in its strings too.
+func named(text string, c *Catalog, depth int) bool {
+	if containsFold(text, ohlcvName) {
+		return true
+	}
+	if depth > maxStringDepth {
+		return true
+	}
+	lex := lexer{src: text}
+	for {
+		tok, ok := lex.next()
+		switch {
+		case !ok:
+			return false
+		case tok.unicode:
+			return true
+		case tok.kind == tokenString:
+			if len(tok.text) < len(text) && worthReading(tok.text, c) && named(tok.text, c, depth+1) {
+				return true
+			}
+		case tok.kind == tokenWord || tok.kind == tokenQuoted || tok.kind == tokenOp:
+			if c.holds(tok.text) || runsText(tok.text) || strings.Contains(tok.text, "schema_to_xml") ||
+				strings.Contains(tok.text, "database_to_xml") {
+				return true
+			}
+		}
+	}
+}
+
+// worthReading reports whether the text of a string can hold a name that matters.
+func worthReading(text string, c *Catalog) bool {
+	return len(text) > 0 && c != nil && len(c.Names) > 0 || containsFold(text, "_to_xml") || containsFold(text, "crosstab") ||
+		containsFold(text, "u&")
+}
+
+func (c *Catalog) holds(name string) bool {
+	if c == nil || len(c.Names) == 0 {
+		return false
+	}
+	_, ok := c.Names[strings.ToLower(name)]
+	return ok
+}
+
+// With returns a catalog with further names: what a session has made itself and the database does not show to others
+// yet. A view among them is opaque.
+func (c *Catalog) With(version uint64, names ...string) *Catalog {
+	out := &Catalog{Version: version, Names: map[string]struct{}{}, Views: map[string]string{}}
+	if c != nil {
+		for name := range c.Names {
+			out.Names[name] = struct{}{}
+		}
+		for name, sql := range c.Views {
+			out.Views[name] = sql
+		}
+	}
+	for _, name := range names {
+		out.Names[strings.ToLower(name)] = struct{}{}
+		delete(out.Views, strings.ToLower(name))
+	}
+	return out
+}
+
+// containsFold is strings.Contains for a lower-case ASCII word, without regard to case and without allocating.
+func containsFold(text, word string) bool {
+	first := word[0]
+	for i := 0; i+len(word) <= len(text); i++ {
+		if text[i]|0x20 == first && strings.EqualFold(text[i:i+len(word)], word) {
+			return true
+		}
+	}
+	return false
+}
+
+// hasWord reports whether the word stands in the text, in any case, also in strings and comments.
+func hasWord(text, word string) bool { return containsFold(text, word) }
+
+// The limits of what is handed to the parser, far below where its C stack ends (PLANNER 5).
+const (
+	maxTokens  = 200_000
+	maxChain   = 3_000
+	maxNesting = 400
+	maxBytes   = 4 << 20
+)
+
+// checkText returns an error unless the parser can take the text: operator chains and nesting within bounds, UTF-8, no
+// NUL. A chain is what stands between two separators at one depth of parentheses.
+func checkText(text string) error {
+	if len(text) > maxBytes || !utf8.ValidString(text) || strings.IndexByte(text, 0) >= 0 {
+		return errUnreadable
+	}
+	chain := []growth{{}}
+	lex := lexer{src: text}
+	cases := 0
+	for tokens := 0; ; tokens++ {
+		tok, ok := lex.next()
+		if !ok {
+			return nil
+		}
+		top := &chain[len(chain)-1]
+		switch {
+		case tok.kind == tokenPunct && (tok.text == "(" || tok.text == "["):
+			chain = append(chain, growth{})
+		case tok.kind == tokenPunct && (tok.text == ")" || tok.text == "]"):
+			if len(chain) > 1 {
+				chain = chain[:len(chain)-1]
+			}
+		case tok.kind == tokenPunct && tok.text == ";" && len(chain) == 1:
+			*top, cases = growth{}, 0
+		case tok.kind == tokenPunct && tok.text == ",":
+			top.terms = 0
+		case tok.kind == tokenWord && setWords[tok.text]:
+			top.sets++
+		case tok.kind == tokenOp, tok.kind == tokenPunct, tok.kind == tokenWord && chains[tok.text]:
+			top.terms++
+			if tok.text == "case" {
+				cases++
+			}
+		}
+		if len(chain) > maxNesting || top.terms > maxChain || top.sets > maxChain || tokens > maxTokens || cases > maxNesting {
+			return errUnreadable
+		}
+	}
+}
+
+// growth counts the links at one depth of parentheses: of the expression in hand, and of the set operation around it,
+// which goes on past commas.
+type growth struct{ terms, sets int }
+
+var setWords = map[string]bool{ //nolint:gochecknoglobals // a table
+	"union": true, "intersect": true, "except": true, "select": true, "values": true, "table": true,
+}
+
+// chains are the words by which expressions, joins and set operations grow to the left or right without parentheses.
+var chains = map[string]bool{ //nolint:gochecknoglobals // a table
+	"and": true, "or": true, "not": true, "is": true, "join": true,
+	"collate": true, "at": true, "between": true, "in": true, "like": true, "ilike": true, "similar": true, "case": true,
+	"isnull": true, "notnull": true, "overlaps": true, "escape": true, "operator": true, "explain": true,
+	"prepare": true, "natural": true, "cross": true, "with": true,
+}
+
+// SessionEffects says what of the session a text may change.
+type SessionEffects struct {
+	// Settings says that settings, role, search_path, prepared statements or the transaction's state may change.
+	Settings bool
+}
+
+// settingWords are the words of statements that may change what SessionEffects.Settings stands for.
+var settingWords = map[string]bool{ //nolint:gochecknoglobals // a table
+	"set": true, "reset": true, "discard": true, "begin": true, "start": true, "commit": true, "end": true, "rollback": true,
+	"abort": true, "savepoint": true, "release": true, "set_config": true, "alter": true, "prepare": true, "execute": true,
+	"deallocate": true, "declare": true, "create": true, "drop": true, "do": true, "call": true,
+}
+
+// Effects returns what of the session the text may change, by a scan of its tokens. It errs towards a change: END of a
+// CASE counts.
+func Effects(text string) SessionEffects {
+	lex := lexer{src: text}
+	for {
+		tok, ok := lex.next()
+		if !ok {
+			return SessionEffects{}
+		}
+		if tok.unicode || ((tok.kind == tokenWord || tok.kind == tokenQuoted) && settingWords[strings.ToLower(tok.text)]) {
+			return SessionEffects{Settings: true}
+		}
+	}
+}

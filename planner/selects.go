@@ -1,0 +1,265 @@
+package planner
+
+import (
+	"slices"
+
+	pg "github.com/pganalyze/pg_query_go/v6"
+	"google.golang.org/protobuf/proto"
+)
+
+// selectItem analyses a subquery. Its rows matter only where quals, over the item's own columns, may be true.
+func (a *analyzer) selectItem(it *item, quals []*pred, lim *limit) {
+	if a.depth++; a.depth > maxDepth || !a.spend() {
+		a.hide("it is nested too deeply")
+		a.depth--
+		return
+	}
+	defer func() { a.depth-- }()
+	sel := it.sub
+	a.withBodies(sel.GetWithClause(), it.ctes)
+	env := a.innerOf(it)
+	a.subqueries(env, selectExpressions(sel)...)
+	switch {
+	case sel.GetOp() != pg.SetOperation_SETOP_NONE:
+		a.setOperation(it, quals)
+	case len(sel.GetValuesLists()) > 0:
+		a.subqueries(env, sel.GetValuesLists()...)
+	default:
+		a.plainSelect(it, quals, lim)
+	}
+}
+
+// selectExpressions returns all expressions of a SELECT but those of its FROM clause.
+func selectExpressions(sel *pg.SelectStmt) []*pg.Node {
+	return slices.Concat(sel.GetTargetList(), []*pg.Node{
+		sel.GetWhereClause(), sel.GetHavingClause(), sel.GetLimitCount(), sel.GetLimitOffset(),
+	}, sel.GetGroupClause(), sel.GetSortClause(), sel.GetDistinctClause(), sel.GetWindowClause())
+}
+
+// subqueries analyses the SELECTs inside expressions, each by itself.
+func (a *analyzer) subqueries(env *cte, nodes ...*pg.Node) {
+	for _, node := range nodes {
+		walk(node, func(m proto.Message) bool {
+			if sel, ok := m.(*pg.SelectStmt); ok {
+				a.selectItem(&item{sub: sel, ctes: env}, nil, nil)
+				return false
+			}
+			return true
+		})
+	}
+}
+
+// fromSubqueries analyses the SELECTs inside the expressions of a FROM clause; its subqueries are items.
+func (a *analyzer) fromSubqueries(env *cte, nodes ...*pg.Node) {
+	for _, node := range nodes {
+		switch n := node.GetNode().(type) {
+		case *pg.Node_JoinExpr:
+			a.fromSubqueries(env, n.JoinExpr.GetLarg(), n.JoinExpr.GetRarg())
+			a.subqueries(env, n.JoinExpr.GetQuals())
+		case *pg.Node_RangeVar, *pg.Node_RangeSubselect:
+		case *pg.Node_RangeTableSample:
+			a.subqueries(env, n.RangeTableSample.GetArgs()...)
+			a.subqueries(env, n.RangeTableSample.GetRepeatable())
+		default:
+			a.subqueries(env, node)
+		}
+	}
+}
+
+// setOperation analyses both sides of UNION, INTERSECT and EXCEPT.
+func (a *analyzer) setOperation(it *item, quals []*pred) {
+	sel := it.sub
+	if limited(sel) || len(sel.GetLockingClause()) > 0 {
+		a.barrier = a.barrier || len(quals) > 0
+		quals = nil
+	}
+	for _, branch := range []*pg.SelectStmt{sel.GetLarg(), sel.GetRarg()} {
+		child := &item{sub: branch, ctes: a.innerOf(it)}
+		down := make([]*pred, len(quals))
+		for i, q := range quals {
+			down[i] = q.rewrite(func(r ref) operand {
+				if r.item != it {
+					return operand{refs: []ref{r}}
+				}
+				return a.branchColumn(child, a.position(it, r.col))
+			})
+		}
+		a.selectItem(child, down, nil)
+	}
+}
+
+// branchColumn returns the column at a place of a set operation's branch, as a column of the branch's item.
+func (a *analyzer) branchColumn(child *item, at int) operand {
+	columns, ok := a.itemColumns(child)
+	if !ok || at < 0 || at >= len(columns) {
+		return operand{}
+	}
+	name := columns[at]
+	if slices.Index(columns, name) != at || slices.Contains(columns[at+1:], name) {
+		return operand{}
+	}
+	return operand{refs: []ref{{child, name}}}
+}
+
+func limited(sel *pg.SelectStmt) bool {
+	none := func(n *pg.Node) bool { return n == nil || n.GetAConst().GetIsnull() }
+	return !none(sel.GetLimitCount()) || !none(sel.GetLimitOffset())
+}
+
+// shape is what of a SELECT stands between its FROM clause and its rows.
+type shape struct {
+	plain   bool // each row of the FROM clause that passes WHERE gives one row
+	grouped bool // rows are grouped by keys
+	blocked bool // no condition on the rows is one on the rows of the FROM clause
+	keys    []ref
+}
+
+func (a *analyzer) shapeOf(sel *pg.SelectStmt, l *level) shape {
+	plain, windowed := rowByRow(slices.Concat(sel.GetTargetList(), sel.GetSortClause()))
+	distinctOn := false
+	for _, d := range sel.GetDistinctClause() {
+		distinctOn = distinctOn || d.GetNode() != nil
+	}
+	s := shape{grouped: len(sel.GetGroupClause()) > 0}
+	s.blocked = limited(sel) || distinctOn || windowed || len(sel.GetWindowClause()) > 0 || len(sel.GetLockingClause()) > 0 ||
+		(!s.grouped && (!plain || sel.GetHavingClause() != nil))
+	s.plain = plain && !s.grouped && !windowed && sel.GetHavingClause() == nil && len(sel.GetDistinctClause()) == 0 &&
+		len(sel.GetWindowClause()) == 0 && len(sel.GetLockingClause()) == 0
+	if s.grouped {
+		s.keys = a.groupKeys(sel, l)
+	}
+	return s
+}
+
+// groupKeys returns the columns that rows are grouped by; none where they are grouped by several sets.
+func (a *analyzer) groupKeys(sel *pg.SelectStmt, l *level) []ref {
+	var keys []ref
+	star := slices.ContainsFunc(sel.GetTargetList(), func(t *pg.Node) bool {
+		return isStar(t.GetResTarget().GetVal().GetColumnRef().GetFields())
+	})
+	for _, node := range sel.GetGroupClause() {
+		if node.GetGroupingSet() != nil {
+			return nil
+		}
+		column := node.GetColumnRef()
+		if at := node.GetAConst().GetIval(); at != nil && !star && int(at.GetIval()) <= len(sel.GetTargetList()) && at.GetIval() > 0 {
+			column = sel.GetTargetList()[at.GetIval()-1].GetResTarget().GetVal().GetColumnRef()
+		}
+		if column != nil {
+			keys = append(keys, a.resolve(l, column.GetFields()).refs...)
+		}
+	}
+	return keys
+}
+
+// keep returns the operand's columns that are grouping keys.
+func (s shape) keep(o operand) operand {
+	if !s.grouped {
+		return o
+	}
+	out := operand{cast: o.cast}
+	for _, r := range o.refs {
+		if slices.Contains(s.keys, r) {
+			out.refs = append(out.refs, r)
+		}
+	}
+	return out
+}
+
+// plainSelect analyses a SELECT that is not a set operation.
+func (a *analyzer) plainSelect(it *item, quals []*pred, lim *limit) {
+	sel := it.sub
+	l := a.levelOf(it)
+	env := a.innerOf(it)
+	a.fromSubqueries(env, sel.GetFromClause()...)
+	s := a.shapeOf(sel, l)
+	all := a.conjuncts(l, sel.GetWhereClause())
+	if s.blocked {
+		a.barrier = a.barrier || len(quals) > 0
+	} else {
+		for _, q := range quals {
+			all = append(all, q.rewrite(func(r ref) operand {
+				if r.item != it {
+					return operand{refs: []ref{r}}
+				}
+				return s.keep(a.output(it, r.col))
+			}))
+		}
+	}
+	if s.grouped && sel.GetHavingClause() != nil {
+		for _, q := range a.conjuncts(l, sel.GetHavingClause()) {
+			all = append(all, q.rewrite(func(r ref) operand { return s.keep(operand{refs: []ref{r}}) }))
+		}
+	}
+	lim = a.limitOf(it, l, s, lim)
+	for _, f := range l.from {
+		if len(l.items) != 1 {
+			lim = nil
+		}
+		a.spread(l, f, all, lim)
+	}
+}
+
+// limitOf returns the LIMIT that applies to the rows of the only item of the FROM clause, if there is one.
+func (a *analyzer) limitOf(it *item, l *level, s shape, outer *limit) *limit {
+	sel := it.sub
+	if !s.plain || len(l.items) != 1 {
+		return nil
+	}
+	if !limited(sel) {
+		if outer == nil {
+			return nil
+		}
+		down := &limit{count: outer.count, offset: outer.offset}
+		for _, k := range outer.keys {
+			by := k.by.rewrite(func(r ref) operand {
+				if r.item == it {
+					return a.output(it, r.col)
+				}
+				return operand{}
+			})
+			down.keys = append(down.keys, sortKey{by, k.desc})
+		}
+		return down
+	}
+	if sel.GetLimitOption() == pg.LimitOption_LIMIT_OPTION_WITH_TIES || sel.GetLimitCount() == nil {
+		return nil
+	}
+	lim := &limit{count: sel.GetLimitCount(), offset: sel.GetLimitOffset()}
+	for _, node := range sel.GetSortClause() {
+		sort := node.GetSortBy()
+		key := sortKey{by: a.sortColumn(sel, l, sort.GetNode()), desc: sort.GetSortbyDir() == pg.SortByDir_SORTBY_DESC}
+		if sort.GetSortbyDir() == pg.SortByDir_SORTBY_USING {
+			key.by = operand{}
+		}
+		lim.keys = append(lim.keys, key)
+	}
+	return lim
+}
+
+// sortColumn resolves an ORDER BY item: a number or a name of an output column goes before a column of the FROM clause.
+func (a *analyzer) sortColumn(sel *pg.SelectStmt, l *level, node *pg.Node) operand {
+	targets := sel.GetTargetList()
+	if at := node.GetAConst().GetIval(); at != nil {
+		for _, t := range targets {
+			if isStar(t.GetResTarget().GetVal().GetColumnRef().GetFields()) {
+				return operand{}
+			}
+		}
+		if n := int(at.GetIval()); n >= 1 && n <= len(targets) {
+			return a.resolve(l, targets[n-1].GetResTarget().GetVal().GetColumnRef().GetFields())
+		}
+		return operand{}
+	}
+	fields := node.GetColumnRef().GetFields()
+	if len(fields) == 1 {
+		name := fields[0].GetString_().GetSval()
+		for _, t := range targets {
+			target := t.GetResTarget()
+			if target.GetName() == name {
+				return a.resolve(l, target.GetVal().GetColumnRef().GetFields())
+			}
+		}
+	}
+	return a.resolve(l, fields)
+}

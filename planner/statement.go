@@ -1,0 +1,300 @@
+package planner
+
+import (
+	"strings"
+
+	pg "github.com/pganalyze/pg_query_go/v6"
+	"google.golang.org/protobuf/proto"
+)
+
+// statement is one statement of a text, analysed.
+type statement struct {
+	scans []*scan
+	// opaque says why the statement cannot be seen through; empty where it can.
+	opaque []string
+	// writes says that ohlcv itself is written.
+	writes, writesQualified bool
+	// changes says that the statement may change what names mean: a definition.
+	changes bool
+	// mentions says that a condition may depend on a symbol, so that reading all symbols is not what was asked for.
+	mentions bool
+	barrier  bool
+	execute  *pg.ExecuteStmt
+	prepare  *Prepared
+	// set is what the statement does to the settings that later statements of the text depend on.
+	set *pg.VariableSetStmt
+	// unsettles says that the settings after the statement are not known: the end of a transaction, DO, CALL, set_config.
+	unsettles bool
+	oids      []uint32
+	unsure    map[int32]bool
+	columns   map[string]bool
+	allCols   bool
+}
+
+func (s *statement) reads() bool {
+	return len(s.scans) > 0 || len(s.opaque) > 0 || s.writes || s.execute != nil
+}
+
+// analyzeStatement finds what one statement reads. The names in created were made by statements before it in the text.
+func analyzeStatement(text string, raw *pg.RawStmt, c *Catalog, created map[string]bool, oids []uint32) *statement {
+	a := newAnalyzer(c, created)
+	s := &statement{columns: map[string]bool{}}
+	root := raw.GetStmt()
+	if runs := a.top(s, root, text, raw); runs {
+		a.inspect(s, root)
+	}
+	s.scans, s.opaque, s.barrier = a.scans, a.opaque, a.barrier
+	s.mentions = mentionsSymbol(append(a.trees, root))
+	s.inferParams(root, oids)
+	a.noteCreated(root, created)
+	return s
+}
+
+// top analyses a whole statement; false where it does not execute what is below it.
+func (a *analyzer) top(s *statement, root *pg.Node, text string, raw *pg.RawStmt) bool {
+	switch n := root.GetNode().(type) {
+	case *pg.Node_ExplainStmt:
+		if !analyzes(n.ExplainStmt) {
+			return false
+		}
+		return a.top(s, n.ExplainStmt.GetQuery(), text, raw)
+	case *pg.Node_PrepareStmt:
+		s.prepare = preparedBy(n.PrepareStmt, text, raw)
+		if s.prepare == nil {
+			a.hide("its PREPARE is not understood")
+		}
+		return false
+	case *pg.Node_ExecuteStmt:
+		s.execute = n.ExecuteStmt
+	case *pg.Node_VariableSetStmt:
+		s.set = n.VariableSetStmt
+	case *pg.Node_TransactionStmt:
+		s.unsettles = n.TransactionStmt.GetKind() != pg.TransactionStmtKind_TRANS_STMT_BEGIN &&
+			n.TransactionStmt.GetKind() != pg.TransactionStmtKind_TRANS_STMT_START
+	case *pg.Node_DiscardStmt:
+		s.unsettles = true
+	case *pg.Node_DoStmt:
+		s.unsettles = true
+		a.doBlock(n.DoStmt)
+	case *pg.Node_CallStmt:
+		s.unsettles = true
+		a.subqueries(nil, &pg.Node{Node: &pg.Node_FuncCall{FuncCall: n.CallStmt.GetFunccall()}})
+	case *pg.Node_CreateTableAsStmt:
+		if n.CreateTableAsStmt.GetInto().GetSkipData() {
+			return false
+		}
+		if e := n.CreateTableAsStmt.GetQuery().GetExecuteStmt(); e != nil {
+			s.execute = e
+		}
+		a.query(n.CreateTableAsStmt.GetQuery(), nil)
+	case *pg.Node_DeclareCursorStmt:
+		a.query(n.DeclareCursorStmt.GetQuery(), nil)
+	case *pg.Node_CopyStmt:
+		a.copyStmt(s, n.CopyStmt)
+	case *pg.Node_RefreshMatViewStmt:
+		if name := n.RefreshMatViewStmt.GetRelation().GetRelname(); !n.RefreshMatViewStmt.GetSkipData() && a.inClosure(name) {
+			a.hide("it refreshes " + name + ", which reads ohlcv")
+		}
+	case *pg.Node_TruncateStmt:
+		a.noteWrites(s, root)
+		return false
+	case *pg.Node_SelectStmt, *pg.Node_InsertStmt, *pg.Node_UpdateStmt, *pg.Node_DeleteStmt, *pg.Node_MergeStmt:
+		a.query(root, nil)
+	default:
+		s.changes = true
+		return false // definitions: they store names and read no rows for the client
+	}
+	a.noteWrites(s, root)
+	return true
+}
+
+// analyzes reports whether an EXPLAIN runs its statement.
+func analyzes(x *pg.ExplainStmt) bool {
+	runs := false
+	for _, opt := range x.GetOptions() {
+		def := opt.GetDefElem()
+		if !strings.EqualFold(def.GetDefname(), "analyze") {
+			continue
+		}
+		runs = true
+		switch arg := def.GetArg(); {
+		case arg.GetString_() != nil:
+			off := parseBool(arg.GetString_().GetSval())
+			runs = off.kind != kindBool || off.b
+		case arg.GetInteger() != nil:
+			runs = arg.GetInteger().GetIval() != 0
+		}
+	}
+	return runs
+}
+
+// doBlock hides a DO whose body may read ohlcv.
+func (a *analyzer) doBlock(d *pg.DoStmt) {
+	for _, arg := range d.GetArgs() {
+		def := arg.GetDefElem()
+		if body := def.GetArg().GetString_(); def.GetDefname() == "as" && (a.mentioned(body.GetSval()) || hasWord(body.GetSval(), "execute")) {
+			a.hide("it runs a DO block that may read ohlcv")
+		}
+	}
+}
+
+// mentioned reports whether a text has the name of ohlcv or of something that reads it.
+func (a *analyzer) mentioned(text string) bool {
+	lower := strings.ToLower(text)
+	for name := range a.created {
+		if strings.Contains(lower, name) {
+			return true
+		}
+	}
+	return named(text, a.catalog, 0)
+}
+
+func (a *analyzer) copyStmt(s *statement, c *pg.CopyStmt) {
+	rv := c.GetRelation()
+	switch {
+	case c.GetQuery() != nil:
+		a.query(c.GetQuery(), nil)
+	case rv == nil:
+	case c.GetIsFrom():
+		a.seen[rv] = true
+		if a.inClosure(rv.GetRelname()) {
+			a.hide("it writes to " + rv.GetRelname() + ", whose triggers may read ohlcv")
+		}
+	default:
+		it := a.relation(rv, nil)
+		a.visit(it, nil, nil)
+		s.allCols = s.allCols || len(c.GetAttlist()) == 0
+		for _, col := range c.GetAttlist() {
+			s.columns[col.GetString_().GetSval()] = true
+		}
+	}
+}
+
+// query analyses a statement that may stand in a WITH clause.
+func (a *analyzer) query(node *pg.Node, env *cte) {
+	switch n := node.GetNode().(type) {
+	case *pg.Node_SelectStmt:
+		a.selectItem(&item{sub: n.SelectStmt, ctes: env}, nil, nil)
+	case *pg.Node_InsertStmt:
+		a.insert(n.InsertStmt, env)
+	case *pg.Node_UpdateStmt:
+		u := n.UpdateStmt
+		a.target(u.GetRelation())
+		a.modify(u.GetWithClause(), env, u.GetFromClause(), u.GetWhereClause(), u.GetTargetList(), u.GetReturningList())
+	case *pg.Node_DeleteStmt:
+		d := n.DeleteStmt
+		a.target(d.GetRelation())
+		a.modify(d.GetWithClause(), env, d.GetUsingClause(), d.GetWhereClause(), d.GetReturningList(), nil)
+	case *pg.Node_MergeStmt:
+		m := n.MergeStmt
+		a.target(m.GetRelation())
+		// A row of the source that matches nothing counts too: the condition bounds nothing.
+		inner := a.with(m.GetWithClause(), env)
+		a.subqueries(inner, m.GetJoinCondition())
+		a.subqueries(inner, m.GetMergeWhenClauses()...)
+		a.modify(m.GetWithClause(), env, []*pg.Node{m.GetSourceRelation()}, nil, m.GetReturningList(), nil)
+	}
+}
+
+// target notes the relation that a statement writes.
+func (a *analyzer) target(rv *pg.RangeVar) {
+	if rv == nil {
+		return
+	}
+	a.seen[rv] = true
+	if a.inClosure(rv.GetRelname()) {
+		a.hide("it writes to " + rv.GetRelname() + ", through which ohlcv may be read")
+	}
+}
+
+func (a *analyzer) insert(n *pg.InsertStmt, env *cte) {
+	a.target(n.GetRelation())
+	a.withBodies(n.GetWithClause(), env)
+	inner := a.with(n.GetWithClause(), env)
+	if sel := n.GetSelectStmt(); sel != nil {
+		a.query(sel, inner)
+	}
+	a.subqueries(inner, n.GetReturningList()...)
+	if conflict := n.GetOnConflictClause(); conflict != nil {
+		a.subqueries(inner, conflict.GetTargetList()...)
+		a.subqueries(inner, conflict.GetWhereClause())
+	}
+}
+
+// modify analyses UPDATE … FROM and DELETE … USING as a SELECT of the same FROM clause: each row of it that passes the
+// condition may be used.
+func (a *analyzer) modify(with *pg.WithClause, env *cte, from []*pg.Node, where *pg.Node, lists ...[]*pg.Node) {
+	sel := &pg.SelectStmt{
+		WithClause: with, FromClause: from, WhereClause: where, Op: pg.SetOperation_SETOP_NONE,
+	}
+	for _, list := range lists {
+		sel.TargetList = append(sel.TargetList, list...)
+	}
+	a.selectItem(&item{sub: sel, ctes: env}, nil, nil)
+}
+
+// noteWrites notes whether a statement, or one in its WITH clauses, writes ohlcv itself.
+func (a *analyzer) noteWrites(s *statement, root proto.Message) {
+	note := func(rv *pg.RangeVar) {
+		if isOurs(rv) {
+			s.writes = true
+			s.writesQualified = s.writesQualified || rv.GetSchemaname() != ""
+		}
+	}
+	walk(root, func(m proto.Message) bool {
+		switch n := m.(type) {
+		case *pg.InsertStmt:
+			note(n.GetRelation())
+		case *pg.UpdateStmt:
+			note(n.GetRelation())
+		case *pg.DeleteStmt:
+			note(n.GetRelation())
+		case *pg.MergeStmt:
+			note(n.GetRelation())
+		case *pg.CopyStmt:
+			if n.GetIsFrom() {
+				note(n.GetRelation())
+			}
+		case *pg.TruncateStmt:
+			for _, r := range n.GetRelations() {
+				note(r.GetRangeVar())
+			}
+		}
+		return true
+	})
+}
+
+// preparedBy returns what a PREPARE registers, cut from the text.
+func preparedBy(n *pg.PrepareStmt, text string, raw *pg.RawStmt) *Prepared {
+	start := int(raw.GetStmtLocation())
+	end := start + int(raw.GetStmtLen())
+	if raw.GetStmtLen() == 0 || end > len(text) {
+		end = len(text)
+	}
+	lex := lexer{src: text[:end], pos: start}
+	depth := 0
+	for {
+		tok, ok := lex.next()
+		switch {
+		case !ok:
+			return nil
+		case tok.kind == tokenPunct && tok.text == "(":
+			depth++
+		case tok.kind == tokenPunct && tok.text == ")":
+			depth--
+		case tok.kind == tokenWord && tok.text == "as" && depth == 0:
+			p := &Prepared{Name: n.GetName(), Text: text[tok.end:end]}
+			for _, t := range n.GetArgtypes() {
+				oid, _ := castOID(t.GetTypeName())
+				if oid == 0 {
+					oid = oidOther
+				}
+				p.OIDs = append(p.OIDs, oid)
+			}
+			return p
+		}
+	}
+}
+
+// oidOther stands for a declared type that is not known here.
+const oidOther = 1
