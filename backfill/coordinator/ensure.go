@@ -258,7 +258,14 @@ func (f *filling) gap(ctx context.Context, index *coverage.Index, p *part) (mark
 	gap := index.Missing(p.series, p.ranges, f.req.Freshness, f.now)
 	p.needs = nil
 	for i, n := range p.counts {
-		needs, more, err := f.c.resolve(ctx, index, p.series, n, f.req.Freshness, f.now, p.factors[i])
+		origin := market.NegInf
+		if _, known := f.c.counts.get(index, p.series, n, f.now); !known && n.Within.Start == market.NegInf && !n.Newest {
+			if err := f.bind(ctx, p); err != nil {
+				return nil, err
+			}
+			origin = p.binding.Life(f.now).Bounds().Start
+		}
+		needs, more, err := f.c.resolve(ctx, index, p.series, n, f.req.Freshness, f.now, origin, p.factors[i])
 		if err != nil {
 			return nil, err
 		}
