@@ -342,3 +342,7 @@ func TestRule21_AnotherMemberJoinsAndLeaves(t *testing.T) {
 	w.publishPages(t, 5)
 	w.complete(t)
 }
+
+func barAt(i int) market.Bar {
+	return market.Bar{TS: t0 + market.Instant(i)*minute, Open: 1, High: 2, Low: 0.5, Close: float64(i), Volume: 1}
+}

@@ -118,10 +118,7 @@ func (l *Ledger) Replace(s Segment) market.RangeSet {
 		kept = append(kept, part)
 	}
 	sortSegments(kept)
-	// One neighbour on each side may merge with what is new.
-	low, high := max(from-1, 0), min(to+1, len(l.list))
-	middle := merge(slices.Concat(l.list[low:from], kept, l.list[to:high]))
-	l.list = slices.Concat(l.list[:low], middle, l.list[high:])
+	l.list = slices.Replace(l.list, from, to, kept...)
 	return applied
 }
 
@@ -146,9 +143,6 @@ func (l *Ledger) Withdraw(r market.Range) bool {
 	return withdrawn
 }
 
-// Segments returns the segments as they would be stored now. The slice is the ledger's own.
-func (l *Ledger) Segments() []Segment { return l.list }
-
 // merge joins neighbours that say the same for good, keeping the newer fetched_at (PIPELINE 3).
 func merge(list []Segment) []Segment {
 	merged := list[:0]
@@ -169,8 +163,10 @@ func mergeable(a, b *Segment) bool {
 }
 
 // Queue adds the statements that store the changes to batch and reports whether there are any. The caller sends the batch
-// in its transaction and announces the symbol with QueueVersion.
+// in its transaction and announces the symbol with QueueVersion. Neighbours merge only here: merged, they take the newer
+// time of reading, and another reading of the same batch would be measured against that.
 func (l *Ledger) Queue(batch *pgx.Batch) bool {
+	l.list = merge(l.list)
 	was := make(map[Segment]struct{}, len(l.stored))
 	for _, s := range l.stored {
 		was[s] = struct{}{}

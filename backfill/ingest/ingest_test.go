@@ -208,6 +208,14 @@ func TestRule19_OneRowPerKeyWithinABatch(t *testing.T) {
 	require.Len(t, w.segments(t, btc), 1, "final neighbours merge")
 }
 
+func TestRule4_NeighboursOfOneBatchDoNotHideEachOther(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, dbtest.New(t))
+	w.commit(t, page(0, 10, 1, 1e6))
+	w.commit(t, page(10, 10, 2, 1e6+9), page(0, 10, 2, 1e6+9))
+	require.Equal(t, float64(2), w.closes(t, btc)[0])
+}
+
 func TestRule8_WrongGenerationIsRefused(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, dbtest.New(t))

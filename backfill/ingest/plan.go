@@ -59,8 +59,8 @@ func makePlan(ctx context.Context, tx pgx.Tx, records []Record, bound map[market
 	return p, nil
 }
 
-// oldestFirst returns the pages by the time of their reading: neighbours that merge take the newer time, and a page
-// between would then be refused where it is the newest of this very batch.
+// oldestFirst returns the pages by the time of their reading, so that the newest of a batch is entered last whatever the
+// order of delivery.
 func oldestFirst(records []Record) []*topic.Page {
 	var pages []*topic.Page
 	for _, r := range records {

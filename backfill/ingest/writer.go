@@ -25,7 +25,7 @@ type Writer struct {
 	pool   *pgxpool.Pool
 	logger *slog.Logger
 	chunks chunkCache
-	// unready is set while the server's chunk functions do not do what is expected of them: see prepareChunks.
+	// unready is set once the server refuses for good to have chunks made beforehand: see prepareChunks.
 	unready atomic.Bool
 }
 
