@@ -118,7 +118,6 @@ func (b *bench) start(ctx context.Context) (err error) {
 		fmt.Sprintf("BARKEEP_STATUS_LISTEN=127.0.0.1:%d", status),
 		"BARKEEP_DATA_DIR=" + filepath.Join(b.folder, "data"),
 		"BARKEEP_UPSTREAM_URL=" + urlOf(b.direct),
-		"BARKEEP_DATABASE=" + b.database,
 		"BARKEEP_SOURCES_BINANCE_URL=" + b.exchange.url,
 		"BARKEEP_SOURCES_BINANCE_RATE=1000000",
 		"BARKEEP_SOURCES_BINANCE_BURST=1000000",
