@@ -1,0 +1,125 @@
+package proxy
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"log/slog"
+
+	"github.com/jackc/pgerrcode"
+	"github.com/jackc/pgx/v5/pgproto3"
+)
+
+// Error is what a client is told.
+type Error struct {
+	Code, Message, Detail, HintText string
+	// Fatal ends the session.
+	Fatal bool
+}
+
+// Error returns the message.
+func (e *Error) Error() string { return e.Message }
+
+// SQLState returns the error's SQLSTATE.
+func (e *Error) SQLState() string { return e.Code }
+
+// Hint returns what the user can do, or nothing.
+func (e *Error) Hint() string { return e.HintText }
+
+var (
+	errShutdown = &Error{
+		Code: pgerrcode.AdminShutdown, Message: "terminating connection: barkeep is shutting down", Fatal: true,
+	}
+	errTooManySessions = &Error{Code: pgerrcode.TooManyConnections, Message: "sorry, too many clients of barkeep already", Fatal: true}
+	errTooManyHolds    = &Error{
+		Code: pgerrcode.TooManyConnections, Message: "too many statements are waiting for bars already",
+		HintText: "Try again later, or set barkeep.mode to stored to read what is there.",
+	}
+	errCanceled         = &Error{Code: pgerrcode.QueryCanceled, Message: "canceling statement due to user request"}
+	errStatementTimeout = &Error{Code: pgerrcode.QueryCanceled, Message: "canceling statement due to statement timeout"}
+	errHoldTimeout      = &Error{
+		Code: pgerrcode.QueryCanceled, Message: "canceling statement due to barkeep.timeout: its bars are still being fetched",
+		HintText: "The fetch goes on; run the statement again, or raise barkeep.timeout.",
+	}
+	errTransactionTimeout = &Error{Code: pgerrcode.QueryCanceled, Message: "canceling statement due to transaction timeout"}
+	errUpstreamGone       = &Error{Code: pgerrcode.ConnectionFailure, Message: "connection to the database was lost", Fatal: true}
+	errNoRight            = &Error{Code: pgerrcode.InsufficientPrivilege, Message: "permission denied for table ohlcv"}
+	errWrites             = &Error{
+		Code: pgerrcode.InsufficientPrivilege, Message: "ohlcv cannot be written by a statement",
+		HintText: "Its rows are kept by barkeep; insert into a table of your own.",
+	}
+	errSettingsInSegment = &Error{
+		Code: pgerrcode.FeatureNotSupported, Message: "settings change in the pipeline that reads ohlcv",
+		HintText: "Send Sync between the statement that changes settings and the one that reads ohlcv.",
+	}
+	errUnsettled = &Error{
+		Code: pgerrcode.SerializationFailure, Message: "what the statement needs kept growing while it was fetched",
+		HintText: "Run the statement again.",
+	}
+
+	errClientGone = errors.New("client is gone")
+)
+
+// protocolError is a message of the client that cannot be.
+func protocolError(message string) *Error {
+	return &Error{Code: pgerrcode.ProtocolViolation, Message: message, Fatal: true}
+}
+
+func startupError(message string) *Error {
+	return &Error{Code: pgerrcode.InvalidAuthorizationSpecification, Message: message, Fatal: true}
+}
+
+// publicError turns any error into what the client may see. Those that nobody vouches for are logged under an id.
+func publicError(ctx context.Context, log *slog.Logger, err error) *Error {
+	var own *Error
+	if errors.As(err, &own) {
+		return own
+	}
+	var coded interface {
+		error
+		SQLState() string
+	}
+	if errors.As(err, &coded) && len(coded.SQLState()) == 5 {
+		public := &Error{Code: coded.SQLState(), Message: coded.Error()}
+		var hinted interface{ Hint() string }
+		if errors.As(err, &hinted) {
+			public.HintText = hinted.Hint()
+		}
+		return public
+	}
+	id := make([]byte, 6)
+	_, _ = rand.Read(id)
+	name := hex.EncodeToString(id)
+	log.ErrorContext(ctx, "statement failed", slog.String("error_id", name), slog.Any("error", err))
+	return &Error{Code: pgerrcode.InternalError, Message: "internal error " + name, HintText: "The log of barkeep has the cause under this id."}
+}
+
+// encode returns the error as an ErrorResponse.
+func (e *Error) encode() []byte {
+	severity := "ERROR"
+	if e.Fatal {
+		severity = "FATAL"
+	}
+	return encode(&pgproto3.ErrorResponse{
+		Severity: severity, SeverityUnlocalized: severity, Code: e.Code, Message: e.Message, Detail: e.Detail, Hint: e.HintText,
+	})
+}
+
+// notice returns a NoticeResponse of severity NOTICE or WARNING.
+func notice(severity, message string) []byte {
+	code := pgerrcode.SuccessfulCompletion
+	if severity == "WARNING" {
+		code = pgerrcode.Warning
+	}
+	return encode(&pgproto3.NoticeResponse{Severity: severity, SeverityUnlocalized: severity, Code: code, Message: message})
+}
+
+// encode returns the bytes of a message that cannot be too large.
+func encode(message pgproto3.Message) []byte {
+	data, err := message.Encode(nil)
+	if err != nil {
+		return nil
+	}
+	return data
+}

@@ -1,0 +1,264 @@
+package proxy
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgerrcode"
+	"github.com/jackc/pgx/v5/pgproto3"
+
+	"barkeep/internal/market"
+	"barkeep/planner"
+)
+
+const (
+	// clockSkew bounds how far the upstream's clock may be from ours.
+	clockSkew = time.Second
+	// standStill is the round of planning from which on now() is not moved.
+	standStill = 2
+	// maxQuestions bounds the rounds of questions to the catalog.
+	maxQuestions = 8
+)
+
+// refusal is the upstream's own ErrorResponse, to be given in place of the statement.
+type refusal struct{ message []byte }
+
+// Error names the kind of error.
+func (*refusal) Error() string { return "statement refused by the upstream" }
+
+// need is what the units of a segment need together.
+type need struct {
+	requirements []market.Requirement
+	columns      []string
+	all          bool // all columns
+	warnings     []string
+}
+
+// gate returns when the units may go upstream, or with the error to be given in their place.
+func (s *session) gate(ctx context.Context, units []unit) error {
+	r := &s.reader
+	if s.blockFailed() {
+		return nil
+	}
+	if slices.ContainsFunc(units, func(u unit) bool { return u.unsettled }) {
+		return errSettingsInSegment
+	}
+	if r.dirty {
+		quiet, err := s.quiesce(ctx)
+		switch {
+		case err != nil:
+			return err
+		case !quiet:
+			return errSettingsInSegment
+		case s.blockFailed():
+			return nil
+		}
+		if err := s.readSettings(ctx); err != nil {
+			return err
+		}
+	}
+	held := &hold{session: s, units: units}
+	defer held.end()
+	for round := range s.server.cfg.MaxRounds {
+		done, err := s.round(ctx, held, round)
+		if err != nil || done {
+			return err
+		}
+	}
+	return errUnsettled
+}
+
+// round plans once and waits for what is missing. It reports whether the units may go.
+func (s *session) round(ctx context.Context, held *hold, round int) (bool, error) {
+	if round <= standStill {
+		held.bracket = s.bracket()
+	}
+	what, err := s.plan(ctx, held)
+	if err != nil {
+		return false, err
+	}
+	r := &s.reader
+	request := Request{
+		Requirements: what.requirements, Mode: r.settings.mode, Freshness: r.settings.freshness, MaxBars: r.settings.maxBars,
+		AskedBy: r.settings.role,
+	}
+	if r.settings.repeatable() && r.snapshotTaken && s.inTransaction() {
+		request.At = r.snapshotVersion
+	}
+	missing := int64(0)
+	if len(what.requirements) > 0 && r.settings.mode != "stored" {
+		if missing, err = s.server.cfg.Coordinator.Missing(ctx, request); err != nil {
+			return false, err
+		}
+	}
+	if missing == 0 {
+		s.warn(what.warnings)
+		s.server.cfg.Metrics.outcome(held.outcome())
+		return true, nil
+	}
+	return held.wait(ctx, request, what)
+}
+
+// bracket is what now() of the upstream's transaction lies in.
+func (s *session) bracket() planner.Bracket {
+	now := time.Now()
+	began := now
+	s.mu.Lock()
+	inside := s.tx != 'I' || s.waiting > 0 || s.reader.open
+	s.mu.Unlock()
+	if inside && !s.reader.began.IsZero() {
+		began = s.reader.began
+	}
+	return planner.Bracket{Lo: market.FromTime(began.Add(-clockSkew)), Hi: market.FromTime(now.Add(clockSkew))}
+}
+
+func (s *session) inTransaction() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.tx == 'T' || s.waiting > 0 || s.reader.open
+}
+
+// blockFailed reports whether the upstream is in a failed block and will refuse whatever comes.
+func (s *session) blockFailed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.tx == 'E' && s.waiting == 0
+}
+
+// plan joins what the units need.
+func (s *session) plan(ctx context.Context, held *hold) (need, error) {
+	env := s.env()
+	var out need
+	columns := map[string]struct{}{}
+	for _, u := range held.units {
+		template := u.stmt.template(s.server.cache, env)
+		if template.Writes() {
+			return need{}, errWrites
+		}
+		if u.parseOnly && (!s.reader.settings.repeatable() || strings.Contains(u.stmt.text, "$") || !s.inTransaction()) {
+			continue
+		}
+		if !template.Reads() {
+			continue
+		}
+		u.args.Prepared = s.prepared(env)
+		plan, err := s.bindPlan(ctx, template, u.args, env, held.bracket)
+		if err != nil {
+			return need{}, err
+		}
+		out.requirements = append(out.requirements, plan.Requirements...)
+		out.warnings = append(out.warnings, plan.Warnings...)
+		if names := template.Columns(); names == nil {
+			out.all = true
+		} else {
+			for _, name := range names {
+				columns[name] = struct{}{}
+			}
+		}
+	}
+	out.columns = slices.AppendSeq([]string{}, maps.Keys(columns))
+	slices.Sort(out.columns)
+	out.requirements = join(out.requirements)
+	return out, nil
+}
+
+// bindPlan plans one execution, with the questions that only the database can answer.
+func (s *session) bindPlan(ctx context.Context, template *planner.Template, args planner.Args, env planner.Env, bracket planner.Bracket) (planner.Plan, error) {
+	answers := planner.Answers{}
+	plan := template.Bind(args, env, bracket, answers)
+	for range maxQuestions {
+		if len(plan.Questions) == 0 || plan.Refusal != nil {
+			break
+		}
+		more, err := s.server.cfg.Catalog.Answer(ctx, env, plan.Questions)
+		if err != nil {
+			return plan, err
+		}
+		maps.Copy(answers, more)
+		plan = template.Bind(args, env, bracket, answers)
+	}
+	for _, reason := range plan.Reasons {
+		s.server.cfg.Metrics.reasons.WithLabelValues(reason.Code).Inc()
+	}
+	if refused := plan.Refusal; refused != nil {
+		return plan, &Error{Code: refused.SQLState, Message: refused.Message, HintText: refused.Hint}
+	}
+	return plan, nil
+}
+
+// prepared looks statements up for SQL EXECUTE.
+func (s *session) prepared(env planner.Env) func(string) (*planner.Template, bool) {
+	return func(name string) (*planner.Template, bool) {
+		st, _ := s.lookup(name)
+		switch {
+		case st == nil || st.also != nil:
+			return nil, false
+		case !st.reads:
+			return nil, true
+		}
+		return st.template(s.server.cache, env), true
+	}
+}
+
+// join names each series once.
+func join(list []market.Requirement) []market.Requirement {
+	if len(list) < 2 {
+		return list
+	}
+	at := map[market.Series]int{}
+	out := list[:0:0]
+	for _, each := range list {
+		i, ok := at[each.Series]
+		if !ok {
+			at[each.Series] = len(out)
+			out = append(out, each)
+			continue
+		}
+		out[i].Ranges = out[i].Ranges.Union(each.Ranges)
+		out[i].Counts = append(out[i].Counts[:len(out[i].Counts):len(out[i].Counts)], each.Counts...)
+	}
+	return out
+}
+
+// mayRead makes the check the executor would make.
+func (s *session) mayRead(ctx context.Context, what need) error {
+	columns := what.columns
+	if what.all {
+		columns = nil
+	}
+	may, err := s.server.cfg.Catalog.MayRead(ctx, s.reader.settings.role, columns, "")
+	if err != nil {
+		return err
+	}
+	if !may {
+		return errNoRight
+	}
+	return nil
+}
+
+// checkParse has the upstream parse a text under a private name, so that a typo fails before the hold.
+func (s *session) checkParse(ctx context.Context, u unit) error {
+	reply, err := s.exchange(ctx, append(
+		encode(&pgproto3.Parse{Name: ownName, Query: u.stmt.text, ParameterOIDs: u.stmt.oids}),
+		encode(&pgproto3.Close{ObjectType: 'S', Name: ownName})...))
+	if err != nil {
+		return err
+	}
+	if reply.err != nil && upstreamError(reply.err).Code != pgerrcode.FeatureNotSupported {
+		return &refusal{message: reply.err}
+	}
+	return nil
+}
+
+// warn tells the client, if its session wants to know.
+func (s *session) warn(warnings []string) {
+	if !s.reader.settings.notices("WARNING") {
+		return
+	}
+	for _, text := range warnings {
+		s.inject(notice("WARNING", text))
+	}
+}

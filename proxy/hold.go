@@ -1,0 +1,314 @@
+package proxy
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strconv"
+	"sync"
+	"time"
+
+	"barkeep/internal/market"
+	"barkeep/planner"
+)
+
+const (
+	// readAhead bounds what is taken from a client that is held.
+	readAhead = 256 << 10
+	// transactionMargin is how long before transaction_timeout a hold ends.
+	transactionMargin = 100 * time.Millisecond
+)
+
+// hold is one statement's or segment's wait, over all its rounds.
+type hold struct {
+	session *session
+	units   []unit
+	bracket planner.Bracket
+
+	started time.Time       // zero before the first wait
+	until   context.Context //nolint:containedctx // the life of the hold is shorter than a call of gate, which ends it
+	finish  []func()
+	noticed time.Time
+
+	mu       sync.Mutex // guards progress
+	progress market.Progress
+	known    bool
+}
+
+// outcome says for the metrics how it went.
+func (h *hold) outcome() string {
+	if h.started.IsZero() {
+		return "covered"
+	}
+	return "held"
+}
+
+// end takes back what begin took. Cancel requests go to the upstream from here on.
+func (h *hold) end() {
+	for i := len(h.finish) - 1; i >= 0; i-- {
+		h.finish[i]()
+	}
+}
+
+// begin makes sure that waiting makes sense: the session is quiet, may read, there is room, and the text parses.
+func (h *hold) begin(ctx context.Context, what need) (pass bool, err error) {
+	s := h.session
+	r := &s.reader
+	if _, err := s.quiesce(ctx); err != nil {
+		return false, err
+	}
+	if s.blockFailed() {
+		return true, nil
+	}
+	if err := s.mayRead(ctx, what); err != nil {
+		return false, err
+	}
+	if s.server.holds.Add(1) > int64(s.server.cfg.MaxHolds) {
+		s.server.holds.Add(-1)
+		return false, errTooManyHolds
+	}
+	h.finish = append(h.finish, func() { s.server.holds.Add(-1) })
+	h.started = time.Now()
+	h.finish = append(h.finish, s.server.cfg.Metrics.hold(h.started))
+	h.noticed = h.started.Add(s.server.cfg.NoticeAfter - s.server.cfg.NoticeEvery)
+	until, stop := h.deadlines(ctx)
+	until, cancel := context.WithCancelCause(until)
+	s.mu.Lock()
+	s.holdEnd = cancel
+	s.mu.Unlock()
+	h.until = until
+	h.finish = append(h.finish, func() {
+		s.mu.Lock()
+		s.holdEnd = nil
+		s.mu.Unlock()
+		cancel(nil)
+		stop()
+	})
+	for _, u := range h.units {
+		single := u.stmt.template(s.server.cache, s.env()).Statements == 1
+		if u.parsed && !u.parseOnly && single && !r.settings.repeatable() && !r.open {
+			if err := s.checkParse(until, u); err != nil {
+				return false, err
+			}
+		}
+	}
+	return false, nil
+}
+
+// deadlines are those that end a hold, each with its own cause.
+func (h *hold) deadlines(ctx context.Context) (context.Context, func()) {
+	r := &h.session.reader
+	var stops []context.CancelFunc
+	limit := func(at time.Time, cause error) {
+		var stop context.CancelFunc
+		ctx, stop = context.WithDeadlineCause(ctx, at, cause)
+		stops = append(stops, stop)
+	}
+	limit(h.started.Add(r.settings.timeout), errHoldTimeout)
+	if t := r.settings.statementTimeout; t > 0 {
+		limit(h.started.Add(t), errStatementTimeout)
+	}
+	if t := r.settings.transactionTimeout; t > 0 {
+		began := h.started
+		if h.session.inTransaction() && !r.began.IsZero() {
+			began = r.began
+		}
+		limit(began.Add(t-transactionMargin), errTransactionTimeout)
+	}
+	return ctx, func() {
+		for _, stop := range stops {
+			stop()
+		}
+	}
+}
+
+// wait waits for one round's gap. It reports whether the units may go as they are.
+func (h *hold) wait(ctx context.Context, request Request, what need) (bool, error) {
+	s := h.session
+	if h.started.IsZero() {
+		if pass, err := h.begin(ctx, what); err != nil || pass {
+			return pass, err
+		}
+	}
+	warnings, err := h.ensure(request)
+	switch {
+	case err == nil:
+		s.warn(warnings)
+		return false, nil
+	case h.until.Err() != nil:
+		err = context.Cause(h.until)
+	}
+	if errors.Is(err, errHoldTimeout) && request.Mode == "partial" {
+		s.warn([]string{"barkeep: answered with what is stored; bars are still missing after barkeep.timeout"})
+		return true, nil
+	}
+	return false, err
+}
+
+// ensure runs the coordinator's Ensure, and meanwhile looks after both connections.
+func (h *hold) ensure(request Request) ([]string, error) {
+	ctx, cancel := context.WithCancelCause(h.until)
+	defer cancel(nil)
+	var warnings []string
+	var failure error
+	done := make(chan struct{})
+	client := h.session.client
+	go func() {
+		defer close(done)
+		warnings, failure = h.session.server.cfg.Coordinator.Ensure(ctx, request, h.note)
+		_ = client.SetReadDeadline(time.Unix(1, 0)) // wakes watch
+	}()
+	watchErr := h.watch(done)
+	if watchErr != nil {
+		cancel(watchErr)
+	}
+	<-done
+	if err := client.SetReadDeadline(time.Time{}); err != nil && watchErr == nil {
+		watchErr = fmt.Errorf("clear deadline: %w", err)
+	}
+	if watchErr != nil {
+		return nil, watchErr
+	}
+	return warnings, failure
+}
+
+func (h *hold) note(progress market.Progress) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.progress, h.known = progress, true
+}
+
+// watch reads what the client pipelines, tells it of the progress and keeps the upstream session alive, until done.
+func (h *hold) watch(done <-chan struct{}) error {
+	s := h.session
+	r := &s.reader
+	beat := time.Time{}
+	if t := r.settings.idleTimeout; t > 0 && !r.open {
+		beat = time.Now().Add(t / 3)
+	}
+	for {
+		next := h.noticed.Add(s.server.cfg.NoticeEvery)
+		if !beat.IsZero() && beat.Before(next) {
+			next = beat
+		}
+		if err := h.listen(next, done); err != nil {
+			return err
+		}
+		select {
+		case <-done:
+			return nil
+		case <-s.gone:
+			return errClientGone // the upstream's last words have passed
+		default:
+		}
+		now := time.Now()
+		if !now.Before(h.noticed.Add(s.server.cfg.NoticeEvery)) {
+			h.noticed = now
+			h.tell()
+		}
+		if !beat.IsZero() && !now.Before(beat) {
+			beat = now.Add(r.settings.idleTimeout / 3)
+			if _, err := s.exchange(h.until, nil); err != nil && h.until.Err() == nil {
+				return err
+			}
+		}
+	}
+}
+
+// listen reads from the client until the time comes, done is closed, or the client ends the session.
+func (h *hold) listen(until time.Time, done <-chan struct{}) error {
+	s := h.session
+	r := &s.reader
+	for time.Now().Before(until) {
+		if r.end-r.scan >= readAhead {
+			timer := time.NewTimer(time.Until(until))
+			defer timer.Stop()
+			select {
+			case <-timer.C:
+			case <-done:
+			case <-s.gone:
+			}
+			return nil
+		}
+		s.room()
+		if err := s.client.SetReadDeadline(until); err != nil {
+			return errClientGone
+		}
+		select {
+		case <-done: // its own deadline may have come before ours
+			return nil
+		default:
+		}
+		n, err := s.client.Read(r.buf[r.end:])
+		r.end += n
+		var timeout net.Error
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
+			return nil
+		case err != nil || n > 0 && h.terminated():
+			return errClientGone
+		}
+	}
+	return nil
+}
+
+// terminated reports whether the client has sent Terminate behind what is held.
+func (h *hold) terminated() bool {
+	r := &h.session.reader
+	for at := r.scan; r.end-at >= 5; {
+		if r.buf[at] == 'X' {
+			return true
+		}
+		size := int(binary.BigEndian.Uint32(r.buf[at+1:])) + 1
+		if size < 5 || size > r.end-at {
+			break
+		}
+		at += size
+	}
+	return false
+}
+
+// tell sends the NOTICE.
+func (h *hold) tell() {
+	if !h.session.reader.settings.notices("NOTICE") {
+		return
+	}
+	h.mu.Lock()
+	progress, known := h.progress, h.known
+	h.mu.Unlock()
+	if known {
+		h.session.inject(notice("NOTICE", progressText(progress)))
+	} else {
+		h.session.inject(notice("NOTICE", "barkeep: fetching bars"))
+	}
+}
+
+// progressText is for people.
+func progressText(p market.Progress) string {
+	text := fmt.Sprintf("barkeep: fetching %s %s", p.Series.Symbol, p.Series.Timeframe)
+	if p.Total > 0 {
+		done := min(p.Done, p.Total)
+		text += fmt.Sprintf(": %d %% (%s of about %s bars)", done*100/p.Total, grouped(done), grouped(p.Total))
+	}
+	switch {
+	case p.Left < 0 || p.Total <= 0:
+		return text
+	case p.Left < time.Second:
+		return text + ", almost done"
+	case p.Left < 2*time.Minute:
+		return text + fmt.Sprintf(", about %d s left", int64(p.Left.Seconds()))
+	}
+	return text + fmt.Sprintf(", about %d min left", int64(p.Left.Minutes()))
+}
+
+// grouped writes 4840000 as 4,840,000.
+func grouped(n int64) string {
+	text := strconv.FormatInt(n, 10)
+	for i := len(text) - 3; i > 0 && text[i-1] != '-'; i -= 3 {
+		text = text[:i] + "," + text[i:]
+	}
+	return text
+}

@@ -1,0 +1,191 @@
+package proxy
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"maps"
+)
+
+// pump copies the upstream's messages to the client until the upstream ends, one write for one read.
+func (s *session) pump() error {
+	s.have = copy(s.upBuf, s.upBuf[s.from:s.have])
+	s.from = 0
+	if s.have > 0 {
+		if err := s.pumpOnce(); err != nil {
+			return err
+		}
+	}
+	for {
+		n, err := s.upstream.Read(s.upBuf[s.have:])
+		if n > 0 {
+			s.have += n
+			if err := s.pumpOnce(); err != nil {
+				return err
+			}
+		}
+		if err != nil {
+			return fmt.Errorf("read from upstream: %w", err)
+		}
+	}
+}
+
+// pumpOnce writes what can be written of upBuf[:have] and keeps the rest.
+func (s *session) pumpOnce() error {
+	s.out.Lock()
+	defer s.out.Unlock()
+	s.mu.Lock()
+	out, used, err := s.walk(s.upBuf[:s.have])
+	s.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	s.midway = s.skip > 0 && !s.skipDrop
+	if !s.midway && len(s.deferred) > 0 {
+		out = append(out[:len(out):len(out)], s.deferred...)
+		s.deferred = nil
+	}
+	if len(out) > 0 {
+		if _, err := s.client.Write(out); err != nil {
+			return fmt.Errorf("write to client: %w", err)
+		}
+	}
+	s.have = copy(s.upBuf, s.upBuf[used:s.have])
+	return nil
+}
+
+// looked says which messages must be whole to be looked at.
+var looked = [256]bool{'Z': true, 'S': true, 'E': true}
+
+// walk goes over the headers in data. It returns what the client gets, and how much of data is done with. The caller
+// holds mu.
+func (s *session) walk(data []byte) (out []byte, used int, err error) {
+	var filtered []byte
+	filtering := s.owned > 0 || s.mark != nil
+	i := 0
+	if s.skip > 0 {
+		i = min(s.skip, len(data))
+		s.skip -= i
+		if filtering && !s.skipDrop {
+			filtered = append(filtered, data[:i]...)
+		}
+	}
+	for len(data)-i >= 5 {
+		size := int(binary.BigEndian.Uint32(data[i+1:])) + 1
+		if size < 5 {
+			return nil, 0, fmt.Errorf("read from upstream: message %q of %d bytes", data[i], size)
+		}
+		end := i + size
+		if end > len(data) && (filtering || looked[data[i]]) && size <= len(s.upBuf) {
+			break // wait for the rest
+		}
+		whole := data[i:min(end, len(data))]
+		pass := s.note(whole, end <= len(data))
+		if filtering {
+			filtered = append(filtered, pass...)
+		}
+		if end > len(data) {
+			s.skip, s.skipDrop = end-len(data), pass == nil
+			i = len(data)
+			break
+		}
+		i = end
+	}
+	if filtering {
+		return filtered, i, nil
+	}
+	return data[:i], i, nil
+}
+
+// note keeps the ledger by one message and returns what the client gets of it: the message, another in its place, or
+// nothing. Only where the proxy itself has sent something is it anything but the message.
+func (s *session) note(message []byte, whole bool) []byte {
+	own := (*exchange)(nil)
+	if s.owned > 0 {
+		if e := s.head(); e != nil && e.kind == kindOwn {
+			own = e.own
+		}
+	}
+	switch message[0] {
+	case 'D', 'd':
+		if own != nil {
+			own.row(message)
+			return nil
+		}
+		return message
+	case 'Z':
+		if whole && len(message) > 5 {
+			s.ready(message[5])
+		}
+		if own != nil {
+			close(own.done)
+			return nil
+		}
+		return message
+	case 'S':
+		if whole {
+			s.parameterStatus(message[5:])
+		}
+		return message
+	case 'N', 'A':
+		return message
+	case 'E':
+		return s.noteError(message, own)
+	}
+	if own != nil {
+		return nil
+	}
+	switch message[0] {
+	case '1':
+		s.parsed()
+	case '3':
+		s.closed()
+	case 'G':
+		s.copyStarted()
+	}
+	return message
+}
+
+func (s *session) noteError(message []byte, own *exchange) []byte {
+	if bytes.Contains(message, []byte("VFATAL\x00")) || bytes.Contains(message, []byte("VPANIC\x00")) {
+		s.sawFatal = true
+		return message
+	}
+	if own != nil {
+		own.err = bytes.Clone(message)
+		return nil
+	}
+	s.failed()
+	if s.mark != nil {
+		if bytes.Contains(message, s.mark) {
+			out := s.replacement
+			s.mark, s.replacement = nil, nil
+			return out
+		}
+	}
+	return message
+}
+
+// row keeps the first column.
+func (x *exchange) row(message []byte) {
+	var value []byte
+	if len(message) >= 11 && message[0] == 'D' {
+		if size := int(int32(binary.BigEndian.Uint32(message[7:]))); size >= 0 && len(message) >= 11+size { //nolint:gosec // -1 is NULL
+			value = bytes.Clone(message[11 : 11+size])
+		}
+	}
+	x.rows = append(x.rows, value)
+}
+
+// parameterStatus keeps a setting that the upstream reports.
+func (s *session) parameterStatus(body []byte) {
+	name, rest, ok := cstring(body)
+	value, _, ok2 := cstring(rest)
+	if !ok || !ok2 || s.params[string(name)] == string(value) {
+		return
+	}
+	params := maps.Clone(s.params)
+	params[string(name)] = string(value)
+	s.params = params
+	s.paramsSeen++
+}

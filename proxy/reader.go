@@ -1,0 +1,235 @@
+package proxy
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"time"
+)
+
+// reader is what the reading goroutine knows. Nothing else touches it.
+//
+//	buf: … | start … segment … scan … end |
+//
+// [start, segment) goes upstream with the next write; [segment, scan) too, unless the segment is gated: then it waits
+// for its Sync or Flush; [scan, end) is not looked at yet.
+type reader struct {
+	buf                       []byte
+	start, segment, scan, end int
+
+	stream   int  // bytes of a message that goes upstream as it comes
+	gated    bool // the segment holds what may read ohlcv
+	skipping bool // the proxy failed the segment: drop until Sync
+	open     bool // messages of the segment went upstream, its Sync did not
+	usedUp   bool // a Bind was among them
+
+	inSegment bool // the last message belongs to a segment without its Sync so far
+	used      bool // and a Bind came in it
+
+	batch, pending []entry // of [start, segment) and of [segment, scan)
+	units          []unit  // of the segment
+
+	snapshot        bool // what waits to be written takes a snapshot
+	segmentEffects  bool // the segment has a statement that may change the session
+	dirty           bool // settings may differ from those read last
+	blockEffects    bool // settings were changed since the last plain end of a block
+	portals         map[string]struct{}
+	settings        settings
+	snapshotTaken   bool
+	snapshotVersion Version
+	began           time.Time // no later than the start of the upstream's transaction
+}
+
+func (r *reader) init() {
+	r.dirty = true
+	r.portals = map[string]struct{}{}
+}
+
+// read takes the client's messages until it has no more.
+func (s *session) read(ctx context.Context) error {
+	s.reader.buf = make([]byte, readerBuffer)
+	for {
+		if err := s.fill(); err != nil {
+			return err
+		}
+		var err error
+		if s.planned {
+			err = s.consume(ctx)
+		} else {
+			err = s.passOn()
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// fill reads more of what the client sends; it makes room for the message that is not whole.
+func (s *session) fill() error {
+	s.room()
+	r := &s.reader
+	n, err := s.client.Read(r.buf[r.end:])
+	r.end += n
+	if n == 0 && err != nil {
+		return fmt.Errorf("read from client: %w", err)
+	}
+	return nil
+}
+
+// room moves what is kept to the front, and grows the buffer where that is not enough.
+func (s *session) room() {
+	r := &s.reader
+	if r.start == r.end {
+		r.start, r.segment, r.scan, r.end = 0, 0, 0, 0
+		if len(r.buf) > 4*readerBuffer {
+			r.buf = make([]byte, readerBuffer)
+		}
+		return
+	}
+	if r.start > 0 {
+		shift := r.start
+		copy(r.buf, r.buf[r.start:r.end])
+		r.start, r.segment, r.scan, r.end = 0, r.segment-shift, r.scan-shift, r.end-shift
+	}
+	if r.end == len(r.buf) {
+		grown := make([]byte, 2*len(r.buf))
+		copy(grown, r.buf[:r.end])
+		r.buf = grown
+	}
+}
+
+// passOn relays without a look.
+func (s *session) passOn() error {
+	r := &s.reader
+	if _, err := s.upstream.Write(r.buf[r.start:r.end]); err != nil {
+		return fmt.Errorf("write to upstream: %w", err)
+	}
+	r.start = r.end
+	return nil
+}
+
+// consume takes every whole message in the buffer and forwards what may go.
+func (s *session) consume(ctx context.Context) error {
+	r := &s.reader
+	if r.stream > 0 {
+		n := min(r.stream, r.end-r.scan)
+		r.stream -= n
+		r.scan += n
+		r.segment = r.scan
+	}
+	for r.stream == 0 && r.end-r.scan >= 5 {
+		kind, size := r.buf[r.scan], int(binary.BigEndian.Uint32(r.buf[r.scan+1:]))+1
+		if size < 5 {
+			return protocolError("invalid message length")
+		}
+		whole := r.end-r.scan >= size
+		if !whole && kind == 'd' && !r.gated && !r.skipping {
+			r.stream = size - (r.end - r.scan)
+			r.scan = r.end
+			break
+		}
+		if size > s.server.cfg.MaxMessage {
+			return protocolError(fmt.Sprintf("message of %d bytes is longer than barkeep takes", size))
+		}
+		if !whole {
+			break
+		}
+		if err := s.take(ctx, kind, size); err != nil {
+			return err
+		}
+	}
+	if r.gated && r.scan-r.segment > s.server.cfg.MaxMessage {
+		if _, err := s.release(ctx, 0, 0); err != nil {
+			return err
+		}
+	}
+	if r.gated {
+		return s.forward()
+	}
+	s.settle()
+	err := s.forward()
+	r.open, r.usedUp = r.inSegment, r.used
+	return err
+}
+
+// take deals with the whole message at scan. It moves scan past it.
+func (s *session) take(ctx context.Context, kind byte, size int) error {
+	r := &s.reader
+	if r.skipping && kind != 'S' && kind != 'X' {
+		return s.discard(size)
+	}
+	body := r.buf[r.scan+5 : r.scan+size]
+	switch kind {
+	case 'P', 'B', 'D', 'E', 'C':
+		r.inSegment = true
+	}
+	switch kind {
+	case 'Q':
+		return s.query(ctx, body, size)
+	case 'P':
+		s.parse(body)
+	case 'B':
+		s.bind(body)
+	case 'E':
+		s.execute(body)
+	case 'C':
+		s.closeNamed(body)
+	case 'S', 'H':
+		return s.endSegment(ctx, kind, size)
+	case 'F':
+		r.pending = append(r.pending, entry{kind: kindCall})
+		r.snapshot, r.dirty = true, true
+	case 'c', 'f':
+		s.mu.Lock()
+		s.copyEnded()
+		s.mu.Unlock()
+	}
+	r.scan += size
+	return nil
+}
+
+// settle lets the open segment's messages go with the next write.
+func (s *session) settle() {
+	r := &s.reader
+	r.batch = append(r.batch, r.pending...)
+	r.pending = r.pending[:0]
+	r.segment = r.scan
+}
+
+// forward writes [start, segment) upstream and enters it into the ledger.
+func (s *session) forward() error {
+	r := &s.reader
+	if r.start == r.segment {
+		return nil
+	}
+	s.mu.Lock()
+	if s.waiting == 0 && s.tx == 'I' && !r.open {
+		r.began, r.snapshotTaken = time.Now(), false
+	}
+	if r.snapshot && !r.snapshotTaken {
+		r.snapshotTaken, r.snapshotVersion = true, s.server.cfg.Coordinator.Snapshot()
+	}
+	s.push(r.batch...)
+	s.mu.Unlock()
+	r.snapshot = false
+	clear(r.batch)
+	r.batch = r.batch[:0]
+	_, err := s.upstream.Write(r.buf[r.start:r.segment])
+	r.start = r.segment
+	if err != nil {
+		return fmt.Errorf("write to upstream: %w", err)
+	}
+	return nil
+}
+
+// discard drops the message at scan; what came before it is forwarded.
+func (s *session) discard(size int) error {
+	s.settle()
+	if err := s.forward(); err != nil {
+		return err
+	}
+	r := &s.reader
+	r.scan += size
+	r.start, r.segment = r.scan, r.scan
+	return nil
+}

@@ -1,0 +1,281 @@
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"barkeep/internal/market"
+	"barkeep/planner"
+)
+
+// Version is a state of the coverage that the Coordinator can be asked about later.
+type Version any
+
+// Request is what one statement needs before it may go on.
+type Request struct {
+	// At, where not nil, is the coverage that the session's snapshot may date from. What is missing then can be
+	// fetched, but not be seen: 40001.
+	At           Version
+	Requirements []market.Requirement
+	// Mode is barkeep.mode; Freshness is barkeep.freshness, zero for the default; MaxBars is barkeep.max_bars.
+	Mode      string
+	Freshness time.Duration
+	MaxBars   int64
+	// AskedBy is the role that pays for it.
+	AskedBy string
+}
+
+// Coordinator fills gaps.
+type Coordinator interface {
+	// Snapshot returns the coverage as it is known now.
+	Snapshot() Version
+	// Missing returns about how many bars a request lacks; 0 says that it is covered and nothing need be waited for.
+	Missing(ctx context.Context, request Request) (bars int64, err error)
+	// Ensure returns when the request is covered. Its warnings are for the client.
+	Ensure(ctx context.Context, request Request, progress func(market.Progress)) (warnings []string, err error)
+}
+
+// Catalog knows the database. *catalog.Catalog implements it.
+type Catalog interface {
+	Current() *planner.Catalog
+	Answer(ctx context.Context, env planner.Env, questions []planner.Question) (planner.Answers, error)
+	MayRead(ctx context.Context, role string, columns []string, relation string) (bool, error)
+}
+
+// Upstream is the address of the PostgreSQL server.
+type Upstream struct {
+	// Network is "tcp" or "unix", Address what net.Dial takes.
+	Network, Address string
+	// TLS, where not nil, is asked for with SSLRequest and required.
+	TLS *tls.Config
+}
+
+// Config is what a Server needs. Zero limits are replaced by DESIGN §14's defaults.
+type Config struct {
+	Upstream Upstream
+	// Database is the one whose sessions are planned; empty plans none.
+	Database string
+	// TLS, where not nil, is offered to clients.
+	TLS *tls.Config
+	// AllowTrust admits clients that are not on loopback though the upstream asked them for no proof.
+	AllowTrust bool
+	// Coordinator and Catalog may both be nil: then nothing is planned.
+	Coordinator Coordinator
+	Catalog     Catalog
+
+	MaxSessions, MaxHolds int
+	// MaxMessage bounds a message or segment that must be held as a whole.
+	MaxMessage int
+	// MaxRounds bounds how often a statement is planned again after a hold.
+	MaxRounds int
+	// MaxBars and Timeout hold where the session's own settings cannot be read.
+	MaxBars                                                  int64
+	Timeout, NoticeAfter, NoticeEvery, StartupTimeout, Grace time.Duration
+
+	Logger  *slog.Logger
+	Metrics *Metrics
+}
+
+func (c Config) withDefaults() Config {
+	set := func(v *int, d int) {
+		if *v <= 0 {
+			*v = d
+		}
+	}
+	setTime := func(v *time.Duration, d time.Duration) {
+		if *v <= 0 {
+			*v = d
+		}
+	}
+	set(&c.MaxSessions, 300)
+	set(&c.MaxHolds, 200)
+	set(&c.MaxMessage, 64<<20)
+	set(&c.MaxRounds, 20)
+	setTime(&c.Timeout, 10*time.Minute)
+	setTime(&c.NoticeAfter, 500*time.Millisecond)
+	setTime(&c.NoticeEvery, time.Second)
+	setTime(&c.StartupTimeout, time.Minute)
+	setTime(&c.Grace, 30*time.Second)
+	if c.MaxBars <= 0 {
+		c.MaxBars = 20_000_000
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Metrics == nil {
+		c.Metrics = NewMetrics(nil)
+	}
+	return c
+}
+
+// Server accepts clients. It is safe for concurrent use.
+type Server struct {
+	cfg   Config
+	cache *planner.Cache
+	holds atomic.Int64
+
+	mu       sync.Mutex // guards what follows
+	sessions map[*session]struct{}
+	keys     map[uint32][]*session // by process id of the BackendKeyData
+}
+
+// New returns a server; it starts nothing.
+func New(cfg Config) *Server {
+	return &Server{
+		cfg: cfg.withDefaults(), cache: planner.NewCache(4096),
+		sessions: map[*session]struct{}{}, keys: map[uint32][]*session{},
+	}
+}
+
+// Sessions returns how many sessions there are.
+func (s *Server) Sessions() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.sessions)
+}
+
+// Serve accepts clients until ctx ends, then tells idle sessions to go, gives the others their grace, and returns when
+// all are gone. It closes the listener.
+func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
+	work, abandon := context.WithCancel(context.WithoutCancel(ctx))
+	defer abandon()
+	stop := context.AfterFunc(ctx, func() { _ = listener.Close() })
+	defer stop()
+	var all sync.WaitGroup
+	err := s.accept(ctx, work, listener, &all)
+	_ = listener.Close()
+	gone := make(chan struct{})
+	drained := sync.WaitGroup{}
+	drained.Go(func() { s.drain(gone, abandon) })
+	all.Wait()
+	close(gone)
+	drained.Wait()
+	return err
+}
+
+func (s *Server) accept(ctx, work context.Context, listener net.Listener, all *sync.WaitGroup) error {
+	for {
+		conn, err := listener.Accept()
+		switch {
+		case ctx.Err() != nil:
+			if conn != nil {
+				_ = conn.Close()
+			}
+			return nil
+		case err != nil:
+			var temporary net.Error
+			if errors.As(err, &temporary) && temporary.Timeout() {
+				continue
+			}
+			if wait(ctx, acceptPause) != nil || errors.Is(err, net.ErrClosed) {
+				return fmt.Errorf("accept client: %w", err)
+			}
+			s.cfg.Logger.WarnContext(ctx, "client not accepted", slog.Any("error", err))
+			continue
+		}
+		all.Go(func() { s.serve(work, conn) })
+	}
+}
+
+const (
+	acceptPause = 50 * time.Millisecond
+	drainEvery  = 50 * time.Millisecond
+)
+
+// wait returns nil after d, or the context's error.
+func wait(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// drain ends sessions as they become idle, and all of them when the grace is over.
+func (s *Server) drain(gone <-chan struct{}, abandon context.CancelFunc) {
+	ticker := time.NewTicker(drainEvery)
+	defer ticker.Stop()
+	grace := time.NewTimer(s.cfg.Grace)
+	defer grace.Stop()
+	for {
+		over := false
+		select {
+		case <-gone:
+			return
+		case <-grace.C:
+			over = true
+			abandon()
+		case <-ticker.C:
+		}
+		for _, each := range s.list() {
+			if over || each.idle() {
+				each.terminate(errShutdown)
+			}
+		}
+	}
+}
+
+func (s *Server) list() []*session {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	list := make([]*session, 0, len(s.sessions))
+	for each := range s.sessions {
+		list = append(list, each)
+	}
+	return list
+}
+
+// add reports whether there is room for one more session.
+func (s *Server) add(each *session) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.sessions) >= s.cfg.MaxSessions {
+		return false
+	}
+	s.sessions[each] = struct{}{}
+	s.cfg.Metrics.sessions.Set(float64(len(s.sessions)))
+	return true
+}
+
+func (s *Server) remove(each *session) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.sessions, each)
+	list := s.keys[each.pid][:0:0]
+	for _, other := range s.keys[each.pid] {
+		if other != each {
+			list = append(list, other)
+		}
+	}
+	if len(list) == 0 {
+		delete(s.keys, each.pid)
+	} else {
+		s.keys[each.pid] = list
+	}
+	s.cfg.Metrics.sessions.Set(float64(len(s.sessions)))
+}
+
+func (s *Server) register(each *session) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.keys[each.pid] = append(s.keys[each.pid], each)
+}
+
+// serve is one client from accept to close.
+func (s *Server) serve(ctx context.Context, conn net.Conn) {
+	each := newSession(s, conn)
+	defer each.close()
+	if err := each.serve(ctx); err != nil {
+		s.cfg.Logger.DebugContext(ctx, "session ended", slog.Any("error", err))
+	}
+}

@@ -1,0 +1,222 @@
+package proxy
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+)
+
+const (
+	pumpBuffer   = 64 << 10
+	readerBuffer = 16 << 10
+)
+
+// session is one client with its one upstream connection.
+type session struct {
+	server           *Server
+	log              *slog.Logger
+	client, upstream net.Conn
+	clientTLS        bool
+	planned          bool
+	user             string
+	pid              uint32
+	secret           []byte
+
+	// The pump's, and before it the authentication's: upBuf[from:have] is not looked at yet.
+	upBuf      []byte
+	from, have int
+	greeting   []byte
+	skip       int // bytes of a message whose header has passed
+	skipDrop   bool
+	gone       chan struct{} // closed when the pump has ended
+
+	reader reader
+
+	out      sync.Mutex // held by whoever writes to the client; guards what follows
+	midway   bool       // the client has a part of a message
+	deferred []byte     // to be written when it has all of it
+
+	mu sync.Mutex // guards what follows
+	ledger
+	holdEnd context.CancelCauseFunc // set during a hold
+	running bool
+	ended   bool
+}
+
+func newSession(server *Server, conn net.Conn) *session {
+	s := &session{server: server, log: server.cfg.Logger, client: conn, gone: make(chan struct{})}
+	s.tx = 'I'
+	s.reader.init()
+	return s
+}
+
+// serve runs the session from its first byte to its last.
+func (s *session) serve(ctx context.Context) error {
+	if err := s.client.SetDeadline(time.Now().Add(s.server.cfg.StartupTimeout)); err != nil {
+		return fmt.Errorf("set deadline: %w", err)
+	}
+	raw := s.client
+	stop := context.AfterFunc(ctx, func() { _ = raw.SetDeadline(time.Unix(1, 0)) })
+	packet, err := s.startup(ctx)
+	if err != nil || packet == nil {
+		stop()
+		return err
+	}
+	if !s.server.add(s) {
+		stop()
+		return s.refuse(errTooManySessions)
+	}
+	defer s.server.remove(s)
+	err = s.connect(ctx, packet)
+	if !stop() && err == nil {
+		err = s.refuse(errShutdown)
+	}
+	if err != nil {
+		return err
+	}
+	return s.run(ctx)
+}
+
+func (s *session) connect(ctx context.Context, packet []byte) error {
+	s.describe(packet)
+	var err error
+	if s.upstream, err = s.server.dial(ctx); err != nil {
+		s.log.WarnContext(ctx, "upstream not reached", slog.Any("error", err))
+		return s.refuse(unreachable())
+	}
+	if _, err := s.upstream.Write(packet); err != nil {
+		return fmt.Errorf("write to upstream: %w", err)
+	}
+	s.upBuf = make([]byte, pumpBuffer)
+	s.params = map[string]string{}
+	s.statements = map[string]*statement{}
+	if err := s.authenticate(); err != nil {
+		return err
+	}
+	if err := s.client.SetDeadline(time.Time{}); err != nil {
+		return fmt.Errorf("clear deadline: %w", err)
+	}
+	return nil
+}
+
+// run relays until one side is gone.
+func (s *session) run(ctx context.Context) error {
+	s.mu.Lock()
+	s.running = true
+	s.mu.Unlock()
+	stop := context.AfterFunc(ctx, func() { s.terminate(errShutdown) })
+	defer stop()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var pump sync.WaitGroup
+	var pumpErr error
+	pump.Go(func() {
+		defer close(s.gone)
+		pumpErr = s.pump()
+		s.closeUpstream()
+		s.sayLost(pumpErr)
+		cancel()
+		// The reader may be waiting for a client that will not speak again.
+		_ = s.client.Close()
+	})
+	err := s.read(ctx)
+	var own *Error
+	if errors.As(err, &own) && own.Fatal {
+		s.terminate(own)
+	}
+	s.closeUpstream()
+	pump.Wait()
+	if err == nil || errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) {
+		err = nil
+		if pumpErr != nil && !errors.Is(pumpErr, io.EOF) && !errors.Is(pumpErr, net.ErrClosed) {
+			err = pumpErr
+		}
+	}
+	return err
+}
+
+// sayLost tells a client whose upstream went away without a word. The FATAL that PostgreSQL sends has passed by then.
+func (s *session) sayLost(err error) {
+	s.mu.Lock()
+	silent := !s.ended && !s.sawFatal && err != nil
+	s.ended = true
+	s.mu.Unlock()
+	if silent {
+		s.inject(errUpstreamGone.encode())
+	}
+}
+
+func (s *session) closeUpstream() {
+	s.mu.Lock()
+	s.ended = true
+	s.mu.Unlock()
+	_ = s.upstream.Close()
+}
+
+func (s *session) close() {
+	_ = s.client.Close()
+	if s.upstream != nil {
+		_ = s.upstream.Close()
+	}
+}
+
+// idle reports whether the session can be ended without a loss.
+func (s *session) idle() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.running && s.waiting == 0 && s.tx == 'I' && s.holdEnd == nil
+}
+
+// terminate ends the session with a FATAL.
+func (s *session) terminate(reason *Error) {
+	s.mu.Lock()
+	if s.ended || !s.running {
+		s.mu.Unlock()
+		return
+	}
+	s.ended = true
+	end := s.holdEnd
+	s.mu.Unlock()
+	if end != nil {
+		end(reason)
+	}
+	// A client that does not read must not keep the session.
+	_ = s.client.SetWriteDeadline(time.Now().Add(time.Second))
+	s.inject(reason.encode())
+	s.close()
+}
+
+// inject writes the proxy's own message to the client, at the next boundary between messages.
+func (s *session) inject(message []byte) {
+	s.out.Lock()
+	defer s.out.Unlock()
+	if s.midway {
+		s.deferred = append(s.deferred, message...)
+		return
+	}
+	if _, err := s.client.Write(message); err != nil {
+		s.log.Debug("client not written to", slog.Any("error", err)) //nolint:sloglint // no context here; the reader notices the same
+	}
+}
+
+// cancelHold ends a hold and reports whether there was one.
+func (s *session) cancelHold(reason error) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.holdEnd == nil {
+		return false
+	}
+	s.holdEnd(reason)
+	return true
+}
+
+// cstring cuts the text up to its zero byte, and returns what follows.
+func cstring(data []byte) (text, rest []byte, ok bool) {
+	return bytes.Cut(data, []byte{0})
+}

@@ -1,0 +1,157 @@
+package proxy
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgproto3"
+
+	"barkeep/planner"
+)
+
+// settings are those of the user's session that matter here and that the upstream does not report by itself.
+type settings struct {
+	searchPath, isolation, role, messages, mode, unbounded     string
+	statementTimeout, idleTimeout, transactionTimeout, timeout time.Duration
+	freshness                                                  time.Duration
+	maxBars                                                    int64
+}
+
+// repeatable reports whether one snapshot serves the whole transaction.
+func (s settings) repeatable() bool {
+	return s.isolation == "repeatable read" || s.isolation == "serializable"
+}
+
+// notices reports whether the session wants messages of that severity.
+func (s settings) notices(severity string) bool {
+	switch s.messages {
+	case "error", "fatal", "panic":
+		return false
+	case "warning":
+		return severity != "NOTICE"
+	}
+	return true
+}
+
+var settingNames = []string{
+	"search_path", "transaction_isolation", "role", "session_authorization", "client_min_messages", "statement_timeout",
+	"idle_session_timeout", "idle_in_transaction_session_timeout",
+	"barkeep.mode", "barkeep.timeout", "barkeep.max_bars", "barkeep.freshness", "barkeep.unbounded",
+}
+
+// ownName is the name of the proxy's own statements and portals.
+const ownName = "barkeep/own"
+
+// readSettings asks the user's session by SHOW, which takes no snapshot. Nothing may be outstanding.
+func (s *session) readSettings(ctx context.Context) error {
+	names := settingNames
+	if major, _ := strconv.Atoi(strings.FieldsFunc(s.param("server_version")+".", notDigit)[0]); major >= 17 {
+		names = append(names[:len(names):len(names)], "transaction_timeout")
+	}
+	var out []byte
+	for _, name := range names {
+		for _, message := range []pgproto3.Message{
+			&pgproto3.Parse{Name: ownName, Query: "show " + name},
+			&pgproto3.Bind{DestinationPortal: ownName, PreparedStatement: ownName},
+			&pgproto3.Execute{Portal: ownName},
+			&pgproto3.Close{ObjectType: 'P', Name: ownName},
+			&pgproto3.Close{ObjectType: 'S', Name: ownName},
+		} {
+			out = append(out, encode(message)...)
+		}
+	}
+	reply, err := s.exchange(ctx, out)
+	if err != nil {
+		return err
+	}
+	if reply.err != nil || len(reply.rows) != len(names) {
+		return fmt.Errorf("read settings of the session: %w", upstreamError(reply.err))
+	}
+	values := make(map[string]string, len(names))
+	for i, name := range names {
+		values[name] = string(reply.rows[i])
+	}
+	s.reader.settings = s.settingsOf(values)
+	s.reader.dirty = false
+	return nil
+}
+
+func notDigit(r rune) bool { return r < '0' || r > '9' }
+
+func (s *session) settingsOf(values map[string]string) settings {
+	cfg := s.server.cfg
+	out := settings{
+		searchPath: values["search_path"], isolation: values["transaction_isolation"], role: values["role"],
+		messages: values["client_min_messages"], mode: values["barkeep.mode"], unbounded: values["barkeep.unbounded"],
+		statementTimeout:   duration(values["statement_timeout"]),
+		transactionTimeout: duration(values["transaction_timeout"]),
+		idleTimeout:        duration(values["idle_session_timeout"]),
+		timeout:            duration(values["barkeep.timeout"]),
+		freshness:          duration(values["barkeep.freshness"]),
+	}
+	if inBlock := duration(values["idle_in_transaction_session_timeout"]); inBlock > 0 && (out.idleTimeout == 0 || inBlock < out.idleTimeout) {
+		out.idleTimeout = inBlock
+	}
+	if out.role == "" || out.role == "none" {
+		out.role = values["session_authorization"]
+	}
+	if out.timeout <= 0 {
+		out.timeout = cfg.Timeout
+	}
+	var err error
+	if out.maxBars, err = strconv.ParseInt(values["barkeep.max_bars"], 10, 64); err != nil || out.maxBars <= 0 {
+		out.maxBars = cfg.MaxBars
+	}
+	return out
+}
+
+var durationUnits = map[string]time.Duration{
+	"us": time.Microsecond, "": time.Millisecond, "ms": time.Millisecond, "s": time.Second, "min": time.Minute, "h": time.Hour,
+	"d": 24 * time.Hour,
+}
+
+// duration reads a setting as PostgreSQL writes it; 0 is none, as is what cannot be read.
+func duration(text string) time.Duration {
+	text = strings.TrimSpace(text)
+	number := strings.TrimRight(text, "abcdefghijklmnopqrstuvwxyz ")
+	unit, ok := durationUnits[strings.TrimSpace(text[len(number):])]
+	value, err := strconv.ParseFloat(number, 64)
+	if err != nil || !ok || value <= 0 {
+		return 0
+	}
+	return time.Duration(value * float64(unit))
+}
+
+// param returns a setting that the upstream reports.
+func (s *session) param(name string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.params[name]
+}
+
+// env is the session as the planner sees it.
+func (s *session) env() planner.Env {
+	s.mu.Lock()
+	params := s.params // never changed, only replaced
+	s.mu.Unlock()
+	r := &s.reader
+	return planner.Env{
+		TimeZone: params["TimeZone"], DateStyle: params["DateStyle"], IntervalStyle: params["IntervalStyle"],
+		ClientEncoding: params["client_encoding"], SearchPath: r.settings.searchPath,
+		NonStandardStrings: params["standard_conforming_strings"] == "off",
+		Mode:               r.settings.mode, Unbounded: r.settings.unbounded,
+		Catalog: s.server.cfg.Catalog.Current(),
+	}
+}
+
+// upstreamError is an ErrorResponse as an error.
+func upstreamError(message []byte) *Error {
+	var response pgproto3.ErrorResponse
+	if len(message) < 5 || response.Decode(message[5:]) != nil {
+		return errUpstreamGone
+	}
+	return &Error{Code: response.Code, Message: response.Message, Detail: response.Detail, HintText: response.Hint}
+}

@@ -1,0 +1,288 @@
+package proxy
+
+import (
+	"context"
+	"encoding/binary"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgproto3"
+
+	"barkeep/planner"
+)
+
+// unit is one execution, or one Parse, that may read ohlcv.
+type unit struct {
+	stmt *statement
+	args planner.Args
+	// parseOnly says that nothing is executed; parsed that the upstream has not seen the statement yet.
+	parseOnly, parsed bool
+	// unsettled says that its own segment changes settings before it.
+	unsettled bool
+}
+
+// classify says what a text may do, by a scan.
+func (s *session) classify(text string, oids []uint32) *statement {
+	return &statement{
+		text: text, oids: oids,
+		reads:   planner.MayRead(text, s.server.cfg.Catalog.Current()),
+		effects: planner.Effects(text).Settings && !isPlain(text, plainBegins),
+		control: isControl(text),
+	}
+}
+
+var (
+	plainBegins = []string{"begin", "begin work", "begin transaction", "start transaction"}
+	plainEnds   = []string{"commit", "end", "rollback", "abort", "commit work", "rollback work", "commit transaction", "end transaction", "rollback transaction"}
+)
+
+// isPlain reports whether the text is one of the list, whatever its case.
+func isPlain(text string, list []string) bool {
+	text = strings.TrimRight(strings.TrimSpace(text), "; \t\r\n")
+	if len(text) > 24 {
+		return false
+	}
+	for _, each := range list {
+		if strings.EqualFold(text, each) {
+			return true
+		}
+	}
+	return false
+}
+
+// isControl reports whether the text is one statement that takes no snapshot.
+func isControl(text string) bool {
+	text = strings.TrimRight(strings.TrimSpace(text), "; \t\r\n")
+	if strings.ContainsRune(text, ';') {
+		return false
+	}
+	word, _, _ := strings.Cut(text, " ")
+	switch strings.ToLower(word) {
+	case "begin", "start", "set", "show", "commit", "rollback", "abort", "end", "savepoint", "release":
+		return true
+	}
+	return false
+}
+
+// affect notes what a statement about to go upstream may change.
+func (s *session) affect(st *statement) {
+	r := &s.reader
+	if !st.control {
+		r.snapshot = true
+	}
+	if !st.effects {
+		return
+	}
+	r.segmentEffects = true
+	if isPlain(st.text, plainEnds) {
+		r.dirty = r.dirty || r.blockEffects
+		r.blockEffects = false
+		return
+	}
+	r.dirty, r.blockEffects = true, true
+	s.remember(st)
+}
+
+// remember registers what SQL prepares, and ages what it may deallocate.
+func (s *session) remember(st *statement) {
+	lower := strings.ToLower(st.text)
+	if strings.Contains(lower, "prepare") {
+		for _, each := range s.server.cache.Prepare(st.text, st.oids, s.env()).Prepares() {
+			s.mu.Lock()
+			s.add(each.Name, s.classify(each.Text, each.OIDs))
+			s.mu.Unlock()
+		}
+	}
+	if strings.Contains(lower, "deallocate") || strings.Contains(lower, "discard") {
+		s.mu.Lock()
+		s.age()
+		s.mu.Unlock()
+	}
+}
+
+// query deals with a simple Query.
+func (s *session) query(ctx context.Context, body []byte, size int) error {
+	r := &s.reader
+	if r.gated {
+		if ok, err := s.release(ctx, 0, 0); err != nil {
+			return err
+		} else if !ok {
+			return s.discard(size)
+		}
+		body = r.buf[r.scan+5 : r.scan+size]
+	}
+	text, _, _ := cstring(body)
+	st := s.classify(string(text), nil)
+	s.settle()
+	if st.reads {
+		if err := s.forward(); err != nil {
+			return err
+		}
+		if failure := s.gate(ctx, []unit{{stmt: st, parsed: true}}); failure != nil {
+			return s.fail(ctx, failure, 'Q', size)
+		}
+	}
+	s.affect(st)
+	r.pending = append(r.pending, entry{kind: kindQuery})
+	r.scan += size
+	s.settle()
+	r.open, r.usedUp, r.used, r.segmentEffects, r.inSegment = false, false, false, false, false
+	return nil
+}
+
+// parse deals with Parse.
+func (s *session) parse(body []byte) {
+	r := &s.reader
+	name, rest, ok := cstring(body)
+	text, rest, ok2 := cstring(rest)
+	if !ok || !ok2 {
+		return // the upstream will say what is wrong
+	}
+	st := s.classify(string(text), nil)
+	if n := len(rest); n >= 2 {
+		for i := 2; i+4 <= n && len(st.oids) < int(binary.BigEndian.Uint16(rest)); i += 4 {
+			st.oids = append(st.oids, binary.BigEndian.Uint32(rest[i:]))
+		}
+	}
+	if !st.control {
+		r.snapshot = true
+	}
+	r.pending = append(r.pending, entry{kind: kindParse, name: string(name), stmt: st})
+	if st.reads {
+		r.gated = true
+		r.units = append(r.units, unit{stmt: st, args: planner.Args{OIDs: st.oids}, parseOnly: true, parsed: true})
+	}
+}
+
+// bind deals with Bind.
+func (s *session) bind(body []byte) {
+	r := &s.reader
+	portal, rest, ok := cstring(body)
+	name, _, ok2 := cstring(rest)
+	if !ok || !ok2 {
+		return
+	}
+	st, fresh := s.lookup(string(name))
+	if st == nil {
+		r.snapshot = true
+		return
+	}
+	for each := st; each != nil; each = each.also {
+		if each.reads {
+			r.gated = true
+			r.units = append(r.units, unit{stmt: each, args: arguments(body, each.oids), parsed: fresh})
+		}
+	}
+	if st.effects && len(portal) > 0 {
+		r.portals[string(portal)] = struct{}{}
+	}
+	if r.segmentEffects && st.reads {
+		// What was changed by this very segment cannot be read before it is executed: gate refuses that.
+		r.units[len(r.units)-1].unsettled = true
+	}
+	s.affect(st)
+	r.used = true
+}
+
+// arguments decodes the parameters of a Bind.
+func arguments(body []byte, oids []uint32) planner.Args {
+	var message pgproto3.Bind
+	args := planner.Args{OIDs: oids}
+	if err := message.Decode(append([]byte(nil), body...)); err != nil {
+		return args // the upstream will refuse it as well
+	}
+	args.Formats, args.Values = message.ParameterFormatCodes, message.Parameters
+	return args
+}
+
+// lookup finds a prepared statement: the newest of its name that was sent. Fresh says that it is not upstream yet.
+func (s *session) lookup(name string) (st *statement, fresh bool) {
+	r := &s.reader
+	if st := lookupIn(r.pending, name); st != nil {
+		return st, true
+	}
+	if st := lookupIn(r.batch, name); st != nil {
+		return st, true
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if st := lookupIn(s.entries[s.first:], name); st != nil {
+		return st, false
+	}
+	return s.statements[name], false
+}
+
+func lookupIn(list []entry, name string) *statement {
+	for i := len(list) - 1; i >= 0; i-- {
+		if list[i].kind == kindParse && list[i].name == name {
+			return list[i].stmt
+		}
+	}
+	return nil
+}
+
+// execute deals with Execute: what a named portal does is done now.
+func (s *session) execute(body []byte) {
+	if portal, _, ok := cstring(body); ok && len(portal) > 0 {
+		if _, ok := s.reader.portals[string(portal)]; ok {
+			s.reader.dirty = true
+		}
+	}
+}
+
+// closedStatement marks the entry of a Close that names a statement.
+var closedStatement = &statement{}
+
+func (s *session) closeNamed(body []byte) {
+	if len(body) == 0 {
+		return
+	}
+	name, _, _ := cstring(body[1:])
+	e := entry{kind: kindClose, name: string(name)}
+	if body[0] == 'S' {
+		e.stmt = closedStatement
+	} else {
+		delete(s.reader.portals, e.name)
+	}
+	s.reader.pending = append(s.reader.pending, e)
+}
+
+// endSegment deals with Sync and Flush.
+func (s *session) endSegment(ctx context.Context, kind byte, size int) error {
+	r := &s.reader
+	if r.gated {
+		if ok, err := s.release(ctx, kind, size); err != nil || !ok {
+			return err
+		}
+	}
+	r.scan += size
+	if kind == 'S' {
+		r.pending = append(r.pending, entry{kind: kindSync, clears: r.skipping})
+		r.skipping, r.used, r.segmentEffects, r.inSegment = false, false, false, false
+	} else {
+		r.inSegment = true
+	}
+	s.settle()
+	if kind == 'S' && r.open {
+		// What follows is another transaction: its start is told from this one's.
+		err := s.forward()
+		r.open, r.usedUp = false, false
+		return err
+	}
+	return nil
+}
+
+// release lets the gated segment go with the next write, when it may, or fails it. The end is the Sync or Flush at scan,
+// or 0; a failure consumes it.
+func (s *session) release(ctx context.Context, end byte, size int) (ok bool, err error) {
+	r := &s.reader
+	units := r.units
+	r.units, r.gated = nil, false
+	if err := s.forward(); err != nil { // what came before the segment
+		return false, err
+	}
+	if failure := s.gate(ctx, units); failure != nil {
+		return false, s.fail(ctx, failure, end, size)
+	}
+	s.settle()
+	return true, nil
+}
