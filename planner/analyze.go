@@ -265,6 +265,7 @@ func (a *analyzer) view(rv *pg.RangeVar) *pg.SelectStmt {
 	if ok && a.spend() && len(a.trees) < maxViews && checkText(sql) == nil {
 		if tree, err := pg.Parse(sql); err == nil && len(tree.GetStmts()) == 1 {
 			if sel := tree.GetStmts()[0].GetStmt().GetSelectStmt(); sel != nil {
+				qualify(sel)
 				a.trees = append(a.trees, tree)
 				return sel
 			}
@@ -275,6 +276,17 @@ func (a *analyzer) view(rv *pg.RangeVar) *pg.SelectStmt {
 }
 
 const maxViews = 200
+
+// qualify makes every ohlcv in a view's definition the table itself: it was resolved when the view was made, whatever
+// the session's search_path is.
+func qualify(sel *pg.SelectStmt) {
+	walk(sel, func(m proto.Message) bool {
+		if rv, ok := m.(*pg.RangeVar); ok && rv.GetRelname() == ohlcvName && rv.GetSchemaname() == "" {
+			rv.Schemaname = "public"
+		}
+		return true
+	})
+}
 
 // spread hands the conditions on a FROM clause's rows down to its items (PLANNER 12 and 16).
 func (a *analyzer) spread(l *level, f *source, quals []*pred, lim *limit) {

@@ -114,9 +114,6 @@ func (e *evaluator) param(number int32) value {
 		if !ok {
 			return value{}
 		}
-		if e.unsure[number] && v.kind != kindText {
-			return value{}
-		}
 		return v
 	case !e.readable(raw):
 		return value{}
@@ -406,8 +403,9 @@ func (e *evaluator) truncate(unit, v value) value {
 	out := v
 	out.lo, out.hi = floor(v.lo), floor(v.hi)
 	if !local {
-		// The unit's start in the zone is at most the unit, and the zone's distance, before the same in UTC.
-		out.lo, out.hi = floor(out.lo.Shift(-farZone)).Shift(-farZone), out.hi.Shift(farZone)
+		// The unit's start in the zone is not after the instant itself (but for a clock set forward at that moment), and
+		// not before the start, in UTC, of the unit that any zone may be in.
+		out.lo, out.hi = floor(v.lo.Shift(-farZone)).Shift(-farZone), v.hi.Shift(farZone)
 	}
 	return out
 }
@@ -468,6 +466,13 @@ func (e *evaluator) combine(op string, l, r value) (value, bool) {
 		}
 		s.rest = l.span.rest * time.Duration(r.n)
 		return value{kind: kindInterval, span: s}, s.small()
+	case op == "+" && l.kind == kindTimestamptz && r.kind == kindUnknown && !r.null:
+		// timestamptz + interval is the only operator that a literal fits.
+		s, ok := parseSpan(r.text)
+		if !ok {
+			return value{}, false
+		}
+		return e.shift(l, s)
 	case (op == "+" || op == "-") && l.isTime() && r.kind == kindInterval:
 		s := r.span
 		if op == "-" {
@@ -519,20 +524,20 @@ const monthSlack = 5 * 24 * time.Hour
 
 func (e *evaluator) coalesce(c *pg.CoalesceExpr) value {
 	var first value
-	found, untyped, date := false, false, false
+	found, untyped, typed := false, false, false
 	for _, arg := range c.GetArgs() {
 		v := e.eval(arg)
 		if v.kind == kindOpaque {
 			return value{}
 		}
-		untyped = untyped || v.kind == kindUnknown
-		date = date || v.kind == kindDate || v.kind == kindTimestamp
+		untyped = untyped || v.kind == kindUnknown && !v.null
+		typed = typed || v.kind != kindUnknown
 		if !v.null && !found {
 			first, found = v, true
 		}
 	}
 	switch {
-	case untyped && date:
+	case untyped && typed:
 		return value{} // the literal takes the type of the others
 	case !found:
 		return nullOf(kindUnknown)

@@ -44,6 +44,8 @@ func (a *analyzer) inspect(s *statement, root proto.Message) {
 	for _, tree := range append(a.trees, root) {
 		walk(tree, func(m proto.Message) bool {
 			switch n := m.(type) {
+			case *pg.LockingClause:
+				return false // names items of the FROM clause
 			case *pg.RangeVar:
 				if !a.seen[n] && (isOurs(n) || a.inClosure(n.GetRelname())) && !s.writes {
 					a.hide("it uses " + n.GetRelname() + " in a way that is not understood")

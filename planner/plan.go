@@ -77,9 +77,7 @@ type Reason struct {
 const (
 	ReasonNoSymbol    = "no_symbol"
 	ReasonNoTimeframe = "no_timeframe"
-	ReasonNoTimeBound = "no_time_bound"
 	ReasonNotConstant = "not_constant"
-	ReasonSegment     = "segment"
 	ReasonOpaque      = "opaque"
 	ReasonBarrier     = "barrier"
 	ReasonBoxes       = "too_many_boxes"

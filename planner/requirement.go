@@ -70,8 +70,12 @@ func (r region) openSymbols() bool {
 	return slices.ContainsFunc(r, func(b box) bool { return b.symbols.except })
 }
 
-func (r region) openTimeframes() bool {
-	return slices.ContainsFunc(r, func(b box) bool { return b.timeframes.except })
+// openTimes reports whether the region has no first or no last instant.
+func (r region) openTimes() bool {
+	return slices.ContainsFunc(r, func(b box) bool {
+		bounds := b.ts.Bounds()
+		return bounds.Start == market.NegInf || bounds.End == market.PosInf
+	})
 }
 
 func (x *binding) unbounded() {
@@ -108,12 +112,8 @@ func (x *binding) require(r *reading, e *evaluator) {
 		refusal.Hint = "Add timeframe = '…', one of " + market.TimeframeNames() + "."
 		x.unplanned(ReasonNoTimeframe, refusal)
 	}
-	if r.vague[colTS] {
+	if r.vague[colTS] && r.rows.openTimes() {
 		x.reason(ReasonNotConstant, "a bound of ts is not a constant that can be evaluated")
-	}
-	if len(r.rows) > 0 && slices.ContainsFunc(r.rows, func(b box) bool { return !b.symbols.except && b.ts.Bounds().Start == market.NegInf }) &&
-		r.scan.limit == nil && r.vague[colTS] {
-		x.reason(ReasonNoTimeBound, "the entire history is read")
 	}
 }
 

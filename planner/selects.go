@@ -70,7 +70,7 @@ func (a *analyzer) fromSubqueries(env *cte, nodes ...*pg.Node) {
 func (a *analyzer) setOperation(it *item, quals []*pred) {
 	sel := it.sub
 	if limited(sel) || len(sel.GetLockingClause()) > 0 {
-		a.barrier = a.barrier || len(quals) > 0
+		a.barrier = a.barrier || mention(quals, it)
 		quals = nil
 	}
 	for _, branch := range []*pg.SelectStmt{sel.GetLarg(), sel.GetRarg()} {
@@ -86,6 +86,18 @@ func (a *analyzer) setOperation(it *item, quals []*pred) {
 		}
 		a.selectItem(child, down, nil)
 	}
+}
+
+// mention reports whether one of the conditions is on a column of the item.
+func mention(quals []*pred, it *item) bool {
+	for _, q := range quals {
+		_, left := q.left.of(it)
+		_, right := q.right.of(it)
+		if left || right || mention(q.kids, it) {
+			return true
+		}
+	}
+	return false
 }
 
 // branchColumn returns the column at a place of a set operation's branch, as a column of the branch's item.
@@ -175,7 +187,7 @@ func (a *analyzer) plainSelect(it *item, quals []*pred, lim *limit) {
 	s := a.shapeOf(sel, l)
 	all := a.conjuncts(l, sel.GetWhereClause())
 	if s.blocked {
-		a.barrier = a.barrier || len(quals) > 0
+		a.barrier = a.barrier || mention(quals, it)
 	} else {
 		for _, q := range quals {
 			all = append(all, q.rewrite(func(r ref) operand {

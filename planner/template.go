@@ -165,6 +165,9 @@ func (s *statement) inferParams(root proto.Message, declared []uint32) {
 	types := map[int32]uint32{}
 	s.unsure = map[int32]bool{}
 	note := func(number int32, oid uint32) {
+		if at := int(number) - 1; at >= 0 && at < len(declared) && declared[at] != 0 {
+			return
+		}
 		if known, ok := types[number]; ok && known != oid {
 			s.unsure[number] = true
 		}

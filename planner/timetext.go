@@ -26,7 +26,7 @@ func parseTime(text string) (zoned, bool) {
 	year, ok1 := digits(text[:4])
 	month, ok2 := digits(text[5:7])
 	dayOfMonth, ok3 := digits(text[8:10])
-	if !ok1 || !ok2 || !ok3 || year == 0 || month < 1 || month > 12 || dayOfMonth < 1 || dayOfMonth > daysIn(year, month) {
+	if !ok1 || !ok2 || !ok3 || year < 1000 || month < 1 || month > 12 || dayOfMonth < 1 || dayOfMonth > daysIn(year, month) {
 		return zoned{}, false
 	}
 	z := zoned{date: true}
@@ -40,7 +40,7 @@ func parseTime(text string) (zoned, bool) {
 		z.date = false
 	}
 	var ok bool
-	if z.offset, z.hasZone, ok = parseOffset(rest); !ok {
+	if z.offset, z.hasZone, ok = parseOffset(rest); !ok || (z.date && z.offset != 0) {
 		return zoned{}, false
 	}
 	z.local = market.FromTime(time.Date(year, time.Month(month), dayOfMonth, 0, 0, 0, 0, time.UTC).Add(sinceMidnight))

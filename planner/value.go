@@ -112,6 +112,8 @@ func decodeBinary(oid uint32, raw []byte) (value, bool) {
 		return value{kind: kindText, text: string(raw)}, true
 	case oidInt8, oidInt4, oidInt2:
 		return decodeInt(raw)
+	case oidInterval:
+		return decodeInterval(raw)
 	case oidBool:
 		return value{kind: kindBool, b: len(raw) == 1 && raw[0] != 0}, len(raw) == 1
 	}
@@ -129,6 +131,21 @@ func pgInstant(us int64) market.Instant {
 	default:
 		return i + pgEpoch
 	}
+}
+
+// decodeInterval reads microseconds, days and months.
+func decodeInterval(raw []byte) (value, bool) {
+	if len(raw) != 16 {
+		return value{}, false
+	}
+	us := int64(binary.BigEndian.Uint64(raw))          //nolint:gosec // the bits are a signed number
+	days := int32(binary.BigEndian.Uint32(raw[8:]))    //nolint:gosec // as above
+	months := int32(binary.BigEndian.Uint32(raw[12:])) //nolint:gosec // as above
+	if us > int64(maxSpanRest/time.Microsecond) || us < -int64(maxSpanRest/time.Microsecond) {
+		return value{}, false
+	}
+	s := span{int64(months), int64(days), time.Duration(us) * time.Microsecond}
+	return value{kind: kindInterval, span: s}, s.small()
 }
 
 func decodeInt(raw []byte) (value, bool) {

@@ -1,0 +1,327 @@
+package planner
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+
+	"barkeep/internal/market"
+)
+
+// TestDifferential runs random statements twice on PostgreSQL: on all bars, and on only those that the plan names. The
+// answers must be the same (DESIGN §1).
+func TestDifferential(t *testing.T) {
+	t.Parallel()
+	url := os.Getenv("TEST_DATABASE_URL")
+	if url == "" {
+		t.Skip("TEST_DATABASE_URL is unset")
+	}
+	conn, err := pgx.Connect(t.Context(), url)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, conn.Close(context.Background())) })
+	mustExec(t, conn, `create temp table ohlcv (symbol text, timeframe text, ts timestamptz, open float8, high float8, low float8,
+		close float8, volume float8, primary key (symbol, timeframe, ts))`)
+	mustExec(t, conn, `insert into ohlcv select s, '1h', g, 1, 2, 0, extract(hour from g at time zone 'UTC'), 1
+		from unnest(array['A','B','C']) s, generate_series('2026-10-30Z'::timestamptz, '2026-11-04Z', '1 hour') g`)
+	mustExec(t, conn, `insert into ohlcv select s, '1d', g, 1, 2, 0, extract(day from g at time zone 'UTC'), 1
+		from unnest(array['A','B','C']) s, generate_series('2026-10-30Z'::timestamptz, '2026-11-04Z', '1 day') g`)
+	seed := uint64(time.Now().UnixNano()) //nolint:gosec // any number will do
+	t.Logf("seed %d", seed)
+	g := &grammar{Rand: rand.New(rand.NewPCG(seed, 0))} //nolint:gosec // a test
+	planned, failed, narrowed := 0, 0, 0
+	for range 2500 {
+		switch g.compare(t, conn) {
+		case outcomePlanned:
+			planned++
+		case outcomeNarrowed:
+			planned++
+			narrowed++
+		case outcomeFailed:
+			failed++
+		case outcomeRefused:
+		}
+	}
+	t.Logf("%d planned, %d of them narrower than everything, %d failed in PostgreSQL", planned, narrowed, failed)
+	require.Greater(t, narrowed, 500)
+}
+
+func mustExec(t *testing.T, conn *pgx.Conn, sql string) {
+	t.Helper()
+	_, err := conn.Exec(t.Context(), sql)
+	require.NoError(t, err, sql)
+}
+
+type differentialOutcome int
+
+const (
+	outcomePlanned differentialOutcome = iota
+	outcomeNarrowed
+	outcomeFailed
+	outcomeRefused
+)
+
+// grammar makes random statements over ohlcv.
+type grammar struct {
+	*rand.Rand
+	params []string // values; "\x00" is NULL
+}
+
+func (g *grammar) pick(list ...string) string { return list[g.IntN(len(list))] }
+
+func (g *grammar) compare(t *testing.T, conn *pgx.Conn) differentialOutcome {
+	t.Helper()
+	zone := g.pick("UTC", "America/New_York", "Asia/Tokyo")
+	g.params = nil
+	sql := g.statement()
+	values := make([][]byte, len(g.params))
+	for i, p := range g.params {
+		if p != "\x00" {
+			values[i] = []byte(p)
+		}
+	}
+	mustExec(t, conn, "begin")
+	defer mustExec(t, conn, "rollback")
+	mustExec(t, conn, "set local timezone = '"+zone+"'")
+	var nowMicros int64
+	require.NoError(t, conn.QueryRow(t.Context(), "select (extract(epoch from now()) * 1000000)::bigint").Scan(&nowMicros))
+	env := Env{TimeZone: zone}
+	bracket := Bracket{Lo: market.Instant(nowMicros - 5000), Hi: market.Instant(nowMicros + 7000)}
+	args := Args{Values: values}
+	tmpl := Prepare(sql, nil, env)
+	plan := tmpl.Bind(args, env, bracket, nil)
+	mustExec(t, conn, "savepoint s")
+	full, err := rows(t, conn, sql, values)
+	if err != nil {
+		return outcomeFailed
+	}
+	g.check(t, conn, sql, values, full, plan)
+	if len(plan.Questions) > 0 {
+		answers := Answers{}
+		for _, q := range plan.Questions {
+			answers[q.Key] = ask(t, conn, q)
+		}
+		plan = tmpl.Bind(args, env, bracket, answers)
+		require.Empty(t, plan.Questions, sql)
+		g.check(t, conn, sql, values, full, plan)
+	}
+	switch {
+	case plan.Refusal != nil || len(plan.Warnings) > 0:
+		return outcomeRefused
+	case slices.ContainsFunc(plan.Requirements, func(r market.Requirement) bool {
+		return len(r.Counts) > 0 || (len(r.Ranges) > 0 && r.Ranges[0] != market.Always)
+	}):
+		return outcomeNarrowed
+	}
+	return outcomePlanned
+}
+
+func ask(t *testing.T, conn *pgx.Conn, q Question) *string {
+	t.Helper()
+	mustExec(t, conn, "savepoint q")
+	var text *string
+	if err := conn.QueryRow(t.Context(), q.SQL, pgx.QueryExecModeSimpleProtocol).Scan(&text); err != nil {
+		mustExec(t, conn, "rollback to q")
+		return Failed("XX000")
+	}
+	return text
+}
+
+// check runs the statement on the planned bars only.
+func (g *grammar) check(t *testing.T, conn *pgx.Conn, sql string, values [][]byte, full []string, plan Plan) {
+	t.Helper()
+	if plan.Refusal != nil || len(plan.Warnings) > 0 {
+		return
+	}
+	keep := []string{"false"}
+	for _, r := range plan.Requirements {
+		series := fmt.Sprintf("symbol = %s and timeframe = '%s'", quote(string(r.Series.Symbol)), r.Series.Timeframe)
+		for _, rg := range r.Ranges {
+			keep = append(keep, fmt.Sprintf("(%s and ts >= '%s' and ts < '%s')", series, rg.Start, rg.End))
+		}
+		for _, c := range r.Counts {
+			order := "asc"
+			if c.Newest {
+				order = "desc"
+			}
+			keep = append(keep, fmt.Sprintf("(%s and ts in (select ts from ohlcv where %s and ts >= '%s' and ts < '%s' order by ts %s limit %d))",
+				series, series, c.Within.Start, c.Within.End, order, c.N))
+		}
+	}
+	mustExec(t, conn, "delete from ohlcv where not ("+strings.Join(keep, " or ")+")")
+	got, err := rows(t, conn, sql, values)
+	require.NoError(t, err, sql)
+	require.Equal(t, full, got, "%s\nparams %q\nplan %s", sql, g.params, formatPlan(Prepare(sql, nil, Env{}), plan))
+	mustExec(t, conn, "rollback to s")
+}
+
+func rows(t *testing.T, conn *pgx.Conn, sql string, values [][]byte) ([]string, error) {
+	t.Helper()
+	result := conn.PgConn().ExecParams(t.Context(), sql, values, nil, nil, nil).Read()
+	if result.Err != nil {
+		return nil, result.Err
+	}
+	list := []string{}
+	for _, row := range result.Rows {
+		list = append(list, fmt.Sprintf("%q", row))
+	}
+	slices.Sort(list)
+	return list, nil
+}
+
+// constant writes a value as a literal or as a parameter.
+func (g *grammar) constant(text string) string {
+	if g.IntN(4) == 0 {
+		if g.IntN(12) == 0 {
+			text = "\x00"
+		}
+		g.params = append(g.params, text)
+		return fmt.Sprintf("$%d", len(g.params))
+	}
+	if g.IntN(25) == 0 {
+		return "null"
+	}
+	return quote(text)
+}
+
+func (g *grammar) time() string {
+	day := g.pick("2026-10-30", "2026-10-31", "2026-11-01", "2026-11-02", "2026-11-03")
+	clock := g.pick("00:00", "01:30:00", "02:00", "12:00:00.5", "23:59:59")
+	zone := g.pick("Z", "+00", "-05", "+0530", "-04:00")
+	switch g.IntN(12) {
+	case 0:
+		return g.constant(day)
+	case 1:
+		return g.constant(day + " " + clock)
+	case 2, 3, 4:
+		return g.constant(day + g.pick(" ", "T") + clock + zone)
+	case 5:
+		return g.constant(day+g.pick("", " "+clock, " "+clock+zone)) + "::" + g.pick("timestamptz", "timestamp", "date")
+	case 6:
+		return "date '" + day + "' " + g.pick("+ 1", "- 1", "+ interval '1 day'", "- interval '5 hours'")
+	case 7:
+		return g.constant(day+" "+clock+zone) + "::timestamptz " + g.pick("+", "-") + " interval '" +
+			g.pick("1 day", "2 hours", "1 month", "1 day 03:00:00", "90 minutes", "1 week") + "'"
+	case 8:
+		return "now() - interval '" + g.pick("20 days", "21 days", "23 days 5 hours", "1 month", "24 days", "550 hours") + "'"
+	case 9:
+		return "date_trunc('" + g.pick("day", "hour", "week", "month") + "', " + g.constant(day+" "+clock+zone) + "::timestamptz)"
+	case 10:
+		return g.pick("current_date - 23", "date_trunc('month', now())", "date_trunc('day', now()) - interval '22 days'",
+			"localtimestamp - interval '22 days'", "current_date - interval '22 days'", "'infinity'", "'-infinity'")
+	default:
+		return "timestamptz '" + day + " " + clock + g.pick("", zone) + "'"
+	}
+}
+
+// leaf is a condition on the columns of an item with that alias.
+func (g *grammar) leaf(q string) string {
+	ts, symbol, tf := q+"ts", q+"symbol", q+"timeframe"
+	one := g.pick("A", "B", "C", "D")
+	switch g.IntN(20) {
+	case 0, 1, 2:
+		return symbol + " = " + g.constant(one)
+	case 3:
+		return symbol + g.pick(" in ", " not in ") + "('A', " + g.constant(one) + ")"
+	case 4:
+		return tf + " = " + g.constant(g.pick("1h", "1d"))
+	case 5:
+		return g.pick(symbol+" = any(array['A','B'])", symbol+" <> all('{A,C}')", tf+" = any('{1h,NULL}')", symbol+"::text <> 'B'")
+	case 6:
+		return "(" + symbol + ", " + tf + ") in (('A','1h'), (" + g.constant(one) + ",'1d'))"
+	case 7, 8, 9, 10, 11:
+		return ts + g.pick(" = ", " < ", " <= ", " > ", " >= ", " <> ", " >= ", " < ") + g.time()
+	case 12:
+		return g.time() + g.pick(" < ", " <= ", " > ", " >= ") + ts
+	case 13:
+		return ts + g.pick(" between ", " not between ", " between symmetric ") + g.time() + " and " + g.time()
+	case 14:
+		return "(" + ts + ", " + symbol + ")" + g.pick(" < ", " >= ", " > ", " = ", " <> ") + "('2026-11-01 00:00Z', 'B')"
+	case 15:
+		return g.pick(ts, symbol, tf) + g.pick(" is null", " is not null")
+	case 16:
+		return ts + g.pick(" is distinct from ", " is not distinct from ") + g.time()
+	case 17:
+		return ts + g.pick(" in ", " not in ") + "(" + g.time() + ", '2026-11-01 05:00Z')"
+	case 18:
+		return q + "close " + g.pick("> 5", "< 3", "is null")
+	default:
+		return g.pick("true", "false", "null")
+	}
+}
+
+func (g *grammar) condition(q string, depth int) string {
+	if depth == 0 {
+		return g.leaf(q)
+	}
+	switch g.IntN(6) {
+	case 0, 1:
+		return "(" + g.condition(q, depth-1) + " and " + g.condition(q, depth-1) + ")"
+	case 2:
+		return "(" + g.condition(q, depth-1) + " or " + g.condition(q, depth-1) + ")"
+	case 3:
+		return "not (" + g.condition(q, depth-1) + ")"
+	case 4:
+		return "(" + g.condition(q, depth-1) + ") is " + g.pick("", "not ") + g.pick("true", "false", "unknown")
+	}
+	return g.leaf(q)
+}
+
+// where is a condition that most often names symbol and timeframe.
+func (g *grammar) where(q string) string {
+	c := g.condition(q, g.IntN(3))
+	if g.IntN(10) == 0 {
+		return c
+	}
+	return q + "symbol in ('" + g.pick("A", "B") + "','" + g.pick("A", "C") + "') and " + q + "timeframe = '" + g.pick("1h", "1d") + "' and " + c
+}
+
+func (g *grammar) statement() string {
+	columns := "symbol, timeframe, ts, close"
+	plain := func() string { return "select " + columns + " from ohlcv where " + g.where("") }
+	switch g.IntN(16) {
+	case 0, 1, 2:
+		return plain()
+	case 3:
+		return "select count(*), min(ts), max(close) from ohlcv o where " + g.where("o.")
+	case 4:
+		return "select * from (" + plain() + ") x where " + g.condition("x.", 1)
+	case 5:
+		return "with x as (" + plain() + "), y as (select ts as t, symbol, close c from x) select * from y where t >= " + g.time()
+	case 6:
+		return "select * from (" + plain() + g.pick(" union ", " union all ", " intersect ", " except ") + plain() + ") u where " + g.condition("u.", 1)
+	case 7, 8, 9:
+		join := g.pick("join", "left join", "right join", "full join")
+		on := g.pick("on a.ts = b.ts", "on a.ts = b.ts and a.symbol = b.symbol", "on a.ts = b.ts and "+g.condition("b.", 1),
+			"on a.ts = b.ts and "+g.condition("a.", 1), "using (ts, symbol)")
+		left := g.pick("ohlcv", "(select * from ohlcv where "+g.where("")+")")
+		right := g.pick("ohlcv", "(select * from ohlcv where "+g.where("")+")")
+		return "select a.ts, b.ts, a.symbol, b.symbol, a.close, b.close from " + left + " a " + join + " " + right + " b " + on +
+			" where " + g.where("a.") + g.pick("", " and "+g.where("b."), " and b.symbol is null", " or b.ts is null")
+	case 10:
+		return "select symbol, timeframe, count(*) from ohlcv where " + g.where("") + " group by symbol, timeframe" +
+			g.pick("", " having symbol <> 'A'", " having count(*) > 3 and "+"symbol = 'A'")
+	case 11:
+		return "select * from (select symbol, ts, sum(close) from ohlcv where " + g.where("") + " group by 1, 2) x where " +
+			g.pick("ts >= ", "ts < ") + g.time() + " and symbol <> 'C'"
+	case 12:
+		return "select ts, close, symbol from ohlcv where symbol = '" + g.pick("A", "B") + "' and timeframe = '" + g.pick("1h", "1d") + "' and " +
+			g.condition("", 1) + " order by " + g.pick("ts", "ts desc", "symbol, ts desc", "timeframe, ts") + " limit " +
+			g.pick("3", "1", "10", "0") + g.pick("", " offset 2")
+	case 13:
+		return "select * from (select symbol, ts t from (" + plain() + ") i) x order by t " + g.pick("asc", "desc") + ", symbol limit 4"
+	case 14:
+		return "select * from (select symbol, ts from ohlcv where " + g.where("") + " order by ts desc, symbol limit 3) x where ts " +
+			g.pick("<", ">=") + g.time()
+	default:
+		return "select o.ts, o.symbol, (select max(i.close) from ohlcv i where " + g.where("i.") + " and i.ts <= o.ts) from ohlcv o where " +
+			g.where("o.") + " and exists (select 1 from ohlcv e where " + g.where("e.") + " and e.ts = o.ts)"
+	}
+}
