@@ -14,6 +14,8 @@ import (
 // Error is what a client is told.
 type Error struct {
 	Code, Message, Detail, HintText string
+	// Position is that of the error in the statement's text, counted in characters from 1, or 0.
+	Position int32
 	// Fatal ends the session.
 	Fatal bool
 }
@@ -103,6 +105,7 @@ func (e *Error) encode() []byte {
 	}
 	return encode(&pgproto3.ErrorResponse{
 		Severity: severity, SeverityUnlocalized: severity, Code: e.Code, Message: e.Message, Detail: e.Detail, Hint: e.HintText,
+		Position: e.Position,
 	})
 }
 

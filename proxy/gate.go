@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"slices"
 	"strings"
@@ -147,7 +148,7 @@ func (s *session) plan(ctx context.Context, held *hold) (need, error) {
 		u.args.Prepared = s.prepared(env)
 		plan, err := s.bindPlan(ctx, template, u.args, env, held.bracket)
 		if err != nil {
-			return need{}, err
+			return need{}, s.upstreamsWord(ctx, u, template, err)
 		}
 		out.requirements = append(out.requirements, plan.Requirements...)
 		out.warnings = append(out.warnings, plan.Warnings...)
@@ -237,6 +238,31 @@ func (s *session) mayRead(ctx context.Context, what need) error {
 		return errNoRight
 	}
 	return nil
+}
+
+// upstreamsWord returns the upstream's own error for a text that was refused because we could not parse it, if it does
+// not parse there either (PLANNER 4), else the refusal. The unit is lost in either case, so that it does not matter that a
+// Parse takes a snapshot.
+func (s *session) upstreamsWord(ctx context.Context, u unit, template *planner.Template, refused error) error {
+	if template.ParseErr == nil || !u.parsed || u.parseOnly {
+		return refused
+	}
+	if quiet, err := s.quiesce(ctx); err != nil || !quiet || s.blockFailed() {
+		return errors.Join(err, refused)
+	}
+	err := s.checkParse(ctx, u)
+	if word, ok := err.(*refusal); ok { //nolint:errorlint // made by checkParse itself, never wrapped
+		// "cannot insert multiple commands into a prepared statement" has the code of a syntax error, and no position.
+		var response pgproto3.ErrorResponse
+		if response.Decode(word.message[5:]) == nil && (response.Code != pgerrcode.SyntaxError || response.Position != 0) {
+			return word
+		}
+		return refused
+	}
+	if err != nil {
+		return err
+	}
+	return refused
 }
 
 // checkParse has the upstream parse a text under a private name, so that a typo fails before the hold.

@@ -1,0 +1,220 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/stretchr/testify/require"
+)
+
+// read needs one day of one series.
+const read = "select count(*) from ohlcv where symbol = 'sim:BTCUSD' and timeframe = '1m' and ts >= '2024-01-01Z' and ts < '2024-01-02Z'"
+
+func code(err error) string {
+	var refused *pgconn.PgError
+	if errors.As(err, &refused) {
+		return refused.Code
+	}
+	return ""
+}
+
+func TestRelay(t *testing.T) {
+	b := start(t, nil)
+	conn := b.connect(t, nil)
+	var n int
+	for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeSimpleProtocol, pgx.QueryExecModeCacheStatement, pgx.QueryExecModeExec, pgx.QueryExecModeDescribeExec} {
+		require.NoError(t, conn.QueryRow(t.Context(), "select $1::int + 1", mode, 41).Scan(&n))
+		require.Equal(t, 42, n)
+	}
+	_, err := conn.Exec(t.Context(), "select 1/0")
+	require.Equal(t, "22012", code(err))
+	_, err = conn.Exec(t.Context(), "create temp table x (a int)")
+	require.NoError(t, err)
+	count, err := conn.CopyFrom(t.Context(), pgx.Identifier{"x"}, []string{"a"}, pgx.CopyFromSlice(100_000, func(i int) ([]any, error) { return []any{i}, nil }))
+	require.NoError(t, err)
+	require.EqualValues(t, 100_000, count)
+	rows, err := conn.Query(t.Context(), "select a, repeat('x', 1000) from x")
+	require.NoError(t, err)
+	all, err := pgx.CollectRows(rows, func(pgx.CollectableRow) (int, error) { return 0, nil })
+	require.NoError(t, err)
+	require.Len(t, all, 100_000)
+}
+
+func TestHold(t *testing.T) {
+	for name, mode := range map[string]pgx.QueryExecMode{
+		"simple": pgx.QueryExecModeSimpleProtocol, "prepared": pgx.QueryExecModeCacheStatement, "exec": pgx.QueryExecModeExec, "describe": pgx.QueryExecModeDescribeExec,
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := start(t, nil)
+			conn := b.connect(t, nil)
+			var n int
+			require.NoError(t, conn.QueryRow(t.Context(), read, mode).Scan(&n))
+			require.Equal(t, 10, n)
+			require.NoError(t, conn.QueryRow(t.Context(), read, mode).Scan(&n))
+			require.Equal(t, 10, n)
+			require.Len(t, b.asked, 1)
+			require.Equal(t, "postgres", b.asked[0].AskedBy)
+			const parameters = "select count(*) from ohlcv where symbol = $1 and timeframe = $2 and ts < '2024-01-02Z' and ts >= '2024-01-01Z'"
+			require.NoError(t, conn.QueryRow(t.Context(), parameters, mode, "sim:ETHUSD", "1m").Scan(&n))
+			require.Equal(t, 10, n)
+			require.Len(t, b.asked, 2)
+		})
+	}
+}
+
+func TestNoticesCancelAndTimeouts(t *testing.T) {
+	b := start(t, func(c *Config) { c.NoticeAfter, c.NoticeEvery = 20*time.Millisecond, 20*time.Millisecond })
+	b.block = make(chan struct{})
+	notices := make(chan string, 1000)
+	conn := b.connect(t, notices)
+
+	done := make(chan error, 1)
+	go func() { _, err := conn.Exec(context.Background(), read); done <- err }()
+	<-b.began
+	require.Equal(t, "NOTICE: barkeep: fetching sim:BTCUSD 1m: 12 % (581,000 of about 4,840,000 bars), about 90 s left", <-notices)
+	require.NoError(t, conn.PgConn().CancelRequest(t.Context()))
+	err := <-done
+	require.Equal(t, "57014", code(err))
+	require.ErrorContains(t, err, "canceling statement due to user request")
+	require.Error(t, <-b.ended)
+	require.EqualValues(t, 'I', conn.PgConn().TxStatus())
+
+	_, err = conn.Exec(t.Context(), "set statement_timeout = '80ms'")
+	require.NoError(t, err)
+	_, err = conn.Exec(t.Context(), read)
+	require.Equal(t, "57014", code(err))
+	require.ErrorContains(t, err, "statement timeout")
+	_, err = conn.Exec(t.Context(), "reset statement_timeout; set barkeep.timeout = '80ms'")
+	require.NoError(t, err)
+	_, err = conn.Exec(t.Context(), read)
+	require.Equal(t, "57014", code(err))
+	require.ErrorContains(t, err, "barkeep.timeout")
+	_, err = conn.Exec(t.Context(), "set barkeep.mode = 'stored'")
+	require.NoError(t, err)
+	_, err = conn.Exec(t.Context(), read)
+	require.NoError(t, err)
+}
+
+func TestFailureInsideBlock(t *testing.T) {
+	for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeSimpleProtocol, pgx.QueryExecModeCacheStatement, pgx.QueryExecModeExec} {
+		b := start(t, nil)
+		b.block = make(chan struct{})
+		conn := b.connect(t, nil)
+		_, err := conn.Exec(t.Context(), "create temp table x (a int)")
+		require.NoError(t, err)
+		_, err = conn.Exec(t.Context(), "begin; insert into x values (1); set local barkeep.timeout = '50ms'")
+		require.NoError(t, err)
+		_, err = conn.Exec(t.Context(), read, mode)
+		require.Equal(t, "57014", code(err), mode.String())
+		require.EqualValues(t, 'E', conn.PgConn().TxStatus())
+		_, err = conn.Exec(t.Context(), read, pgx.QueryExecModeSimpleProtocol)
+		require.Equal(t, "25P02", code(err))
+		tag, err := conn.Exec(t.Context(), "commit")
+		require.NoError(t, err)
+		require.Equal(t, "ROLLBACK", tag.String())
+		var n int
+		require.NoError(t, conn.QueryRow(t.Context(), "select count(*) from x").Scan(&n))
+		require.Zero(t, n)
+	}
+}
+
+func TestRepeatableRead(t *testing.T) {
+	b := start(t, nil)
+	conn := b.connect(t, nil)
+	tx, err := conn.BeginTx(t.Context(), pgx.TxOptions{IsoLevel: pgx.RepeatableRead})
+	require.NoError(t, err)
+	var n int
+	require.NoError(t, tx.QueryRow(t.Context(), read, pgx.QueryExecModeSimpleProtocol).Scan(&n))
+	require.Equal(t, 10, n)
+	const other = "select count(*) from ohlcv where symbol = 'sim:ETHUSD' and timeframe = '1m' and ts >= '2024-01-01Z' and ts < '2024-01-02Z'"
+	err = tx.QueryRow(t.Context(), other, pgx.QueryExecModeSimpleProtocol).Scan(&n)
+	require.Equal(t, "40001", code(err))
+	require.NoError(t, tx.Rollback(t.Context()))
+	tx, err = conn.BeginTx(t.Context(), pgx.TxOptions{IsoLevel: pgx.RepeatableRead})
+	require.NoError(t, err)
+	require.NoError(t, tx.QueryRow(t.Context(), other, pgx.QueryExecModeExec).Scan(&n))
+	require.Equal(t, 10, n)
+	require.NoError(t, tx.Commit(t.Context()))
+}
+
+func TestTypoFailsBeforeHold(t *testing.T) {
+	b := start(t, nil)
+	b.block = make(chan struct{})
+	conn := b.connect(t, nil)
+	for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeSimpleProtocol, pgx.QueryExecModeExec} {
+		_, err := conn.Exec(t.Context(), "select nonsense from ohlcv where symbol = 'sim:BTCUSD' and timeframe = '1m'", mode)
+		require.Equal(t, "42703", code(err))
+		require.EqualValues(t, 'I', conn.PgConn().TxStatus())
+	}
+	require.Empty(t, b.asked)
+}
+
+func TestPrivilege(t *testing.T) {
+	b := start(t, nil)
+	conn := b.connect(t, nil)
+	_, err := conn.Exec(t.Context(), "set role pg_monitor")
+	require.NoError(t, err)
+	_, err = conn.Exec(t.Context(), read)
+	require.Equal(t, "42501", code(err))
+	require.Empty(t, b.asked)
+	_, err = conn.Exec(t.Context(), "reset role")
+	require.NoError(t, err)
+	_, err = conn.Exec(t.Context(), read)
+	require.NoError(t, err)
+	_, err = conn.Exec(t.Context(), "insert into ohlcv values ('a', '1m', now(), 1, 1, 1, 1, 1)")
+	require.Equal(t, "42501", code(err))
+}
+
+func TestClientDeathEndsHold(t *testing.T) {
+	b := start(t, nil)
+	b.block = make(chan struct{})
+	conn := b.connect(t, nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { _, err := conn.Exec(ctx, read); done <- err }()
+	<-b.began
+	_ = conn.PgConn().Conn().Close()
+	cancel()
+	require.Error(t, <-done)
+	select {
+	case err := <-b.ended:
+		require.Error(t, err)
+	case <-time.After(10 * time.Second):
+		t.Fatal("the hold goes on without its client")
+	}
+}
+
+func TestIdleTimeoutsDuringHold(t *testing.T) {
+	b := start(t, nil)
+	b.block = make(chan struct{})
+	conn := b.connect(t, nil)
+	_, err := conn.Exec(t.Context(), "set idle_session_timeout = '150ms'; set idle_in_transaction_session_timeout = '150ms'")
+	require.NoError(t, err)
+	done := make(chan error, 1)
+	go func() { _, err := conn.Exec(context.Background(), read, pgx.QueryExecModeExec); done <- err }()
+	<-b.began
+	<-time.After(600 * time.Millisecond)
+	close(b.block)
+	require.NoError(t, <-done)
+}
+
+func TestDrain(t *testing.T) {
+	b := start(t, nil)
+	conn := b.connect(t, nil)
+	require.NoError(t, conn.Ping(t.Context()))
+	b.stop()
+	_, err := conn.Exec(t.Context(), "select 1")
+	require.Error(t, err)
+	require.Zero(t, b.server.Sessions())
+}
+
+func TestTooManySessions(t *testing.T) {
+	b := start(t, func(c *Config) { c.MaxSessions = 1 })
+	b.connect(t, nil)
+	_, err := pgx.Connect(t.Context(), b.url)
+	require.Equal(t, "53300", code(err))
+}
