@@ -1,0 +1,34 @@
+package proxy
+
+import (
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/stretchr/testify/require"
+)
+
+// A text that does not parse is answered by the upstream, with its own position, in a block and outside; several
+// statements in one text that the upstream alone could parse stay refused.
+func TestTextThatDoesNotParse(t *testing.T) {
+	b := start(t, nil)
+	conn := b.connect(t, nil)
+	for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeSimpleProtocol, pgx.QueryExecModeExec, pgx.QueryExecModeDescribeExec} {
+		_, err := conn.Exec(t.Context(), "select 1 frmo ohlcv x", mode)
+		require.Equal(t, "42601", code(err), mode)
+		var refused *pgconn.PgError
+		require.ErrorAs(t, err, &refused)
+		require.EqualValues(t, 15, refused.Position, mode)
+		require.EqualValues(t, 'I', conn.PgConn().TxStatus())
+
+		tx, err := conn.Begin(t.Context())
+		require.NoError(t, err)
+		_, err = tx.Exec(t.Context(), "selec 1 from ohlcv", mode)
+		require.Equal(t, "42601", code(err), mode)
+		require.EqualValues(t, 'E', conn.PgConn().TxStatus())
+		_, err = tx.Exec(t.Context(), "selec 1 from ohlcv", mode)
+		require.Contains(t, []string{"42601", "25P02"}, code(err), mode)
+		require.NoError(t, tx.Rollback(t.Context()))
+	}
+	require.Empty(t, b.asked)
+}
