@@ -172,6 +172,7 @@ func (c *Coordinator) Run(ctx context.Context) error {
 	group.Go(func() {
 		c.every(ctx, c.config.Poll, func(ctx context.Context) error { return c.readRows(ctx, c.jobs.ids()) })
 	})
+	group.Go(func() { c.every(ctx, sweepEvery, c.sweep) })
 	group.Wait()
 	return nil
 }
@@ -268,6 +269,21 @@ func (c *Coordinator) renew(ctx context.Context) error {
 		ids, wantedFor.Seconds())
 	if err != nil {
 		return fmt.Errorf("renew jobs: %w", err)
+	}
+	return nil
+}
+
+const (
+	// sweepEvery is how often old rows of jobs are deleted, and keptFor how long those that ended are kept.
+	sweepEvery = time.Hour
+	keptFor    = 7 * 24 * time.Hour
+)
+
+// sweep deletes the rows of jobs that ended long ago.
+func (c *Coordinator) sweep(ctx context.Context) error {
+	_, err := c.config.Pool.Exec(ctx, `DELETE FROM barkeep.job WHERE ended_at < now() - make_interval(secs => $1)`, keptFor.Seconds())
+	if err != nil {
+		return fmt.Errorf("delete old jobs: %w", err)
 	}
 	return nil
 }

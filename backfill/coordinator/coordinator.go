@@ -148,7 +148,7 @@ func (c *Coordinator) Missing(reqs []market.Requirement, freshness time.Duration
 		}
 		gap := index.Missing(r.Series, r.Ranges, atLeast(freshness), now)
 		for _, n := range r.Counts {
-			if _, known := c.counts.get(index, r.Series, n, now); !known {
+			if _, known := c.counts.get(index, r.Series, n, atLeast(freshness), now); !known {
 				covered = false
 				bars = add(bars, n.N)
 			}

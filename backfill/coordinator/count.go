@@ -35,7 +35,7 @@ const maxCounts = 4096
 func newCountCache() *countCache { return &countCache{entries: make(map[countKey]countEntry)} }
 
 // get returns the range that holds the bars, where it is known for this version of the index and still covered.
-func (c *countCache) get(index *coverage.Index, series market.Series, n market.Count, now market.Instant) (market.Range, bool) {
+func (c *countCache) get(index *coverage.Index, series market.Series, n market.Count, fresh time.Duration, now market.Instant) (market.Range, bool) {
 	n.Within = clip(n.Within, series.Timeframe, now)
 	if n.N <= 0 || n.Within.Empty() {
 		return market.Range{}, true
@@ -48,7 +48,7 @@ func (c *countCache) get(index *coverage.Index, series market.Series, n market.C
 		return market.Range{}, false
 	}
 	one := [1]market.Range{e.needs}
-	return e.needs, index.Covered(series, one[:], 0, now)
+	return e.needs, index.Covered(series, one[:], fresh, now)
 }
 
 func (c *countCache) put(index *coverage.Index, series market.Series, n market.Count, now market.Instant, needs market.Range) {
@@ -77,7 +77,7 @@ func clip(r market.Range, tf market.Timeframe, now market.Instant) market.Range 
 // (PLANNER 17). factor widens the next page where earlier ones held fewer bars than they could; origin is where the
 // instrument's life begins, for the oldest bars of all time.
 func (c *Coordinator) resolve(ctx context.Context, index *coverage.Index, series market.Series, n market.Count, fresh time.Duration, now, origin market.Instant, factor int64) (needs market.Range, gap market.Range, err error) {
-	if known, found := c.counts.get(index, series, n, now); found {
+	if known, found := c.counts.get(index, series, n, fresh, now); found {
 		return known, market.Range{}, nil
 	}
 	within := clip(n.Within, series.Timeframe, now)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgerrcode"
 
 	"barkeep/backfill/coverage"
 	"barkeep/backfill/directory"
@@ -69,7 +70,7 @@ func (c *Coordinator) covered(index *coverage.Index, req *Request, now market.In
 			return false
 		}
 		for _, n := range r.Counts {
-			if _, known := c.counts.get(index, r.Series, n, now); !known {
+			if _, known := c.counts.get(index, r.Series, n, atLeast(req.Freshness), now); !known {
 				return false
 			}
 		}
@@ -103,6 +104,11 @@ type part struct {
 	// rounds counts the jobs that ended without covering what was asked.
 	rounds int
 	needs  market.RangeSet // what the counts came to; for the check of At
+	// version is of the symbol when gap was found out, and gapped whether it was: other symbols' changes wake this
+	// filling too, and counts cost a query.
+	version int64
+	gapped  bool
+	gap     market.RangeSet
 }
 
 func (c *Coordinator) fill(ctx context.Context, req Request, now market.Instant, progress func(market.Progress)) ([]string, error) {
@@ -131,7 +137,7 @@ func (c *Coordinator) fill(ctx context.Context, req Request, now market.Instant,
 
 // give turns an error into a warning where the session asked for what there is.
 func (f *filling) give(ctx context.Context, err error) ([]string, error) {
-	if f.req.Mode != ModePartial {
+	if f.req.Mode != ModePartial || (ctx.Err() == nil && !transient(err)) {
 		return nil, err
 	}
 	if ended := ctx.Err(); ended != nil && !errors.Is(ended, context.DeadlineExceeded) && !errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
@@ -151,6 +157,20 @@ func (f *filling) give(ctx context.Context, err error) ([]string, error) {
 		}
 	}
 	return f.warnings, nil
+}
+
+// transient reports whether err is about the fetch and not about the request: unknown symbols and statements that are too
+// large stay errors in every mode.
+func transient(err error) bool {
+	var coded interface{ SQLState() string }
+	if !errors.As(err, &coded) {
+		return true
+	}
+	switch coded.SQLState() {
+	case pgerrcode.InvalidParameterValue, pgerrcode.FeatureNotSupported, pgerrcode.ProgramLimitExceeded:
+		return false
+	}
+	return true
 }
 
 // checkSnapshot fails where the session's snapshot is older than the bars.
@@ -184,7 +204,16 @@ func (f *filling) loop(ctx context.Context) error {
 			return err
 		}
 		if missing == 0 {
-			return nil
+			if f.c.config.Coverage.Valid() {
+				return nil
+			}
+			// Removals may not be seen late: outside the lease the database is asked.
+			if err := f.c.config.Coverage.Refresh(ctx); err != nil {
+				return fmt.Errorf("refresh coverage: %w", err)
+			}
+			if missing, err = f.look(ctx); err != nil || missing == 0 {
+				return err
+			}
 		}
 		f.machine.To(actor.Notifying)
 		f.meter.see(f.parts[0].series, missing)
@@ -255,11 +284,15 @@ func (f *filling) look(ctx context.Context) (missing int64, err error) {
 
 // gap returns what is missing of a part, the next page of its counts among it.
 func (f *filling) gap(ctx context.Context, index *coverage.Index, p *part) (market.RangeSet, error) {
+	version, _ := index.Version(p.series.Symbol)
+	if p.gapped && version == p.version {
+		return p.gap.Subtract(p.excused), nil
+	}
 	gap := index.Missing(p.series, p.ranges, f.req.Freshness, f.now)
 	p.needs = nil
 	for i, n := range p.counts {
 		origin := market.NegInf
-		if _, known := f.c.counts.get(index, p.series, n, f.now); !known && n.Within.Start == market.NegInf && !n.Newest {
+		if _, known := f.c.counts.get(index, p.series, n, f.req.Freshness, f.now); !known && n.Within.Start == market.NegInf && !n.Newest {
 			if err := f.bind(ctx, p); err != nil {
 				return nil, err
 			}
@@ -278,6 +311,7 @@ func (f *filling) gap(ctx context.Context, index *coverage.Index, p *part) (mark
 		}
 		gap = gap.Union(index.Missing(p.series, market.RangeSet{more}, f.req.Freshness, f.now))
 	}
+	p.version, p.gap, p.gapped = version, gap, true
 	return gap.Subtract(p.excused), nil
 }
 
@@ -303,6 +337,7 @@ func (f *filling) settle(ctx context.Context) (refreshed bool, err error) {
 			if state == jobOpen {
 				continue
 			}
+			p.gapped = false
 			p.jobs = slices.DeleteFunc(p.jobs, func(o *job) bool { return o == j })
 			f.c.jobs.leave(j, f.wake)
 			if err := f.c.config.Coverage.RefreshSymbol(ctx, p.series.Symbol); err != nil {
@@ -337,7 +372,7 @@ const staleFactor = 10
 // excuse lets a part go on with a stale tail where that is not too old, and returns the failure otherwise.
 func (f *filling) excuse(p *part, asked market.RangeSet, failure error) error {
 	stale := staleFactor * coverage.Freshness(p.series.Timeframe, f.req.Freshness)
-	left := f.c.Snapshot().Missing(p.series, p.ranges.Union(asked).Intersect(asked), stale, f.now)
+	left := f.c.Snapshot().Missing(p.series, asked, stale, f.now)
 	if !left.Empty() {
 		return failure
 	}

@@ -52,7 +52,7 @@ func (c *counted) Fetch(ctx context.Context, q source.Query) (source.Answer, err
 }
 
 type rig struct {
-	t      *testing.T
+	t      testing.TB
 	db     *dbtest.DB
 	opts   []kgo.Opt
 	names  topic.Names
@@ -63,7 +63,7 @@ type rig struct {
 	log    *slog.Logger
 }
 
-func newRig(t *testing.T, config sim.Config) *rig {
+func newRig(t testing.TB, config sim.Config) *rig {
 	t.Helper()
 	r := &rig{t: t, db: dbtest.New(t), names: topic.Names{Prefix: "t" + uuid.NewString()[:8] + "."}, log: slog.New(slog.DiscardHandler)}
 	if os.Getenv("BARKEEP_TEST_LOG") != "" {

@@ -32,7 +32,7 @@ type Config struct {
 	Coverage *coverage.Store
 	// Concurrency bounds the requests in flight per source, default 8.
 	Concurrency int
-	// MaxJobs bounds the jobs that fetch at once, default 256; MaxQueued those taken from the broker, default 4,096.
+	// MaxJobs bounds the jobs that fetch at once, default 1,024; MaxQueued those taken from the broker, default 4,096.
 	MaxJobs, MaxQueued int
 	// Attempts bounds the requests for one page, default 8; Backoff is the first pause between two, default 200 ms, and
 	// grows to BackoffLimit, default 10 s.
@@ -72,7 +72,7 @@ func (c *Config) setDefaults() {
 	for _, n := range []struct {
 		set *int
 		to  int
-	}{{&c.Concurrency, 8}, {&c.MaxJobs, 256}, {&c.MaxQueued, 4096}, {&c.Attempts, 8}, {&c.BulkWindow, 32}} {
+	}{{&c.Concurrency, 8}, {&c.MaxJobs, 1024}, {&c.MaxQueued, 4096}, {&c.Attempts, 8}, {&c.BulkWindow, 32}} {
 		if *n.set <= 0 {
 			*n.set = n.to
 		}

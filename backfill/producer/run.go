@@ -60,7 +60,7 @@ func (r *run) do(ctx context.Context) {
 	defer func() {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		delete(p.runs, r.id)
+		r.forgetLocked()
 	}()
 	select {
 	case p.active <- struct{}{}:
@@ -91,7 +91,16 @@ func (r *run) do(ctx context.Context) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	// In one step: a record of this job that comes between the two would join a run that is over, and never be marked.
 	p.endLocked(r.owner, r.offsets...)
+	r.forgetLocked()
+}
+
+// forgetLocked takes the run out of the table, unless another run of the job has its place; Producer.mu is held.
+func (r *run) forgetLocked() {
+	if r.p.runs[r.id] == r {
+		delete(r.p.runs, r.id)
+	}
 }
 
 // end returns the job's end record.
@@ -292,7 +301,7 @@ func (r *run) missing(set market.RangeSet) market.RangeSet {
 // pages fetches the slots of the job, newest first, several at once.
 func (r *run) pages(ctx context.Context) error {
 	tf := r.job.Series.Timeframe
-	life := market.Range{Start: tf.Floor(r.life.Start), End: min(tf.Ceil(r.life.End), tf.Next(r.p.now()))}
+	life := market.Range{Start: tf.Floor(r.life.Start), End: min(tf.Ceil(r.life.End), tf.Next(max(r.p.now(), r.job.AskedAt)))}
 	need := r.missing(market.RangeSet{r.job.Range.Outward(tf).Intersect(life)})
 	r.total.Store(need.Count(tf))
 	ctx, cancel := context.WithCancelCause(ctx)
