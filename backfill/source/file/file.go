@@ -140,16 +140,26 @@ func (s *Source) Instruments(ctx context.Context) ([]source.Instrument, error) {
 		return nil, &source.Error{Source: Name, Op: "list instruments", Err: err, Again: true}
 	}
 	listed := map[market.Symbol]market.Instant{}
-	for series, paths := range files {
-		if err := ctx.Err(); err != nil {
-			return nil, &source.Error{Source: Name, Op: "list instruments", Err: err}
-		}
-		first := market.NegInf
-		if bars, err := s.load(series, paths); err == nil && len(bars) > 0 {
-			first = bars[0].TS
-		}
-		if known, found := listed[series.Symbol]; !found || first < known {
-			listed[series.Symbol] = first
+	for _, tf := range slices.Backward(market.Timeframes()) {
+		for series, paths := range files {
+			if series.Timeframe != tf {
+				continue
+			}
+			if err := ctx.Err(); err != nil {
+				return nil, &source.Error{Source: Name, Op: "list instruments", Err: err}
+			}
+			if _, found := listed[series.Symbol]; !found {
+				listed[series.Symbol] = market.PosInf
+			}
+			bars, err := s.load(series, paths)
+			if err != nil || len(bars) == 0 {
+				listed[series.Symbol] = market.NegInf
+				continue
+			}
+			// A finer first bar inside the coarser one is the nearer answer.
+			if known := listed[series.Symbol]; bars[0].TS < known || bars[0].TS < coarser(files, series).Next(known) {
+				listed[series.Symbol] = bars[0].TS
+			}
 		}
 	}
 	list := make([]source.Instrument, 0, len(listed))
@@ -161,6 +171,16 @@ func (s *Source) Instruments(ctx context.Context) ([]source.Instrument, error) {
 	}
 	slices.SortFunc(list, func(a, b source.Instrument) int { return strings.Compare(a.Symbol, b.Symbol) })
 	return list, nil
+}
+
+// coarser returns the next longer timeframe that a symbol has, or its own.
+func coarser(files map[market.Series][]string, series market.Series) market.Timeframe {
+	for tf := series.Timeframe + 1; tf.Valid(); tf++ {
+		if len(files[market.Series{Symbol: series.Symbol, Timeframe: tf}]) > 0 {
+			return tf
+		}
+	}
+	return series.Timeframe
 }
 
 // split finds base and quote: at the separator that the file's name has, else before a usual quote currency.

@@ -80,24 +80,31 @@ var octaves = [...]struct{ period, divisor int64 }{ //nolint:gochecknoglobals //
 	{525600, 3}, {43200, 8}, {1440, 40}, {60, 200}, {1, 3000},
 }
 
+// walker computes the prices of one coin at ascending minutes; it remembers the cell of each octave.
+type walker struct {
+	coin  *Coin
+	cells [len(octaves)]struct{ start, end, a, b int64 }
+}
+
 // price returns the price at the given minute since the epoch, in ticks, at least one.
-func (c *Coin) price(n int64) int64 {
-	level := c.Price * tick
+func (w *walker) price(n int64) int64 {
+	level := w.coin.Price * tick
 	p := level
 	for k := range octaves {
-		o := &octaves[k]
-		cell := n / o.period
-		frac := n % o.period
-		if frac < 0 {
-			cell, frac = cell-1, frac+o.period
+		period, cell := octaves[k].period, &w.cells[k]
+		if n < cell.start || n >= cell.end {
+			at := n / period
+			if n < at*period {
+				at--
+			}
+			cell.start, cell.end = at*period, (at+1)*period
+			cell.a = w.coin.wave(k, at, level/octaves[k].divisor)
+			cell.b = w.coin.wave(k, at+1, level/octaves[k].divisor)
 		}
-		a := c.wave(k, cell, level/o.divisor)
-		if frac == 0 {
-			p += a
-			continue
+		p += cell.a
+		if frac := n - cell.start; frac != 0 {
+			p += (cell.b - cell.a) * frac / period
 		}
-		b := c.wave(k, cell+1, level/o.divisor)
-		p += a + (b-a)*frac/o.period
 	}
 	return max(p, 1)
 }
@@ -133,13 +140,14 @@ func (c *Coin) Bars(bars []market.Bar, tf market.Timeframe, r market.Range) []ma
 	if start >= end {
 		return bars
 	}
-	open := c.price(int64(start / minute))
+	w := walker{coin: c}
+	open := w.price(int64(start / minute))
 	for ts := start; ts < end; {
 		next := tf.Next(ts)
 		if tf != market.Mo1 {
 			next = ts + market.Instant(tf.Step()/time.Microsecond)
 		}
-		last := c.price(int64(next / minute))
+		last := w.price(int64(next / minute))
 		if !c.missing(tf, ts) {
 			bars = append(bars, c.bar(tf, ts, open, last))
 		}
