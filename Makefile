@@ -20,7 +20,7 @@ run: build ## run barkeep with a database and a broker of its own
 	@exec bin/barkeep serve
 
 build: ## build bin/barkeep
-	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/barkeep ./cmd/barkeep
+	$(GO) build -ldflags '$(LDFLAGS)' -o bin/barkeep ./cmd/barkeep
 
 test: ## run all tests on a real TimescaleDB and a real broker, with the race detector; a skip is a failure
 	$(GO) run ./cmd/testenv $(GO) test -json -race -timeout 30m $(PACKAGES) | $(GO) run ./cmd/testreport

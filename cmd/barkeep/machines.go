@@ -29,5 +29,16 @@ func (m *machines) to(id int32, state string) {
 		m.byID[id] = machine
 	}
 	m.mu.Unlock()
-	machine.To(actor.State(state))
+	// A part does not report the rest between two pieces of work, nor that it abandoned one.
+	next := actor.State(state)
+	for _, step := range []actor.State{m.kind.Rest, actor.ProcessingRecord} {
+		if m.kind.Allowed(machine.State(), next) {
+			break
+		}
+		if !m.kind.Allowed(machine.State(), step) {
+			machine.To(actor.Error)
+		}
+		machine.To(step)
+	}
+	machine.To(next)
 }
