@@ -1,0 +1,47 @@
+package scan_test
+
+import (
+	"encoding/json"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"barkeep/backfill/source/scan"
+)
+
+func TestNumbers(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]float64{`1`: 1, `"2.50"`: 2.5, ` -1e-3`: -0.001} {
+		f, err := scan.New([]byte(text)).Float()
+		require.NoError(t, err)
+		require.InDelta(t, want, f, 0)
+	}
+	for _, text := range []string{`"NaN"`, `"Inf"`, `"0x10"`, `"1_0"`, `""`, `null`, `"1e999"`, `[1]`, ``, `"1`} {
+		_, err := scan.New([]byte(text)).Float()
+		require.Error(t, err, text)
+	}
+}
+
+func TestText(t *testing.T) {
+	t.Parallel()
+	text, err := scan.New([]byte(`"BTC\/USD ä\""`)).Text()
+	require.NoError(t, err)
+	require.Equal(t, `BTC/USD ä"`, text)
+}
+
+// Whatever encoding/json takes is skipped whole, and nothing makes the scanner fall.
+func FuzzSkip(f *testing.F) {
+	for _, seed := range []string{`{"a":[1,"b\\\"",null,{}],"c":-1.5e3}`, `[[1,"2"],[]]`, `"`, `{"a"`, `"\`, `tru`} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		s := scan.New(text)
+		err := s.Skip()
+		if err == nil {
+			err = s.End()
+		}
+		if json.Valid(text) && len(text) < 64 {
+			require.NoError(t, err)
+		}
+	})
+}
