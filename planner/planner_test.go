@@ -1,0 +1,237 @@
+package planner
+
+import (
+	"encoding/binary"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+
+	"barkeep/internal/market"
+)
+
+func TestMayRead(t *testing.T) {
+	t.Parallel()
+	c := goldenCatalog()
+	for text, want := range map[string]bool{
+		"":                          false,
+		"select 1":                  false,
+		"select * from OHLCV":       true,
+		`select * from "ohlcv"`:     true,
+		`select U&"\006fhlcv"`:      true,
+		"select U&'x'":              true,
+		"execute q":                 true,
+		"select * from daily":       true,
+		`select * from "Daily"`:     true,
+		"select 'from daily'":       true,
+		"select * from dailyx":      false,
+		"select $x$ daily $x$":      true,
+		"select * from d /* daily ": false,
+		"select schema_to_xml('public', true, true, '')": true,
+		"select crosstab('…')":                           true,
+	} {
+		require.Equal(t, want, MayRead(text, c), text)
+	}
+	require.False(t, MayRead("select * from daily", nil))
+	require.True(t, MayRead("select * from mine", c.With(8, "Mine")))
+}
+
+func TestEffects(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]bool{
+		"select 1": false, "select 'set x'": false, "SET x = 1": true, "select set_config('a','b',true)": true, "begin": true,
+		"-- set\nselect 1": false, "select 1; rollback": true, `select "set_config"('a','b',false)`: true,
+		"insert into t values (1)": false, "update t set x = 1": true, "select pg_catalog.SET_CONFIG('a','b',true)": true,
+	} {
+		require.Equal(t, want, Effects(text).Settings, text)
+	}
+}
+
+func TestCheckText(t *testing.T) {
+	t.Parallel()
+	require.NoError(t, checkText("select 1"))
+	require.NoError(t, checkText("select * from ohlcv where symbol in ("+strings.Repeat("-1,", 20000)+"1)"))
+	for name, text := range map[string]string{
+		"chain":  "select 1" + strings.Repeat("+1", 30000),
+		"and":    "select * from ohlcv where true" + strings.Repeat(" and true", 30000),
+		"not":    "select " + strings.Repeat("not ", 30000) + "true",
+		"parens": "select " + strings.Repeat("(", 10000) + "1" + strings.Repeat(")", 10000),
+		"unions": "select 1,2" + strings.Repeat(" union all select 1,2", 30000),
+		"case":   "select " + strings.Repeat("case when true then ", 10000) + "1" + strings.Repeat(" end", 10000),
+		"cast":   "select 1" + strings.Repeat("::int", 30000),
+		"index":  "select a" + strings.Repeat("[1]", 1) + strings.Repeat(".b", 30000),
+		"nul":    "select 1\x00", "bytes": "select '\xff'",
+		"joins": "select * from a" + strings.Repeat(" join a on true", 30000),
+	} {
+		require.ErrorIs(t, checkText(text), errUnreadable, name)
+		tmpl := Prepare(text+" -- ohlcv", nil, Env{})
+		require.Error(t, tmpl.ParseErr, name)
+		require.True(t, tmpl.Reads())
+		require.Equal(t, "0A000", tmpl.Bind(Args{}, Env{}, Bracket{}, nil).Refusal.SQLState)
+	}
+}
+
+func TestBinaryParameters(t *testing.T) {
+	t.Parallel()
+	at := market.FromTime(goldenBracket().Lo.Time())
+	tstz := binary.BigEndian.AppendUint64(nil, uint64(at-pgEpoch))
+	date := binary.BigEndian.AppendUint32(nil, uint32(8766)) // 2024-01-01
+	text := []byte("A")
+	array := binary.BigEndian.AppendUint32(nil, 1)
+	array = binary.BigEndian.AppendUint32(array, 0)
+	array = binary.BigEndian.AppendUint32(array, oidText)
+	array = binary.BigEndian.AppendUint32(array, 2)
+	array = binary.BigEndian.AppendUint32(array, 1)
+	for _, s := range []string{"A", "B"} {
+		array = append(binary.BigEndian.AppendUint32(array, 1), s...)
+	}
+	limit := binary.BigEndian.AppendUint64(nil, 5)
+	for _, c := range []struct {
+		sql    string
+		oids   []uint32
+		values [][]byte
+		want   string
+	}{
+		{"symbol = $1 and ts < $2", nil, [][]byte{text, tstz}, "A 1h [-infinity, 2024-03-15T12:00:00Z)"},
+		{"symbol = $1 and ts < $2", []uint32{oidVarchar, oidTimestamptz}, [][]byte{text, tstz}, "A 1h [-infinity, 2024-03-15T12:00:00Z)"},
+		{"symbol = $1 and ts < $2", []uint32{oidText, oidDate}, [][]byte{text, date}, "A 1h [-infinity, 2024-01-01T00:00:00Z)"},
+		{"symbol = $1 and ts < $2::date", nil, [][]byte{text, date}, "A 1h [-infinity, 2024-01-01T00:00:00Z)"},
+		{"symbol = any($1) and ts = $2", nil, [][]byte{array, tstz},
+			"A 1h [2024-03-15T12:00:00Z, 2024-03-15T13:00:00Z)\nB 1h [2024-03-15T12:00:00Z, 2024-03-15T13:00:00Z)"},
+		{"symbol = $1 and ts = $2", nil, [][]byte{text, nil}, "needs nothing"},
+		{"symbol = $1 order by ts desc limit $2", nil, [][]byte{text, limit}, "A 1h ∅\nA 1h newest 5 of [-infinity, infinity)"},
+	} {
+		tmpl := Prepare("select * from ohlcv where timeframe = '1h' and "+c.sql, c.oids, Env{})
+		plan := tmpl.Bind(Args{OIDs: c.oids, Formats: []int16{1}, Values: c.values}, Env{}, goldenBracket(), nil)
+		require.Equal(t, c.want, formatPlan(tmpl, plan), c.sql)
+	}
+}
+
+func TestExecute(t *testing.T) {
+	t.Parallel()
+	p := Prepare("PREPARE q (text, timestamptz) AS select * from ohlcv where symbol = $1 and timeframe = '1h' and ts < $2;", nil, Env{})
+	require.False(t, p.Reads())
+	require.Len(t, p.Prepares(), 1)
+	registered := p.Prepares()[0]
+	require.Equal(t, []uint32{oidText, oidTimestamptz}, registered.OIDs)
+	inner := Prepare(registered.Text, registered.OIDs, Env{})
+	x := Prepare("execute q('A', '2024-01-01')", nil, Env{})
+	require.Equal(t, []string{"q"}, x.Executes())
+	args := Args{Prepared: func(name string) (*Template, bool) { return inner, name == "q" }}
+	require.Equal(t, "A 1h [-infinity, 2024-01-01T00:00:00Z)", formatPlan(x, x.Bind(args, Env{}, goldenBracket(), nil)))
+}
+
+func TestColumns(t *testing.T) {
+	t.Parallel()
+	for sql, want := range map[string][]string{
+		"select ts, close from ohlcv where symbol = 'A'": {"close", "symbol", "ts"},
+		"select * from ohlcv":                            nil,
+		"select o from ohlcv o":                          nil,
+		"select count(*) from ohlcv":                     {},
+		"select 1 from ohlcv a natural join ohlcv b":     nil,
+	} {
+		require.Equal(t, want, Prepare(sql, nil, Env{}).Columns(), sql)
+	}
+}
+
+// TestTimesAgainstPostgreSQL reads the same texts here and in PostgreSQL.
+func TestTimesAgainstPostgreSQL(t *testing.T) {
+	t.Parallel()
+	url := os.Getenv("TEST_DATABASE_URL")
+	if url == "" {
+		t.Skip("TEST_DATABASE_URL is unset")
+	}
+	conn, err := pgx.Connect(t.Context(), url)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, conn.Close(t.Context())) })
+	mustExec(t, conn, "set timezone = 'UTC'")
+	var texts []string
+	for _, day := range []string{"2024-02-29", "1999-12-31", "2026-11-01", "9999-12-31", "2023-02-29", "1000-01-01"} {
+		for _, clock := range []string{"", " 00:00", "T23:59:59.999999", " 12:34:56.5", "T07:08:09", " 24:00", " 1:02", " 10:00:60", " 10:00:00.1234567"} {
+			for _, zone := range []string{"", "Z", "z", " Z", "+00", "-05", "+05:30", "+0530", " -08", "+15:59", "UTC", " utc", "+5", "+05:3"} {
+				texts = append(texts, day+clock+zone, "  "+day+clock+zone+" ")
+			}
+		}
+	}
+	read := 0
+	for _, text := range texts {
+		for _, typ := range []string{"timestamptz", "timestamp", "date"} {
+			z, ok := parseTime(text)
+			if !ok {
+				continue
+			}
+			read++
+			var micros int64
+			err := conn.QueryRow(t.Context(), fmt.Sprintf("select (extract(epoch from (%s::%s)::timestamptz) * 1000000)::bigint", quote(text), typ)).Scan(&micros)
+			require.NoError(t, err, text)
+			e := &evaluator{env: settings{zoneKnown: true}}
+			k := map[string]kind{"timestamptz": kindTimestamptz, "timestamp": kindTimestamp, "date": kindDate}[typ]
+			v := e.convertTime(e.parseText(text, k), kindTimestamptz)
+			require.Equal(t, market.Instant(micros), v.lo, "%s %s %+v", text, typ, z)
+		}
+	}
+	require.Greater(t, read, 200)
+	for _, text := range []string{"1 day", "-1 day", "2 hours 30 minutes", "1 mon", "1 year 2 mons", "90m", "1 day 02:03:04", "3 weeks", "1.5 hours",
+		"-1 day 2 hours", "1 day -2 hours", "5 s", "10 ms", "7 us", "1 M", "+3 d", "1h30m", "P1D", "1-2", "04:05", "1 day 04:05:06.5"} {
+		s, ok := parseSpan(text)
+		if !ok {
+			continue
+		}
+		var micros int64
+		require.NoError(t, conn.QueryRow(t.Context(), "select (extract(epoch from timestamptz '2024-01-31 10:00Z' + "+quote(text)+"::interval) * 1000000)::bigint").Scan(&micros), text)
+		base, _ := parseTime("2024-01-31 10:00Z")
+		require.Equal(t, market.Instant(micros), addSpan(base.local, s), text)
+	}
+}
+
+func FuzzPlan(f *testing.F) {
+	for _, path := range []string{"testdata/plan/where.txt", "testdata/plan/scope.txt", "testdata/plan/refused.txt"} {
+		raw, err := os.ReadFile(path)
+		require.NoError(f, err)
+		for block := range strings.SplitSeq(string(raw), "\n\n") {
+			input, _, _ := strings.Cut(block, "\n----")
+			f.Add(input, "2024-01-01")
+		}
+	}
+	c := goldenCatalog()
+	f.Fuzz(func(t *testing.T, sql, param string) {
+		for _, env := range []Env{{}, {TimeZone: "Asia/Tokyo", Catalog: c}} {
+			tmpl := Prepare(sql, nil, env)
+			args := Args{Values: [][]byte{[]byte(param), nil, []byte(param)}}
+			plan := tmpl.Bind(args, env, goldenBracket(), nil)
+			tmpl.Columns()
+			for _, r := range plan.Requirements {
+				require.True(t, r.Series.Timeframe.Valid())
+			}
+			args.Formats = []int16{1}
+			tmpl.Bind(args, env, goldenBracket(), nil)
+		}
+	})
+}
+
+const benchSQL = "select ts, open, high, low, close from ohlcv where symbol = $1 and timeframe = '1m' and ts >= $2 and ts < $3 order by ts"
+
+func BenchmarkPrepare(b *testing.B) {
+	for b.Loop() {
+		Prepare(benchSQL, nil, Env{})
+	}
+}
+
+func BenchmarkCachedBind(b *testing.B) {
+	c := NewCache(100)
+	args := Args{Values: [][]byte{[]byte("BTCUSD"), []byte("2024-01-01"), []byte("2024-01-02")}}
+	b.ReportAllocs()
+	for b.Loop() {
+		c.Prepare(benchSQL, nil, Env{}).Bind(args, Env{}, goldenBracket(), nil)
+	}
+}
+
+func BenchmarkMayRead(b *testing.B) {
+	catalog := goldenCatalog()
+	for b.Loop() {
+		MayRead("select a.id, b.name from accounts a join branches b on a.bid = b.bid where a.id = $1", catalog)
+	}
+}
