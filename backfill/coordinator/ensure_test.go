@@ -353,3 +353,30 @@ func TestNewestAndOldest(t *testing.T) {
 	require.GreaterOrEqual(t, r.bars("sim:GAPUSD", "1m", "2015-01-01Z", "2015-02-01Z"), 500)
 	require.Less(t, r.bars("sim:GAPUSD", "1m", "-infinity", "infinity"), 4000)
 }
+
+func TestTailThatCannotBeRefreshed(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, sim.Config{})
+	r.consumer()
+	r.producer()
+	c := r.coordinator()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	now := market.FromTime(time.Now())
+	req := coordinator.Request{Freshness: time.Second, Requirements: []market.Requirement{{
+		Series: market.Series{Symbol: "sim:BTCUSD", Timeframe: market.D1},
+		Ranges: market.RangeSet{{Start: market.D1.Add(now, -5), End: market.PosInf}},
+	}}}
+	warnings, err := c.Ensure(ctx, req, nil)
+	require.NoError(t, err)
+	require.Empty(t, warnings)
+	refusing := func(source.Query) error { return &source.Error{Source: "sim", Op: "fetch", Err: source.ErrRefused} }
+	r.source.fail.Store(&refusing)
+	require.Eventually(t, func() bool {
+		_, covered := c.Missing(req.Requirements, req.Freshness)
+		return !covered
+	}, 10*time.Second, 50*time.Millisecond)
+	warnings, err = c.Ensure(ctx, req, nil)
+	require.NoError(t, err)
+	require.Len(t, warnings, 1)
+}

@@ -1,0 +1,120 @@
+package directory_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"barkeep/backfill/directory"
+	"barkeep/backfill/source"
+	"barkeep/internal/dbtest"
+	"barkeep/internal/market"
+)
+
+// fixed is a source that has only a list.
+type fixed struct {
+	name       string
+	prefixOnly bool
+	list       []source.Instrument
+	err        error
+}
+
+func (f *fixed) Name() string { return f.name }
+
+func (f *fixed) Info() source.Info {
+	return source.Info{Native: []market.Timeframe{market.M1}, PageLimit: 10, PrefixOnly: f.prefixOnly}
+}
+
+func (f *fixed) Instruments(context.Context) ([]source.Instrument, error) { return f.list, f.err }
+
+func (f *fixed) Fetch(context.Context, source.Query) (source.Answer, error) {
+	return source.Answer{}, errors.New("not asked")
+}
+
+func coin(id, symbol string, listed market.Instant) source.Instrument {
+	return source.Instrument{VendorID: id, Symbol: symbol, Base: symbol[:3], Quote: symbol[3:], Listed: listed, Delisted: market.PosInf}
+}
+
+func TestBindingIsDecidedOnceByPreference(t *testing.T) {
+	t.Parallel()
+	db := dbtest.New(t)
+	ctx := t.Context()
+	_, bound, err := directory.Bind(ctx, db.Pool, "BTCUSD", time.Hour)
+	require.NoError(t, err)
+	require.False(t, bound, "no producer has announced anything")
+
+	one := &fixed{name: "zeta", err: errors.New("down")}
+	two := &fixed{name: "alpha", list: []source.Instrument{coin("btc-usd", "BTCUSD", 1000000), coin("eth-usd", "ETHUSD", market.NegInf)}}
+	toy := &fixed{name: "toy", prefixOnly: true, list: []source.Instrument{coin("TOYUSD", "TOYUSD", 0)}}
+	require.NoError(t, directory.Announce(ctx, db.Pool, []source.Source{one, two, toy}))
+	for _, s := range []source.Source{two, toy} {
+		require.NoError(t, directory.Refresh(ctx, db.Pool, s, time.Hour))
+	}
+	_, bound, err = directory.Bind(ctx, db.Pool, "BTCUSD", time.Hour)
+	require.NoError(t, err)
+	require.False(t, bound, "the first in preference was never read: wait")
+	var wanted bool
+	require.NoError(t, db.Pool.QueryRow(ctx, `SELECT wanted_at IS NOT NULL FROM barkeep.source WHERE name = 'zeta'`).Scan(&wanted))
+	require.True(t, wanted)
+
+	require.Error(t, directory.Refresh(ctx, db.Pool, one, time.Hour))
+	_, _, err = directory.Bind(ctx, db.Pool, "BTCUSD", time.Hour)
+	list, found := errors.AsType[*directory.ListError](err)
+	require.True(t, found, "%v", err)
+	require.Equal(t, "zeta", list.Source)
+
+	one.err, one.list = nil, []source.Instrument{coin("XBT", "ETHUSD", market.NegInf)}
+	require.NoError(t, directory.Refresh(ctx, db.Pool, one, time.Hour))
+	b, bound, err := directory.Bind(ctx, db.Pool, "BTCUSD", time.Hour)
+	require.NoError(t, err)
+	require.True(t, bound)
+	require.Equal(t, "alpha", b.Source)
+	require.Equal(t, market.Instant(1000000), b.Listed)
+	require.Equal(t, []string{"1m"}, b.Declared.Native)
+
+	// A source that lists it later, and comes first, does not take it over.
+	one.list = append(one.list, coin("BTC", "BTCUSD", 0))
+	require.NoError(t, directory.Refresh(ctx, db.Pool, one, 0))
+	b, _, err = directory.Bind(ctx, db.Pool, "BTCUSD", time.Hour)
+	require.NoError(t, err)
+	require.Equal(t, "alpha", b.Source)
+	b, _, err = directory.Bind(ctx, db.Pool, "zeta:BTCUSD", time.Hour)
+	require.NoError(t, err)
+	require.Equal(t, "zeta", b.Source)
+
+	// sim and file serve by prefix alone.
+	_, _, err = directory.Bind(ctx, db.Pool, "TOYUSD", time.Hour)
+	unknown, found := errors.AsType[*directory.UnknownSymbolError](err)
+	require.True(t, found, "%v", err)
+	require.Equal(t, []string{"zeta", "alpha"}, unknown.Asked)
+	_, bound, err = directory.Bind(ctx, db.Pool, "toy:TOYUSD", time.Hour)
+	require.NoError(t, err)
+	require.True(t, bound)
+	_, _, err = directory.Bind(ctx, db.Pool, "nowhere:BTCUSD", time.Hour)
+	require.ErrorContains(t, err, `no source "nowhere"`)
+}
+
+func TestAListingFoundLaterReplacesTheUnknownOne(t *testing.T) {
+	t.Parallel()
+	db := dbtest.New(t)
+	ctx := t.Context()
+	s := &fixed{name: "alpha", list: []source.Instrument{coin("eth-usd", "ETHUSD", market.NegInf)}}
+	require.NoError(t, directory.Announce(ctx, db.Pool, []source.Source{s}))
+	require.NoError(t, directory.Refresh(ctx, db.Pool, s, time.Hour))
+	b, _, err := directory.Bind(ctx, db.Pool, "ETHUSD", time.Hour)
+	require.NoError(t, err)
+	require.Equal(t, market.NegInf, b.Listed)
+	s.list[0].Listed = 5000000
+	require.NoError(t, directory.Refresh(ctx, db.Pool, s, 0))
+	b, _, err = directory.Lookup(ctx, db.Pool, "ETHUSD")
+	require.NoError(t, err)
+	require.Equal(t, market.Instant(5000000), b.Listed)
+	s.list = nil // a symbol once known is never unknown
+	require.NoError(t, directory.Refresh(ctx, db.Pool, s, 0))
+	var rows int
+	require.NoError(t, db.Pool.QueryRow(ctx, `SELECT count(*) FROM barkeep.instrument`).Scan(&rows))
+	require.Equal(t, 1, rows)
+}

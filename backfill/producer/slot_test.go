@@ -1,0 +1,66 @@
+package producer
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+	"pgregory.net/rapid"
+
+	"barkeep/backfill/coverage"
+	"barkeep/backfill/topic"
+	"barkeep/internal/market"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// TestRule16_SlotsPartitionTime: every bar lies in one slot of limit bars, the same whoever asks.
+func TestRule16_SlotsPartitionTime(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		tf := rapid.SampledFrom(market.Timeframes()).Draw(t, "tf")
+		limit := rapid.Int64Range(1, 8192).Draw(t, "limit")
+		i := market.Instant(rapid.Int64Range(-2e15, 4e15).Draw(t, "i"))
+		slot := slotOf(tf, limit, i)
+		require.True(t, slot.Contains(i))
+		require.Equal(t, limit, tf.Count(slot))
+		require.Equal(t, slot, slotOf(tf, limit, slot.Start))
+		require.Equal(t, slot, slotOf(tf, limit, slot.End-1))
+		require.Equal(t, slot.End, slotOf(tf, limit, slot.End).Start)
+	})
+}
+
+func TestPublishedPagesCountUntilTheyShouldBeIngested(t *testing.T) {
+	t.Parallel()
+	clock := time.Unix(1_700_000_000, 0)
+	table := newSlotTable(coverage.NewStore(nil, coverage.Config{}), func() time.Time { return clock })
+	series := market.Series{Symbol: "sim:BTCUSD", Timeframe: market.M1}
+	minute := market.Instant(60_000_000)
+	asked := market.FromTime(clock)
+	table.published(0, true, &topic.Page{Series: series, Generation: 1, FetchedAt: asked, Segments: []topic.Segment{
+		{Range: market.Range{Start: 0, End: 10 * minute}, State: coverage.Final},
+		{Range: market.Range{Start: 10 * minute, End: 20 * minute}, State: coverage.Provisional},
+	}})
+	all := market.RangeSet{{Start: 0, End: 30 * minute}}
+	require.Equal(t, market.RangeSet{{Start: 20 * minute, End: 30 * minute}}, table.missing(series, 1, all, asked))
+	require.Equal(t, market.RangeSet{{Start: 10 * minute, End: 30 * minute}}, table.missing(series, 1, all, asked.Shift(2*time.Second)))
+	require.Equal(t, all, table.missing(series, 2, all, asked), "another generation")
+	require.Equal(t, 1, table.onTheWay(0))
+	clock = clock.Add(sentFor + time.Second)
+	require.Equal(t, all, table.missing(series, 1, all, asked))
+	require.Zero(t, table.onTheWay(0))
+}
+
+func TestOffsetsAreMarkedInOrder(t *testing.T) {
+	t.Parallel()
+	p := &Producer{commit: make(chan struct{}, 1)}
+	owned := &partition{next: -1, open: []tracked{{offset: 5}, {offset: 6}, {offset: 9}}}
+	p.endLocked(owned, 6)
+	require.Equal(t, int64(-1), owned.next)
+	p.endLocked(owned, 5)
+	require.Equal(t, int64(7), owned.next)
+	p.endLocked(owned, 9)
+	require.Equal(t, int64(10), owned.next)
+	require.Empty(t, owned.open)
+}
