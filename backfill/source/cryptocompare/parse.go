@@ -67,6 +67,9 @@ func readEnvelope(body []byte) (envelope, error) {
 	err := s.Object(func(key string) error {
 		var err error
 		var n int64
+		if s.Peek() == 'n' { // null is as good as not there
+			return s.Skip()
+		}
 		switch key {
 		case "Response":
 			e.Response, err = s.Text()
