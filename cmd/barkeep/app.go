@@ -112,7 +112,7 @@ func (a *app) start(life lifetimes) error {
 		Actors: a.actorRows, Coverage: statusCoverage(a.pool), Jobs: statusJobs(a.pool),
 		Ready: map[string]func(context.Context) error{"database": a.pool.Ping, "broker": a.pingBroker},
 	}
-	if err := a.startParts(ctx); err != nil {
+	if err := a.startParts(life); err != nil {
 		return err
 	}
 	if a.page != nil {

@@ -21,7 +21,7 @@ import (
 
 // startParts starts what the roles name, in the reverse of the order in which they stop: who writes before who fetches
 // before who asks.
-func (a *app) startParts(ctx context.Context) error {
+func (a *app) startParts(life lifetimes) error {
 	if a.roles.consumer {
 		if err := a.startConsumer(); err != nil {
 			return err
@@ -33,7 +33,7 @@ func (a *app) startParts(ctx context.Context) error {
 		}
 	}
 	if a.roles.proxy {
-		return a.startProxy(ctx)
+		return a.startProxy(life)
 	}
 	return nil
 }
@@ -78,7 +78,8 @@ func sourceConfigs(from map[string]Source) map[string]source.Config {
 	return configs
 }
 
-func (a *app) startProxy(ctx context.Context) error {
+func (a *app) startProxy(life lifetimes) error {
+	ctx := life.intake
 	names := catalog.New(a.pool, a.log)
 	if err := names.Refresh(ctx); err != nil {
 		return err
