@@ -1,0 +1,264 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"pgregory.net/rapid"
+)
+
+// statement is one random statement of the differential test.
+type statement struct {
+	sql string
+	// args are the text parameters of $1 …; simple statements have none.
+	args []string
+	// ordered is set where the order of the rows is part of the answer.
+	ordered bool
+	// zone is the session's TimeZone.
+	zone string
+	// simple says that the statement goes as a Query, else as Parse, Bind and Execute.
+	simple bool
+}
+
+func (s statement) String() string {
+	return fmt.Sprintf("zone=%s simple=%v ordered=%v args=%q\n%s", s.zone, s.simple, s.ordered, s.args, s.sql)
+}
+
+// series is what the random market holds, in the window that the predicates are drawn around.
+var (
+	grammarSymbols    = []string{"file:AAA", "file:BBB", "file:GAP"}
+	grammarTimeframes = []string{"1m", "1h", "1d"}
+	grammarZones      = []string{"UTC", "UTC", "Asia/Tokyo", "America/New_York"}
+	grammarStart      = time.Date(2024, 3, 9, 0, 0, 0, 0, time.UTC)
+)
+
+// grammar draws statements. Every form that the planner knows has a rule here.
+type grammar struct {
+	t    *rapid.T
+	args []string
+	bind bool
+}
+
+func (g *grammar) pick(label string, from ...string) string {
+	return rapid.SampledFrom(from).Draw(g.t, label)
+}
+
+func (g *grammar) chance(label string, percent int) bool {
+	return rapid.IntRange(0, 99).Draw(g.t, label) < percent
+}
+
+// text is a string constant: a literal, or a parameter where the statement takes them.
+func (g *grammar) text(value, cast string) string {
+	if g.bind && g.chance("as parameter", 50) {
+		g.args = append(g.args, value)
+		return fmt.Sprintf("$%d%s", len(g.args), cast)
+	}
+	quoted := "'" + value + "'"
+	if cast != "" && g.chance("with cast", 40) {
+		return quoted + cast
+	}
+	return quoted
+}
+
+func (g *grammar) instant() string {
+	minutes := rapid.IntRange(-600, 3*1440+600).Draw(g.t, "minute")
+	if g.chance("on the hour", 50) {
+		minutes -= minutes % 60
+	}
+	at := grammarStart.Add(time.Duration(minutes) * time.Minute)
+	switch rapid.IntRange(0, 5).Draw(g.t, "instant form") {
+	case 0:
+		return g.text(at.Format("2006-01-02 15:04:05"), "::timestamptz")
+	case 1:
+		return g.text(at.Format("2006-01-02T15:04:05Z07:00"), "::timestamptz")
+	case 2:
+		return g.text(at.Format("2006-01-02 15:04:05-07"), "::timestamptz")
+	case 3:
+		return "timestamptz '" + at.Format("2006-01-02 15:04:05+00") + "'"
+	case 4:
+		return g.text(at.Format("2006-01-02"), "::timestamptz")
+	default:
+		return fmt.Sprintf("timestamptz '%s' - interval '%d minutes'", at.Format("2006-01-02 15:04:05+00"),
+			rapid.IntRange(0, 300).Draw(g.t, "interval"))
+	}
+}
+
+func (g *grammar) symbols(alias string) string {
+	column := alias + "symbol"
+	one := func() string { return g.text(g.pick("symbol", grammarSymbols...), "::text") }
+	switch rapid.IntRange(0, 4).Draw(g.t, "symbol form") {
+	case 0:
+		return column + " in (" + one() + ", " + one() + ")"
+	case 1:
+		return column + " = any(array[" + one() + ", " + one() + "])"
+	case 2:
+		return "(" + column + " = " + one() + " or " + column + " = " + one() + ")"
+	default:
+		return column + " = " + one()
+	}
+}
+
+func (g *grammar) timeframe(alias string) string {
+	one := g.text(g.pick("timeframe", grammarTimeframes...), "::text")
+	if g.chance("timeframes", 15) {
+		return alias + "timeframe in (" + one + ", '1h')"
+	}
+	return alias + "timeframe = " + one
+}
+
+func (g *grammar) tsLeaf(alias string) string {
+	column := alias + "ts"
+	switch rapid.IntRange(0, 7).Draw(g.t, "ts form") {
+	case 0:
+		return column + " between " + g.instant() + " and " + g.instant()
+	case 1:
+		return column + " = " + g.instant()
+	case 2:
+		return g.instant() + " " + g.pick("operator", "<", "<=", ">", ">=") + " " + column
+	case 3:
+		return column + " in (" + g.instant() + ", " + g.instant() + ")"
+	case 4:
+		return column + " <> " + g.instant()
+	case 5:
+		return column + " is not null"
+	default:
+		return column + " " + g.pick("operator", "<", "<=", ">", ">=") + " " + g.instant()
+	}
+}
+
+// condition is a boolean tree over ts, the series and columns that bound nothing.
+func (g *grammar) condition(alias string, depth int) string {
+	if depth <= 0 || g.chance("leaf", 40) {
+		switch rapid.IntRange(0, 6).Draw(g.t, "leaf") {
+		case 0:
+			return alias + "close > " + alias + "open"
+		case 1:
+			return g.symbols(alias)
+		case 2:
+			return alias + "volume " + g.pick("operator", "<", ">=") + " 8"
+		default:
+			return g.tsLeaf(alias)
+		}
+	}
+	switch rapid.IntRange(0, 5).Draw(g.t, "node") {
+	case 0:
+		return "(" + g.condition(alias, depth-1) + " or " + g.condition(alias, depth-1) + ")"
+	case 1:
+		return "not (" + g.condition(alias, depth-1) + ")"
+	case 2:
+		return "(" + g.condition(alias, depth-1) + ") is " + g.pick("test", "true", "not true", "not false", "false")
+	default:
+		return "(" + g.condition(alias, depth-1) + " and " + g.condition(alias, depth-1) + ")"
+	}
+}
+
+func (g *grammar) where(alias string) string {
+	parts := []string{g.symbols(alias), g.timeframe(alias)}
+	for range rapid.IntRange(0, 2).Draw(g.t, "conditions") {
+		parts = append(parts, g.condition(alias, 2))
+	}
+	if g.chance("shuffled", 30) {
+		parts[0], parts[len(parts)-1] = parts[len(parts)-1], parts[0]
+	}
+	return strings.Join(parts, " and ")
+}
+
+func (g *grammar) table() string { return g.pick("table", "ohlcv", "public.ohlcv", "OHLCV", `"ohlcv"`) }
+
+// relation is one bounded scan with the alias o.
+func (g *grammar) relation(alias string) (from, where string) {
+	switch rapid.IntRange(0, 3).Draw(g.t, "relation") {
+	case 0:
+		inner := ""
+		if g.chance("inner bound", 60) {
+			inner = " where " + g.condition("", 1)
+		}
+		return fmt.Sprintf("(select * from %s%s) %s", g.table(), inner, alias), g.where(alias + ".")
+	case 1:
+		return fmt.Sprintf("(select symbol, timeframe, ts, open, close, volume from %s where %s) %s", g.table(), g.where(""), alias), "true"
+	default:
+		return g.table() + " " + alias, g.where(alias + ".")
+	}
+}
+
+const keys = "symbol, timeframe, ts"
+
+func (g *grammar) query() (sql string, ordered bool) {
+	from, where := g.relation("o")
+	switch rapid.IntRange(0, 9).Draw(g.t, "query") {
+	case 0:
+		return fmt.Sprintf("select o.symbol, count(*), sum(o.volume), min(o.ts), max(o.close) from %s where %s group by o.symbol", from, where), false
+	case 1:
+		return fmt.Sprintf("select o.symbol, o.timeframe, o.ts, o.close from %s where %s order by o.symbol, o.timeframe, o.ts limit %d", from, where,
+			rapid.IntRange(0, 40).Draw(g.t, "limit")), true
+	case 2:
+		return g.latest()
+	case 3:
+		return g.join()
+	case 4:
+		second, more := g.relation("p")
+		return fmt.Sprintf("select o.symbol, o.timeframe, o.ts, o.close from %s where %s %s select p.symbol, p.timeframe, p.ts, p.close from %s where %s",
+			from, where, g.pick("set", "union all", "union", "except", "intersect"), second, more), false
+	case 5:
+		return fmt.Sprintf("with c as (select * from %s where %s) select %s, close from c where %s", from, where, keys, g.condition("", 1)), false
+	case 6:
+		return fmt.Sprintf("select %s, rn from (select o.*, row_number() over (partition by o.symbol, o.timeframe order by o.ts) rn from %s where %s) w where %s",
+			keys, from, where, g.tsLeaf("")), false
+	case 7:
+		return fmt.Sprintf("select %s, close from (select o.* from %s where %s order by o.symbol, o.timeframe, o.ts limit 30) w where %s",
+			keys, from, where, g.tsLeaf("")), false
+	default:
+		return fmt.Sprintf("select o.symbol, o.timeframe, o.ts, o.open, o.close, o.volume from %s where %s", from, where), false
+	}
+}
+
+// latest is PLANNER 17's plain form.
+func (g *grammar) latest() (sql string, ordered bool) {
+	where := "symbol = " + g.text(g.pick("symbol", grammarSymbols...), "::text") + " and timeframe = " +
+		g.text(g.pick("timeframe", grammarTimeframes...), "::text")
+	if g.chance("bounded", 60) {
+		where += " and " + g.tsLeaf("")
+	}
+	if g.chance("filtered", 20) {
+		where += " and close > open"
+	}
+	offset := ""
+	if g.chance("offset", 30) {
+		offset = fmt.Sprintf(" offset %d", rapid.IntRange(0, 5).Draw(g.t, "offset"))
+	}
+	return fmt.Sprintf("select %s, close from %s where %s order by ts %s limit %d%s", keys, g.table(), where, g.pick("direction", "desc", "asc"),
+		rapid.IntRange(1, 30).Draw(g.t, "limit"), offset), true
+}
+
+func (g *grammar) join() (sql string, ordered bool) {
+	kind := g.pick("join", "join", "left join", "right join", "full join")
+	left, right := g.where("a."), g.where("b.")
+	columns := "a.symbol, a.ts, a.close, b.symbol, b.ts, b.close"
+	on := "a.ts = b.ts and a.timeframe = b.timeframe"
+	switch rapid.IntRange(0, 2).Draw(g.t, "bounds in") {
+	case 0:
+		return fmt.Sprintf("select %s from (select * from ohlcv a where %s) a %s (select * from ohlcv b where %s) b on %s",
+			columns, left, kind, right, on), false
+	case 1:
+		if kind == "full join" {
+			kind = "left join"
+		}
+		return fmt.Sprintf("select %s from ohlcv a %s ohlcv b on %s and %s and %s", columns, kind, on, left, right), false
+	default:
+		test := ""
+		if g.chance("null side", 40) {
+			test = " and b.ts is null"
+			kind = "left join"
+		}
+		return fmt.Sprintf("select %s from ohlcv a %s (select * from ohlcv b where %s) b on %s where %s%s", columns, kind, right, on, left, test), false
+	}
+}
+
+// drawStatement draws a whole statement with its protocol, parameters and zone.
+func drawStatement(t *rapid.T) statement {
+	simple := rapid.Bool().Draw(t, "simple")
+	g := &grammar{t: t, bind: !simple}
+	sql, ordered := g.query()
+	return statement{sql: sql, args: g.args, ordered: ordered, simple: simple, zone: rapid.SampledFrom(grammarZones).Draw(t, "zone")}
+}

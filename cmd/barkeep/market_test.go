@@ -1,0 +1,65 @@
+package main
+
+import (
+	"compress/gzip"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"barkeep/internal/market"
+)
+
+// randomMarket writes a folder for the file source and returns what it holds. Prices and volumes are dyadic fractions,
+// so that a sum does not depend on the order of its terms (DESIGN §13). GAP has holes.
+func randomMarket(tb testing.TB, seed uint64) (dir string, bars map[market.Series][]market.Bar) {
+	tb.Helper()
+	dir = tb.TempDir()
+	bars = map[market.Series][]market.Bar{}
+	r := rand.New(rand.NewPCG(seed, 7))
+	for i, name := range []string{"AAA", "BBB", "GAP"} {
+		for _, span := range []struct {
+			tf   market.Timeframe
+			bars int64
+		}{{market.M1, 3 * 1440}, {market.H1, 30 * 24}, {market.D1, 200}} {
+			series := market.Series{Symbol: market.Symbol("file:" + name), Timeframe: span.tf}
+			start := market.FromTime(grammarStart)
+			if span.tf != market.M1 {
+				start = span.tf.Add(start, -span.bars/2)
+			}
+			price := float64(64 * (i + 1))
+			for n := range span.bars {
+				if name == "GAP" && r.IntN(10) < 4 {
+					continue
+				}
+				b := market.Bar{TS: span.tf.Add(start, n), Open: price, Volume: float64(r.IntN(1024)) / 64}
+				price += float64(r.IntN(65)-32) / 32
+				b.Close = price
+				b.High, b.Low = max(b.Open, b.Close)+float64(r.IntN(8))/32, min(b.Open, b.Close)-float64(r.IntN(8))/32
+				bars[series] = append(bars[series], b)
+			}
+			writeBars(tb, filepath.Join(dir, name+"_"+span.tf.String()+".csv.gz"), bars[series])
+		}
+	}
+	return dir, bars
+}
+
+func writeBars(tb testing.TB, path string, bars []market.Bar) {
+	tb.Helper()
+	file, err := os.Create(path)
+	require.NoError(tb, err)
+	zipped := gzip.NewWriter(file)
+	_, err = io.WriteString(zipped, "ts,open,high,low,close,volume\n")
+	require.NoError(tb, err)
+	for _, b := range bars {
+		_, err = fmt.Fprintf(zipped, "%s,%v,%v,%v,%v,%v\n", b.TS.Time().Format(time.RFC3339), b.Open, b.High, b.Low, b.Close, b.Volume)
+		require.NoError(tb, err)
+	}
+	require.NoError(tb, zipped.Close())
+	require.NoError(tb, file.Close())
+}
