@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"barkeep/backfill/coverage"
 	"barkeep/backfill/directory"
@@ -82,6 +83,7 @@ func (f *filling) submit(ctx context.Context, index *coverage.Index, p *part, ga
 	if dead := index.Unavailable(p.series, rest, f.now); len(dead) > 0 {
 		s := dead[0]
 		failure := unavailable(p.series, s.Range, s.Reason, s.RetryAt)
+		f.poke()
 		return f.excuse(p, rest, failure)
 	}
 	// Many small holes are one job: producers leave out what is covered.
@@ -94,10 +96,7 @@ func (f *filling) submit(ctx context.Context, index *coverage.Index, p *part, ga
 			if err := f.excuse(p, market.RangeSet{r}, failure); err != nil {
 				return err
 			}
-			select {
-			case f.wake <- struct{}{}: // look again without it
-			default:
-			}
+			f.poke()
 			continue
 		}
 		j, fresh, err := f.c.jobs.join(shareKey{p.series, r, p.binding.Generation}, f.wake, f.c.config.MaxJobs, func() *job {
@@ -112,6 +111,14 @@ func (f *filling) submit(ctx context.Context, index *coverage.Index, p *part, ga
 		}
 	}
 	return f.c.publish(ctx, made, f.req.AskedBy, p.binding)
+}
+
+// poke has this filling look again, without what was excused.
+func (f *filling) poke() {
+	select {
+	case f.wake <- struct{}{}:
+	default: // it will anyway
+	}
 }
 
 // maxJobsOfPart bounds the jobs of one series of a statement.
@@ -150,14 +157,24 @@ func (c *Coordinator) publish(ctx context.Context, made []*job, askedBy string, 
 		}
 		return fmt.Errorf("insert jobs: %w", err)
 	}
-	for _, j := range made {
-		if err := c.client.ProduceSync(ctx, c.config.Names.JobRecord(j.record)).FirstErr(); err != nil {
-			failure := brokerDown(err)
-			c.jobs.settle(j.id, jobFailedState, topic.Failed, failure)
-			// The row is for users to see; when it cannot be written it ends by nobody wanting it.
-			_, _ = c.config.Pool.Exec(ctx, `UPDATE barkeep.job SET state = 'failed', error_code = $2, error_message = $3,
-			    ended_at = now(), updated_at = now() WHERE id = $1 AND state = 'queued'`, j.id, failure.Code, failure.Message)
+	records := make([]*kgo.Record, len(made))
+	for i, j := range made {
+		records[i] = c.config.Names.JobRecord(j.record)
+	}
+	byRecord := make(map[*kgo.Record]error, len(made))
+	for _, result := range c.client.ProduceSync(ctx, records...) {
+		byRecord[result.Record] = result.Err
+	}
+	for i, j := range made {
+		err := byRecord[records[i]]
+		if err == nil {
+			continue
 		}
+		failure := brokerDown(err)
+		c.jobs.settle(j.id, jobFailedState, topic.Failed, failure)
+		// The row is for users to see; when it cannot be written it ends by nobody wanting it.
+		_, _ = c.config.Pool.Exec(ctx, `UPDATE barkeep.job SET state = 'failed', error_code = $2, error_message = $3,
+		    ended_at = now(), updated_at = now() WHERE id = $1 AND state = 'queued'`, j.id, failure.Code, failure.Message)
 	}
 	return nil
 }
