@@ -132,7 +132,9 @@ func start(t *testing.T, change func(*Config)) *bar {
 	return &bar{filler: f, server: server, url: url, stop: stop}
 }
 
-func itoa(n int) string { return grouped(int64(n))[:0] + strings.ReplaceAll(grouped(int64(n)), ",", "") }
+func itoa(n int) string {
+	return grouped(int64(n))[:0] + strings.ReplaceAll(grouped(int64(n)), ",", "")
+}
 
 func (b *bar) connect(t *testing.T, notices chan<- string) *pgx.Conn {
 	t.Helper()

@@ -154,18 +154,20 @@ func (h *hold) ensure(request Request) ([]string, error) {
 	defer cancel(nil)
 	var warnings []string
 	var failure error
-	done := make(chan struct{})
+	done, finished := make(chan struct{}), make(chan struct{})
 	client := h.session.client
 	go func() {
-		defer close(done)
+		defer close(finished)
 		warnings, failure = h.session.server.cfg.Coordinator.Ensure(ctx, request, h.note)
-		_ = client.SetReadDeadline(time.Unix(1, 0)) // wakes watch
+		// In this order: watch sets a deadline of its own, then looks at done.
+		close(done)
+		_ = client.SetReadDeadline(time.Unix(1, 0))
 	}()
 	watchErr := h.watch(done)
 	if watchErr != nil {
 		cancel(watchErr)
 	}
-	<-done
+	<-finished
 	if err := client.SetReadDeadline(time.Time{}); err != nil && watchErr == nil {
 		watchErr = fmt.Errorf("clear deadline: %w", err)
 	}

@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"time"
 )
@@ -146,10 +147,31 @@ func (s *session) consume(ctx context.Context) error {
 	if r.gated {
 		return s.forward()
 	}
+	if r.inSegment && r.dirty && !r.open {
+		// Once a part of it is upstream, settings cannot be read before its end.
+		if err := s.readEarly(ctx); err != nil {
+			return err
+		}
+	}
 	s.settle()
 	err := s.forward()
 	r.open, r.usedUp = r.inSegment, r.used
 	return err
+}
+
+// readEarly reads the settings if nothing that is outstanding, and no block, stands in the way.
+func (s *session) readEarly(ctx context.Context) error {
+	s.mu.Lock()
+	free := s.waiting == 0 && s.tx == 'I'
+	s.mu.Unlock()
+	if !free || s.reader.segmentEffects || len(s.reader.batch) > 0 {
+		return nil
+	}
+	var own *Error
+	if err := s.readSettings(ctx); err != nil && (!errors.As(err, &own) || own.Fatal) {
+		return err
+	}
+	return nil // what else went wrong is told to a statement that needs them
 }
 
 // take deals with the whole message at scan. It moves scan past it.

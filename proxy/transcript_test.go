@@ -1,0 +1,68 @@
+package proxy
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"barkeep/internal/market"
+	"barkeep/internal/pgtest"
+)
+
+// TestTranscripts plays each transcript at PostgreSQL and through the proxy: the answers are the same.
+func TestTranscripts(t *testing.T) {
+	files, err := filepath.Glob("../testdata/pgwire/*.txt")
+	require.NoError(t, err)
+	require.NotEmpty(t, files)
+	for _, file := range files {
+		t.Run(filepath.Base(file), func(t *testing.T) {
+			script, err := os.ReadFile(file)
+			require.NoError(t, err)
+			b := start(t, nil)
+			require.NoError(t, b.fill(t.Context(), market.Series{Symbol: "sim:BTCUSD", Timeframe: market.M1}))
+			direct, err := pgtest.Play(t.Context(), b.db.URL, string(script))
+			require.NoError(t, err)
+			through, err := pgtest.Play(t.Context(), b.url, string(script))
+			require.NoError(t, err, through)
+			require.Equal(t, direct, through)
+			require.Empty(t, b.asked)
+		})
+	}
+}
+
+// TestHoldTranscripts pins what is sent when the proxy itself fails a segment.
+func TestHoldTranscripts(t *testing.T) {
+	for name, each := range map[string]struct {
+		script string
+		want   []string
+	}{
+		"skipped until Sync": {
+			script: "Q set barkeep.timeout = '40ms'\nwait Z\nP - " + read + "\nB - -\nE -\nP - select 2\nB - -\nE -\nS\nP - select 3\nB - -\nE -\nS\nwait Z 2",
+			want:   []string{"C SET", "Z I", "E ERROR 57014 " + errHoldTimeout.Message, "Z I", "1 ", "2 ", "D 3", "C SELECT 1", "Z I"},
+		},
+		"flush then Sync": {
+			script: "Q set barkeep.timeout = '40ms'\nwait Z\nP - " + read + "\nB - -\nE -\nH\nwait E\nQ select 1\nS\nwait Z",
+			want:   []string{"C SET", "Z I", "E ERROR 57014 " + errHoldTimeout.Message, "Z I"},
+		},
+		"the open segment fails too": {
+			script: "Q set barkeep.timeout = '40ms'; create table half (a int)\nwait Z\nP - insert into half values (1)\nB - -\nE -\nH\nwait C\nP - " + read +
+				"\nB - -\nE -\nS\nwait Z\nQ select count(*) from half\nwait Z",
+			want: []string{"C SET", "C CREATE TABLE", "Z I", "1 ", "2 ", "C INSERT 0 1", "E ERROR 57014 " + errHoldTimeout.Message, "Z I", "T", "D 0", "C SELECT 1", "Z I"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := start(t, nil)
+			b.block = make(chan struct{})
+			got, err := pgtest.Play(t.Context(), b.url, each.script)
+			require.NoError(t, err, got)
+			for i := range got {
+				if got[i][0] == 'T' {
+					got[i] = "T"
+				}
+			}
+			require.Equal(t, each.want, got)
+		})
+	}
+}
