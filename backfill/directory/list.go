@@ -68,7 +68,7 @@ func Refresh(ctx context.Context, pool *pgxpool.Pool, s source.Source, maxAge ti
 		_, _ = conn.Exec(context.WithoutCancel(ctx), `SELECT pg_advisory_unlock(hashtextextended($1, 0))`, key)
 	}()
 	var due bool
-	err = conn.QueryRow(ctx, `SELECT read_at IS NULL OR read_at < now() - make_interval(secs => $2) OR wanted_at > read_at
+	err = conn.QueryRow(ctx, `SELECT read_at IS NULL OR read_at < now() - make_interval(secs => $2) OR coalesce(wanted_at > read_at, false)
 	  FROM barkeep.source WHERE name = $1`, s.Name(), maxAge.Seconds()).Scan(&due)
 	if err != nil {
 		return fmt.Errorf("read state of source %s: %w", s.Name(), err)
