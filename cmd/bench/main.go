@@ -95,6 +95,7 @@ func run(ctx context.Context, o options) (err error) {
 		}
 		began := time.Now()
 		if err := part.run(ctx); err != nil {
+			b.report.print(os.Stdout) // what was measured before is worth reading
 			return fmt.Errorf("measure %s: %w", part.name, err)
 		}
 		fmt.Fprintf(os.Stderr, "%s: %.0f s\n", part.name, time.Since(began).Seconds())
