@@ -53,7 +53,7 @@ type entry struct {
 func (w *worker) read(r *kgo.Record) entry {
 	e := entry{raw: r, Record: ingest.Record{Offset: r.Offset}}
 	page, end, err := topic.UnmarshalBars(r.Value)
-	deployment := ""
+	var deployment string
 	switch {
 	case err != nil:
 		e.unreadable = err

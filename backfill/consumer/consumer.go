@@ -122,7 +122,7 @@ func (c *Consumer) Run(ctx context.Context) error {
 	for ctx.Err() == nil {
 		err := c.session(ctx)
 		if ctx.Err() != nil {
-			break
+			return nil //nolint:nilerr // a stop is a cause, not a failure
 		}
 		c.config.Logger.LogAttrs(ctx, slog.LevelWarn, "consumer starts anew", slog.Any("error", err))
 		retry.wait(ctx)

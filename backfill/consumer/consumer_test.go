@@ -113,8 +113,13 @@ func (w *world) rows(t *testing.T) (count int, sum float64) {
 func (w *world) complete(t *testing.T) {
 	t.Helper()
 	n := 10 * w.pages
-	require.Eventually(t, func() bool { count, _ := w.rows(t); return count >= n }, 20*time.Second, 20*time.Millisecond)
-	count, sum := w.rows(t)
+	var count int
+	var sum float64
+	require.Eventually(t, func() bool {
+		// The test may have cut the pool's connections.
+		err := w.db.Pool.QueryRow(t.Context(), `SELECT count(*), coalesce(sum(close), 0) FROM public.ohlcv`).Scan(&count, &sum)
+		return err == nil && count >= n
+	}, 60*time.Second, 20*time.Millisecond)
 	require.Equal(t, n, count)
 	require.InDelta(t, float64(n*(n-1)/2), sum, 0)
 }
@@ -136,12 +141,13 @@ func (w *world) jobState(t *testing.T, id string) (state string, pages int) {
 
 func (w *world) jobBecomes(t *testing.T, id, want string) {
 	t.Helper()
-	require.Eventually(t, func() bool { state, _ := w.jobState(t, id); return state == want }, 10*time.Second, 20*time.Millisecond)
+	require.Eventually(t, func() bool { state, _ := w.jobState(t, id); return state == want }, 30*time.Second, 20*time.Millisecond)
 }
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestPagesAndEndsReachTheDatabase(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	id := w.job(t)
 	for range 5 {
@@ -163,13 +169,14 @@ func TestPagesAndEndsReachTheDatabase(t *testing.T) {
 		var sum int64
 		offsets.Each(func(o kadm.OffsetResponse) { sum += o.At })
 		return err == nil && sum == 6
-	}, 5*time.Second, 20*time.Millisecond)
+	}, 30*time.Second, 20*time.Millisecond)
 	stop()
 	require.Equal(t, int64(6), c.Stats().Records)
 	require.Equal(t, int64(50), c.Stats().Bars)
 }
 
 func TestRule19_KilledBetweenDatabaseAndOffsetCommit(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	id := w.job(t)
 	for range 5 {
@@ -198,6 +205,7 @@ func TestRule19_KilledBetweenDatabaseAndOffsetCommit(t *testing.T) {
 }
 
 func TestRule20_LogMadeAnew(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	c := w.consumer(t)
 	start(t, c)
@@ -213,11 +221,13 @@ func TestRule20_LogMadeAnew(t *testing.T) {
 }
 
 func TestRule20_AnotherRecordStandsBefore(t *testing.T) {
+	t.Parallel()
 	for name, row := range map[string]string{
 		"other id":  `next_offset = 3, last_record_id = 'other'`,
 		"log ended": `next_offset = 99, last_record_id = 'other'`,
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			w := newWorld(t)
 			stop := start(t, w.consumer(t))
 			w.publishPages(t, 5)
@@ -236,6 +246,7 @@ func TestRule20_AnotherRecordStandsBefore(t *testing.T) {
 }
 
 func TestRule20_RetentionRemovedNext(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	stop := start(t, w.consumer(t))
 	w.publishPages(t, 3)
@@ -255,11 +266,12 @@ func TestRule20_RetentionRemovedNext(t *testing.T) {
 	require.NoError(t, err)
 	c := w.consumer(t)
 	start(t, c)
-	require.Eventually(t, func() bool { n, _ := w.rows(t); return n == 50 }, 10*time.Second, 20*time.Millisecond)
+	require.Eventually(t, func() bool { n, _ := w.rows(t); return n == 50 }, 30*time.Second, 20*time.Millisecond)
 	require.Zero(t, c.Stats().Replays)
 }
 
 func TestRule19_DatabaseGoneBack(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	c := w.consumer(t)
 	start(t, c)
@@ -288,6 +300,7 @@ func TestRule19_DatabaseGoneBack(t *testing.T) {
 }
 
 func TestRule22_PoisonBetweenGoodPages(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	id, other := w.job(t), w.job(t)
 	var records []*kgo.Record
@@ -319,6 +332,7 @@ func TestRule22_PoisonBetweenGoodPages(t *testing.T) {
 }
 
 func TestRule13_ForeignRecordsAreDropped(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	foreign := w.page("")
 	w.pages--
@@ -332,6 +346,7 @@ func TestRule13_ForeignRecordsAreDropped(t *testing.T) {
 }
 
 func TestRule21_AnotherMemberJoinsAndLeaves(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	start(t, w.consumer(t))
 	w.publishPages(t, 5)

@@ -159,7 +159,7 @@ func (w *worker) position(ctx context.Context) (place, error) {
 	case end < at.Next:
 		w.replay(ctx, at, "the log ends before it")
 		return place{at: at, seek: start}, nil
-	case start > at.Next-1:
+	case start >= at.Next:
 		// Retention removed the record before next: there is nothing to compare, and nothing older to replay.
 		return place{at: at, seek: start}, nil
 	}
@@ -251,6 +251,9 @@ func (w *worker) deliver(p kgo.FetchPartition) {
 	}
 }
 
+// staleWait is how long records of an earlier position may keep coming after a seek.
+const staleWait = 500 * time.Millisecond
+
 // errSequence means that the records are not those that follow.
 var errSequence = errors.New("records out of sequence")
 
@@ -258,7 +261,10 @@ var errSequence = errors.New("records out of sequence")
 // returns none when the worker is to stop. Records before next are dropped: a poll that began before a seek may still
 // deliver them. Records beyond next may be of such a poll too, so they are an error only if next does not follow soon.
 func (w *worker) take(ctx context.Context, next int64, limit *int) ([]*kgo.Record, error) {
-	var stale <-chan time.Time
+	timer := time.NewTimer(staleWait)
+	timer.Stop()
+	defer timer.Stop()
+	waiting := false
 	for {
 		if w.over(ctx) {
 			return nil, nil
@@ -267,14 +273,13 @@ func (w *worker) take(ctx context.Context, next int64, limit *int) ([]*kgo.Recor
 		if err != nil || len(records) > 0 {
 			return records, err
 		}
-		if skipped && stale == nil {
-			timer := time.NewTimer(500 * time.Millisecond)
-			defer timer.Stop() //nolint:revive // at most once
-			stale = timer.C
+		if skipped && !waiting {
+			timer.Reset(staleWait)
+			waiting = true
 		}
 		select {
 		case <-w.signal:
-		case <-stale:
+		case <-timer.C:
 			return nil, fmt.Errorf("wait for offset %d: %w", next, errSequence)
 		case <-w.stopping:
 		case <-ctx.Done():
@@ -289,18 +294,17 @@ func (w *worker) dequeue(next int64, limit *int) (records []*kgo.Record, skipped
 	size := 0
 	for len(w.queue) > 0 {
 		r := w.queue[0]
-		if r.Offset == next {
-			if len(records) > 0 && size+len(r.Value) > ingest.MaxBytes || limit != nil && len(records) == *limit {
-				break
-			}
+		follows := r.Offset == next
+		full := size+len(r.Value) > ingest.MaxBytes || (limit != nil && len(records) == *limit)
+		if len(records) > 0 && (full || !follows) {
+			break
+		}
+		if follows {
 			records = append(records, r)
 			size += len(r.Value)
 			next++
-		} else if len(records) > 0 {
-			break
-		} else {
-			skipped = skipped || r.Offset > next
 		}
+		skipped = skipped || (!follows && r.Offset >= next)
 		w.queue[0] = nil
 		w.queue = w.queue[1:]
 		w.bytes -= len(r.Value)

@@ -1,6 +1,7 @@
 package coverage
 
 import (
+	"maps"
 	"slices"
 	"sort"
 	"time"
@@ -46,9 +47,7 @@ func (x *Index) with(changes map[market.Symbol]*symbolCoverage) *Index {
 		k := shard(symbol)
 		if !copied[k] {
 			fresh := make(map[market.Symbol]*symbolCoverage, len(next.shards[k])+1)
-			for s, old := range next.shards[k] {
-				fresh[s] = old
-			}
+			maps.Copy(fresh, next.shards[k])
 			next.shards[k], copied[k] = fresh, true
 		}
 		if old := next.shards[k][symbol]; old != nil {
@@ -129,7 +128,7 @@ func clip(r market.Range, tf market.Timeframe, now market.Instant) market.Range 
 func first(list []Segment, i market.Instant) int {
 	lo, hi := 0, len(list)
 	for lo < hi {
-		mid := int(uint(lo+hi) >> 1) //nolint:gosec // both are lengths
+		mid := int(uint(lo+hi) >> 1)
 		if list[mid].Range.End <= i {
 			lo = mid + 1
 		} else {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -203,7 +204,7 @@ func (s *Store) news(notice *pgconn.Notification) (symbol string, fresh bool) {
 	}
 	symbol = notice.Payload[:cut]
 	version, known := s.Snapshot().Version(market.Symbol(symbol))
-	return symbol, !known || fmt.Sprint(version) != notice.Payload[cut+1:]
+	return symbol, !known || strconv.FormatInt(version, 10) != notice.Payload[cut+1:]
 }
 
 // poll compares all symbols. The lease begins when it began: what was committed before is in the index when it ends.

@@ -31,15 +31,15 @@ func BenchmarkCommitAgainstCopy(b *testing.B) {
 		values = append(values, topic.MarshalPage(*p))
 	}
 	for b.Loop() {
-		clear := func() {
+		wipe := func() {
 			_, err := db.Pool.Exec(b.Context(), `TRUNCATE public.ohlcv, barkeep.coverage`)
 			require.NoError(b, err)
 		}
-		clear()
+		wipe()
 		began := time.Now()
 		require.NoError(b, plainCopy(b.Context(), db, rows))
 		plain := time.Since(began)
-		clear()
+		wipe()
 		w := ingest.New(db.Pool, nil)
 		batch := ingest.Batch{Partition: ingest.Partition{ClusterID: "c", TopicID: uuid.NewString()}}
 		began = time.Now()

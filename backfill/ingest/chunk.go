@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sort"
 	"sync"
 
 	"github.com/jackc/pgerrcode"
@@ -100,14 +101,14 @@ func (w *Writer) unseen(b Batch, interval int64) map[int64]struct{} {
 		if r.Page == nil || len(r.Page.Bars) == 0 {
 			continue
 		}
-		bars := r.Page.Bars
-		for start := chunkStart(bars[0].TS, interval); start <= int64(bars[len(bars)-1].TS); start += interval {
+		for bars := r.Page.Bars; len(bars) > 0; {
+			start := chunkStart(bars[0].TS, interval)
 			if _, seen := w.chunks.seen[start]; !seen {
 				starts[start] = struct{}{}
 			}
-			if len(starts) > 64 {
-				return starts // a page that spans so much is better judged by the insert itself
-			}
+			// Only chunks with a row: a page with one absurd time must not make those of the years between.
+			next := sort.Search(len(bars), func(i int) bool { return int64(bars[i].TS)-start >= interval })
+			bars = bars[next:]
 		}
 	}
 	return starts

@@ -28,7 +28,6 @@ type seriesPlan struct {
 	series market.Series
 	ledger *coverage.Ledger
 	writes []write
-	fresh  market.RangeSet // of writes where nothing was known
 }
 
 // write makes the rows of a range those of a page.

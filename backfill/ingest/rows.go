@@ -107,15 +107,15 @@ func (p *plan) split(ctx context.Context, tx pgx.Tx, staged bool) (fresh, known 
 	if len(taken) == 0 {
 		return fresh, known, nil
 	}
-	clear := fresh[:0]
+	empty := fresh[:0]
 	for _, w := range fresh {
 		if len(taken[w.series].Intersect(market.RangeSet{w.r})) > 0 {
 			known = append(known, w)
 			continue
 		}
-		clear = append(clear, w)
+		empty = append(empty, w)
 	}
-	return clear, known, nil
+	return empty, known, nil
 }
 
 // occupied returns those of the ranges that hold rows.

@@ -163,6 +163,7 @@ func UnmarshalJob(value []byte) (Job, error) {
 			j.Generation = signed(v)
 		case 11:
 			j.AskedAt = instant(v)
+		default: // of a later writer
 		}
 		return nil
 	})
@@ -204,6 +205,7 @@ func unmarshalSegment(body []byte) (Segment, error) {
 			s.RetryAt = instant(v)
 		case 6:
 			s.ExpiresAt = instant(v)
+		default: // of a later writer
 		}
 		return nil
 	})
@@ -309,6 +311,7 @@ func (d *decoded) field(field protowire.Number, v uint64, b []byte) error {
 		d.end.Code = string(b)
 	case 21:
 		d.end.Message = string(b)
+	default: // of a later writer
 	}
 	return nil
 }
@@ -427,6 +430,7 @@ func UnmarshalEvent(value []byte) (Event, error) {
 			e.Message = string(b)
 		case 11:
 			e.At = instant(v)
+		default: // of a later writer
 		}
 		return nil
 	})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -45,19 +46,19 @@ func (n Names) settings() []setting {
 func (s setting) configs(replicas int16) map[string]*string {
 	kept := strconv.FormatInt(s.kept.Milliseconds(), 10)
 	set := map[string]*string{
-		"cleanup.policy":    kadm.StringPtr("delete"),
+		"cleanup.policy":    new("delete"),
 		"retention.ms":      &kept,
-		"retention.bytes":   kadm.StringPtr("-1"),
-		"segment.bytes":     kadm.StringPtr(strconv.Itoa(64 << 20)),
-		"max.message.bytes": kadm.StringPtr(strconv.Itoa(maxRecordBytes)),
-		"compression.type":  kadm.StringPtr("producer"),
+		"retention.bytes":   new("-1"),
+		"segment.bytes":     new(strconv.Itoa(64 << 20)),
+		"max.message.bytes": new(strconv.Itoa(maxRecordBytes)),
+		"compression.type":  new("producer"),
 	}
 	if s.compact {
-		set["cleanup.policy"] = kadm.StringPtr("compact")
-		set["retention.ms"] = kadm.StringPtr("-1")
+		set["cleanup.policy"] = new("compact")
+		set["retention.ms"] = new("-1")
 	}
 	if replicas >= 3 {
-		set["min.insync.replicas"] = kadm.StringPtr("2")
+		set["min.insync.replicas"] = new("2")
 	}
 	return set
 }
@@ -68,7 +69,7 @@ func (s setting) configs(replicas int16) map[string]*string {
 // broker (seed brokers, TLS, SASL); the client made from them is closed on return. Safe to call from several processes
 // at once: whoever wrote the first mark owns the topics.
 func Ensure(ctx context.Context, opts []kgo.Opt, names Names, deployment string) error {
-	client, err := kgo.NewClient(append(opts[:len(opts):len(opts)], kgo.RequiredAcks(kgo.AllISRAcks()), kgo.ProducerLinger(0))...)
+	client, err := kgo.NewClient(append(slices.Clip(opts), kgo.RequiredAcks(kgo.AllISRAcks()), kgo.ProducerLinger(0))...)
 	if err != nil {
 		return fmt.Errorf("open broker client: %w", err)
 	}
@@ -101,7 +102,7 @@ func create(ctx context.Context, admin *kadm.Client, names Names) error {
 	if err != nil {
 		return fmt.Errorf("ask for the brokers: %w", err)
 	}
-	replicas := int16(min(3, max(1, len(meta.Brokers)))) //nolint:gosec // at most 3
+	replicas := int16(min(3, max(1, len(meta.Brokers))))
 	settings := names.settings()
 	wanted := make([]string, len(settings))
 	for i, s := range settings {
@@ -128,7 +129,7 @@ func create(ctx context.Context, admin *kadm.Client, names Names) error {
 
 // readMark returns the deployment that the first record of the meta topic names, "" where there is none.
 func readMark(ctx context.Context, opts []kgo.Opt, names Names) (string, error) {
-	client, err := kgo.NewClient(append(opts[:len(opts):len(opts)], kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{
+	client, err := kgo.NewClient(append(slices.Clip(opts), kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{
 		names.Meta(): {0: kgo.NewOffset().AtStart()},
 	}))...)
 	if err != nil {
