@@ -57,7 +57,8 @@ func newAnalyzer(c *Catalog, created map[string]bool) *analyzer {
 
 // spend counts work, so that no statement can keep the planner busy for long.
 func (a *analyzer) spend() bool {
-	if a.budget--; a.budget == 0 {
+	a.budget--
+	if a.budget == 0 {
 		a.hide("it is too large")
 	}
 	return a.budget > 0
@@ -164,7 +165,8 @@ func (a *analyzer) newLevel(clause []*pg.Node, env *cte) *level {
 }
 
 func (a *analyzer) fromNode(l *level, node *pg.Node, env *cte) *source {
-	if a.depth++; a.depth > maxDepth {
+	a.depth++
+	if a.depth > maxDepth {
 		a.hide("it is nested too deeply")
 		a.depth--
 		return &source{item: &item{opaque: true}}
@@ -315,6 +317,7 @@ func (a *analyzer) spread(l *level, f *source, quals []*pred, lim *limit) {
 		toLeft, toRight = quals, on
 	case pg.JoinType_JOIN_RIGHT:
 		toLeft, toRight = on, quals
+	default: // FULL: a row of either side appears whatever the conditions say
 	}
 	a.spread(l, f.left, toLeft, nil)
 	a.spread(l, f.right, toRight, nil)

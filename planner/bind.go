@@ -237,7 +237,7 @@ func (x *binding) execute(n *pg.ExecuteStmt, e *evaluator) {
 	}
 	named := make(map[int32]value, len(n.GetParams()))
 	for i, param := range n.GetParams() {
-		named[int32(i+1)] = e.argument(param, inner, i) //nolint:gosec // the parser bounds a list far below
+		named[int32(i+1)] = e.argument(param, inner, i)
 	}
 	x.nested++
 	x.template(inner, named)

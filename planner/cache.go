@@ -14,7 +14,7 @@ type Cache struct {
 
 // NewCache returns a cache of at most size templates, at least one.
 func NewCache(size int) *Cache {
-	templates, _ := lru.New[string, *Template](max(size, 1)) //nolint:errcheck // fails for sizes below one only
+	templates, _ := lru.New[string, *Template](max(size, 1))
 	return &Cache{templates: templates}
 }
 

@@ -95,8 +95,9 @@ func (a *analyzer) compileExpr(l *level, x *pg.A_Expr) *pred {
 	case pg.A_Expr_Kind_AEXPR_BETWEEN, pg.A_Expr_Kind_AEXPR_NOT_BETWEEN,
 		pg.A_Expr_Kind_AEXPR_BETWEEN_SYM, pg.A_Expr_Kind_AEXPR_NOT_BETWEEN_SYM:
 		return a.compileBetween(l, x)
+	default:
+		return unknownPred()
 	}
-	return unknownPred()
 }
 
 // comparison is left op right, of which one side may bound a column.
@@ -179,6 +180,7 @@ func (a *analyzer) compileBetween(l *level, x *pg.A_Expr) *pred {
 		if x.GetKind() == pg.A_Expr_Kind_AEXPR_NOT_BETWEEN_SYM {
 			return &pred{kind: predNot, kids: []*pred{out}}
 		}
+	default:
 	}
 	return out
 }

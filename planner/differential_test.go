@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5" //nolint:depguard // the test asks PostgreSQL itself
 	"github.com/stretchr/testify/require"
 
 	"barkeep/internal/market"
@@ -33,9 +33,9 @@ func TestDifferential(t *testing.T) {
 		from unnest(array['A','B','C']) s, generate_series('2026-10-30Z'::timestamptz, '2026-11-04Z', '1 hour') g`)
 	mustExec(t, conn, `insert into ohlcv select s, '1d', g, 1, 2, 0, extract(day from g at time zone 'UTC'), 1
 		from unnest(array['A','B','C']) s, generate_series('2026-10-30Z'::timestamptz, '2026-11-04Z', '1 day') g`)
-	seed := uint64(time.Now().UnixNano()) //nolint:gosec // any number will do
+	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
-	g := &grammar{Rand: rand.New(rand.NewPCG(seed, 0))} //nolint:gosec // a test
+	g := &grammar{Rand: rand.New(rand.NewPCG(seed, 0))}
 	planned, failed, narrowed := 0, 0, 0
 	for range statementsPerRun() {
 		switch g.compare(t, conn) {

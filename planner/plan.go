@@ -85,7 +85,7 @@ const (
 
 // Refusal is what barkeep answers with in place of the statement: an error with its SQLSTATE, its message and what the
 // user can do.
-type Refusal struct{ SQLState, Message, Hint string }
+type Refusal struct{ SQLState, Message, Hint string } //nolint:errname // an answer to the client, which happens to be an error
 
 // Error returns the message.
 func (r *Refusal) Error() string { return r.Message }

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5" //nolint:depguard // the test asks PostgreSQL itself
 	"github.com/stretchr/testify/require"
 
 	"barkeep/internal/market"
@@ -99,8 +99,11 @@ func TestBinaryParameters(t *testing.T) {
 		{"symbol = $1 and ts < $2", []uint32{oidVarchar, oidTimestamptz}, [][]byte{text, tstz}, "A 1h [-infinity, 2024-03-15T12:00:00Z)"},
 		{"symbol = $1 and ts < $2", []uint32{oidText, oidDate}, [][]byte{text, date}, "A 1h [-infinity, 2024-01-01T00:00:00Z)"},
 		{"symbol = $1 and ts < $2::date", nil, [][]byte{text, date}, "A 1h [-infinity, 2024-01-01T00:00:00Z)"},
-		{"symbol = any($1) and ts = $2", nil, [][]byte{array, tstz},
-			"A 1h [2024-03-15T12:00:00Z, 2024-03-15T13:00:00Z)\nB 1h [2024-03-15T12:00:00Z, 2024-03-15T13:00:00Z)"},
+		{
+			"symbol = any($1) and ts = $2", nil,
+			[][]byte{array, tstz},
+			"A 1h [2024-03-15T12:00:00Z, 2024-03-15T13:00:00Z)\nB 1h [2024-03-15T12:00:00Z, 2024-03-15T13:00:00Z)",
+		},
 		{"symbol = $1 and ts = $2", nil, [][]byte{text, nil}, "needs nothing"},
 		{"symbol = $1 order by ts desc limit $2", nil, [][]byte{text, limit}, "A 1h ∅\nA 1h newest 5 of [-infinity, infinity)"},
 	} {
@@ -174,8 +177,10 @@ func TestTimesAgainstPostgreSQL(t *testing.T) {
 		}
 	}
 	require.Greater(t, read, 200)
-	for _, text := range []string{"1 day", "-1 day", "2 hours 30 minutes", "1 mon", "1 year 2 mons", "90m", "1 day 02:03:04", "3 weeks", "1.5 hours",
-		"-1 day 2 hours", "1 day -2 hours", "5 s", "10 ms", "7 us", "1 M", "+3 d", "1h30m", "P1D", "1-2", "04:05", "1 day 04:05:06.5"} {
+	for _, text := range []string{
+		"1 day", "-1 day", "2 hours 30 minutes", "1 mon", "1 year 2 mons", "90m", "1 day 02:03:04", "3 weeks", "1.5 hours",
+		"-1 day 2 hours", "1 day -2 hours", "5 s", "10 ms", "7 us", "1 M", "+3 d", "1h30m", "P1D", "1-2", "04:05", "1 day 04:05:06.5",
+	} {
 		s, ok := parseSpan(text)
 		if !ok {
 			continue

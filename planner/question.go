@@ -113,7 +113,7 @@ func (e *evaluator) askable(node *pg.Node, depth int) bool {
 			all(n.FuncCall.GetArgs())
 	case *pg.Node_AExpr:
 		op, ok := callName(n.AExpr.GetName())
-		return ok && n.AExpr.GetKind() == pg.A_Expr_Kind_AEXPR_OP && len(op) == 1 && strings.Contains("+-*/", op) &&
+		return ok && n.AExpr.GetKind() == pg.A_Expr_Kind_AEXPR_OP && (op == "+" || op == "-" || op == "*" || op == "/") &&
 			(n.AExpr.GetLexpr() == nil || e.askable(n.AExpr.GetLexpr(), depth+1)) && e.askable(n.AExpr.GetRexpr(), depth+1)
 	}
 	return false

@@ -2,6 +2,7 @@ package planner
 
 import (
 	"errors"
+	"maps"
 	"strings"
 	"unicode/utf8"
 )
@@ -47,7 +48,7 @@ func named(text string, c *Catalog, depth int) bool {
 
 // worthReading reports whether the text of a string can hold a name that matters.
 func worthReading(text string, c *Catalog) bool {
-	return len(text) > 0 && c != nil && len(c.Names) > 0 || containsFold(text, "_to_xml") || containsFold(text, "crosstab") ||
+	return text != "" && c != nil && len(c.Names) > 0 || containsFold(text, "_to_xml") || containsFold(text, "crosstab") ||
 		containsFold(text, "u&")
 }
 
@@ -67,9 +68,7 @@ func (c *Catalog) With(version uint64, names ...string) *Catalog {
 		for name := range c.Names {
 			out.Names[name] = struct{}{}
 		}
-		for name, sql := range c.Views {
-			out.Views[name] = sql
-		}
+		maps.Copy(out.Views, c.Views)
 	}
 	for _, name := range names {
 		out.Names[strings.ToLower(name)] = struct{}{}

@@ -45,7 +45,6 @@ type source struct {
 	left, right *source
 	join        *pg.JoinExpr
 	kind        pg.JoinType
-	on          []*pred
 }
 
 func (f *source) items() []*item {

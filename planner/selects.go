@@ -9,12 +9,12 @@ import (
 
 // selectItem analyses a subquery. Its rows matter only where quals, over the item's own columns, may be true.
 func (a *analyzer) selectItem(it *item, quals []*pred, lim *limit) {
-	if a.depth++; a.depth > maxDepth || !a.spend() {
+	a.depth++
+	defer func() { a.depth-- }()
+	if a.depth > maxDepth || !a.spend() {
 		a.hide("it is nested too deeply")
-		a.depth--
 		return
 	}
-	defer func() { a.depth-- }()
 	sel := it.sub
 	a.withBodies(sel.GetWithClause(), it.ctes)
 	env := a.innerOf(it)

@@ -176,7 +176,8 @@ func parseSpan(text string) (span, bool) {
 		cut := strings.LastIndexAny(f, "0123456789") + 1
 		unit := f[cut:]
 		if unit == "" {
-			if i++; i == len(fields) {
+			i++
+			if i == len(fields) {
 				return span{}, false
 			}
 			unit = fields[i]
@@ -194,7 +195,7 @@ func parseSpan(text string) (span, bool) {
 			return span{}, false
 		}
 	}
-	return total, pairs > 0 && total.small() && !(signed && pairs > 1)
+	return total, pairs > 0 && total.small() && (!signed || pairs <= 1)
 }
 
 // maxSpanRest bounds the part of a span below days, far from where its arithmetic overflows.

@@ -126,7 +126,7 @@ func pgInstant(us int64) market.Instant {
 	switch i := market.Instant(us); {
 	case i.IsInf():
 		return i
-	case i > market.PosInf-pgEpoch-1:
+	case i >= market.PosInf-pgEpoch:
 		return market.PosInf
 	default:
 		return i + pgEpoch
@@ -231,7 +231,8 @@ func arrayElement(body string) (element *string, rest string, ok bool) {
 		for i := 1; i < len(body); i++ {
 			switch body[i] {
 			case '\\':
-				if i++; i < len(body) {
+				i++
+				if i < len(body) {
 					out.WriteByte(body[i])
 				}
 			case '"':

@@ -1,10 +1,9 @@
 package planner
 
 import (
+	pg "github.com/pganalyze/pg_query_go/v6"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
-
-	pg "github.com/pganalyze/pg_query_go/v6"
 )
 
 // walk calls visit for every message below root, itself among them, and goes on below it where visit returns true.

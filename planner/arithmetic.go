@@ -1,0 +1,149 @@
+package planner
+
+import (
+	"strings"
+	"time"
+
+	pg "github.com/pganalyze/pg_query_go/v6"
+
+	"barkeep/internal/market"
+)
+
+// truncate is date_trunc with a constant unit.
+func (e *evaluator) truncate(unit, v value) value {
+	if v.null || unit.null {
+		return value{}
+	}
+	exact := v.lo == v.hi
+	if v.kind != kindTimestamptz && v.kind != kindTimestamp || unit.kind != kindUnknown && unit.kind != kindText {
+		return value{}
+	}
+	floor, ok := floors[strings.ToLower(unit.text)]
+	if !ok {
+		return value{}
+	}
+	local := v.kind == kindTimestamp || e.env.utc()
+	if !local && exact {
+		return value{} // a question
+	}
+	out := v
+	out.lo, out.hi = floor(v.lo), floor(v.hi)
+	if !local {
+		// The unit's start in the zone is not after the instant itself (but for a clock set forward at that moment), and
+		// not before the start, in UTC, of the unit that any zone may be in.
+		out.lo, out.hi = floor(v.lo.Shift(-farZone)).Shift(-farZone), v.hi.Shift(farZone)
+	}
+	return out
+}
+
+var floors = map[string]func(market.Instant) market.Instant{ //nolint:gochecknoglobals // a table
+	"minute": market.M1.Floor, "hour": market.H1.Floor, "day": market.D1.Floor, "week": market.W1.Floor,
+	"month": market.Mo1.Floor, "year": floorYear,
+}
+
+func floorYear(i market.Instant) market.Instant {
+	if i.IsInf() {
+		return i
+	}
+	return market.FromTime(time.Date(i.Time().Year(), 1, 1, 0, 0, 0, 0, time.UTC))
+}
+
+// arithmetic is time ± interval, date ± integer, interval × integer and the sign.
+func (e *evaluator) arithmetic(node *pg.Node, x *pg.A_Expr) value {
+	op, ok := callName(x.GetName())
+	if x.GetKind() != pg.A_Expr_Kind_AEXPR_OP || !ok {
+		return value{}
+	}
+	if x.GetLexpr() == nil {
+		v := e.eval(x.GetRexpr())
+		if op == "-" && v.kind == kindInterval && !v.null {
+			return value{kind: kindInterval, span: v.span.negate()}
+		}
+		if op == "-" && v.kind == kindInt && !v.null {
+			return value{kind: kindInt, n: -v.n}
+		}
+		return e.ask(node)
+	}
+	l, r := e.eval(x.GetLexpr()), e.eval(x.GetRexpr())
+	if (l.null || r.null) && l.kind != kindUnknown && r.kind != kindUnknown {
+		return value{} // null, but of a type that is not computed here
+	}
+	if l.null || r.null {
+		return value{}
+	}
+	if v, ok := e.combine(op, l, r); ok {
+		return v
+	}
+	return e.ask(node)
+}
+
+func (e *evaluator) combine(op string, l, r value) (value, bool) {
+	switch {
+	case op == "+" && l.kind == kindInterval && r.isTime():
+		l, r = r, l
+	case op == "*" && l.kind == kindInt && r.kind == kindInterval:
+		l, r = r, l
+	}
+	switch {
+	case op == "*" && l.kind == kindInterval && r.kind == kindInt && abs(r.n) <= 1000:
+		s := span{l.span.months * r.n, l.span.days * r.n, 0}
+		if l.span.rest.Abs() > maxSpanRest/1000 {
+			return value{}, false
+		}
+		s.rest = l.span.rest * time.Duration(r.n)
+		return value{kind: kindInterval, span: s}, s.small()
+	case op == "+" && l.kind == kindTimestamptz && r.kind == kindUnknown && !r.null:
+		// timestamptz + interval is the only operator that a literal fits.
+		s, ok := parseSpan(r.text)
+		if !ok {
+			return value{}, false
+		}
+		return e.shift(l, s)
+	case (op == "+" || op == "-") && l.isTime() && r.kind == kindInterval:
+		s := r.span
+		if op == "-" {
+			s = s.negate()
+		}
+		return e.shift(l, s)
+	case (op == "+" || op == "-") && l.kind == kindDate && r.kind == kindInt && abs(r.n) < 1e6:
+		if op == "-" {
+			r.n = -r.n
+		}
+		l.lo, l.hi = addSpan(l.lo, span{days: r.n}), addSpan(l.hi, span{days: r.n})
+		return l, true
+	}
+	return value{}, false
+}
+
+func (v value) isTime() bool {
+	return v.kind == kindTimestamptz || v.kind == kindTimestamp || v.kind == kindDate
+}
+
+// shift is time + interval. Months are not monotone (30 and 31 January + 1 month are one day), days in a zone differ from
+// 24 hours: a value that is not exact, or not in UTC, is widened by as much.
+func (e *evaluator) shift(v value, s span) (value, bool) {
+	exact := v.lo == v.hi
+	calendar := s.months != 0 || s.days != 0
+	far := v.kind == kindTimestamptz && calendar && !e.env.utc()
+	if far && exact {
+		return value{}, false // a question
+	}
+	if v.kind == kindDate {
+		v.kind = kindTimestamp // date ± interval is a timestamp
+	}
+	sameDay := market.D1.Floor(v.lo) == market.D1.Floor(v.hi)
+	v.lo, v.hi = addSpan(v.lo, s), addSpan(v.hi, s)
+	if s.months != 0 && (!sameDay || far) {
+		v = v.widen(monthSlack, monthSlack)
+	}
+	if far {
+		v = v.widen(daySlack, daySlack)
+	}
+	if v.lo > v.hi {
+		v.lo, v.hi = v.hi, v.lo
+	}
+	return v, true
+}
+
+// monthSlack is how far the result of adding months can be from a monotone one (PLANNER 14), with a day for the zone.
+const monthSlack = 5 * 24 * time.Hour
