@@ -74,8 +74,7 @@ func startupError(message string) *Error {
 
 // publicError turns any error into what the client may see. Those that nobody vouches for are logged under an id.
 func publicError(ctx context.Context, log *slog.Logger, err error) *Error {
-	var own *Error
-	if errors.As(err, &own) {
+	if own, ok := errors.AsType[*Error](err); ok {
 		return own
 	}
 	var coded interface {

@@ -219,7 +219,7 @@ func join(list []market.Requirement) []market.Requirement {
 			continue
 		}
 		out[i].Ranges = out[i].Ranges.Union(each.Ranges)
-		out[i].Counts = append(out[i].Counts[:len(out[i].Counts):len(out[i].Counts)], each.Counts...)
+		out[i].Counts = append(slices.Clip(out[i].Counts), each.Counts...)
 	}
 	return out
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -48,8 +49,8 @@ func (h *hold) outcome() string {
 
 // end takes back what begin took. Cancel requests go to the upstream from here on.
 func (h *hold) end() {
-	for i := len(h.finish) - 1; i >= 0; i-- {
-		h.finish[i]()
+	for _, undo := range slices.Backward(h.finish) {
+		undo()
 	}
 }
 
@@ -104,7 +105,7 @@ func (h *hold) deadlines(ctx context.Context) (context.Context, func()) {
 	var stops []context.CancelFunc
 	limit := func(at time.Time, cause error) {
 		var stop context.CancelFunc
-		ctx, stop = context.WithDeadlineCause(ctx, at, cause)
+		ctx, stop = context.WithDeadlineCause(ctx, at, cause) //nolint:fatcontext // at most three, one inside the other: each deadline has its own cause
 		stops = append(stops, stop)
 	}
 	limit(h.started.Add(r.settings.timeout), errHoldTimeout)

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"maps"
+	"slices"
 )
 
 // pump copies the upstream's messages to the client until the upstream ends, one write for one read.
@@ -42,7 +43,7 @@ func (s *session) pumpOnce() error {
 	}
 	s.midway = s.skip > 0 && !s.skipDrop
 	if !s.midway && len(s.deferred) > 0 {
-		out = append(out[:len(out):len(out)], s.deferred...)
+		out = append(slices.Clip(out), s.deferred...)
 		s.deferred = nil
 	}
 	if len(out) > 0 {

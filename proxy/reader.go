@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -164,7 +165,7 @@ func (s *session) readEarly(ctx context.Context) error {
 	s.mu.Lock()
 	free := s.waiting == 0 && s.tx == 'I'
 	s.mu.Unlock()
-	if !free || s.reader.segmentEffects || len(s.reader.batch) > 0 {
+	if !free || s.reader.segmentEffects || slices.ContainsFunc(s.reader.batch, entry.endsReady) {
 		return nil
 	}
 	var own *Error

@@ -201,7 +201,7 @@ func (s *session) inject(message []byte) {
 		return
 	}
 	if _, err := s.client.Write(message); err != nil {
-		s.log.Debug("client not written to", slog.Any("error", err)) //nolint:sloglint // no context here; the reader notices the same
+		s.log.Debug("client not written to", slog.Any("error", err))
 	}
 }
 

@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -49,7 +50,7 @@ const ownName = "barkeep/own"
 func (s *session) readSettings(ctx context.Context) error {
 	names := settingNames
 	if major, _ := strconv.Atoi(strings.FieldsFunc(s.param("server_version")+".", notDigit)[0]); major >= 17 {
-		names = append(names[:len(names):len(names)], "transaction_timeout")
+		names = append(slices.Clip(names), "transaction_timeout")
 	}
 	var out []byte
 	for _, name := range names {

@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"encoding/binary"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgproto3"
@@ -212,9 +213,9 @@ func (s *session) lookup(name string) (st *statement, fresh bool) {
 }
 
 func lookupIn(list []entry, name string) *statement {
-	for i := len(list) - 1; i >= 0; i-- {
-		if list[i].kind == kindParse && list[i].name == name {
-			return list[i].stmt
+	for _, l := range slices.Backward(list) {
+		if l.kind == kindParse && l.name == name {
+			return l.stmt
 		}
 	}
 	return nil
