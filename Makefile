@@ -7,6 +7,7 @@ GO ?= go
 LINT_VERSION := 2.15.0
 LINT := .tools/golangci-lint-$(LINT_VERSION)
 FUZZTIME ?= 30s
+BENCH ?=
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -X main.version=$(VERSION)
 PACKAGES ?= ./...
