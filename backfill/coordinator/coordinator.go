@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -107,9 +108,10 @@ func New(config Config) (*Coordinator, error) {
 		return nil, err
 	}
 	config.setDefaults()
-	opts := append(config.Options[:len(config.Options):len(config.Options)],
+	opts := slices.Concat(config.Options, []kgo.Opt{
 		kgo.RequiredAcks(kgo.AllISRAcks()), kgo.ProducerLinger(0),
-		kgo.ProducerBatchCompression(kgo.Lz4Compression(), kgo.NoCompression()), kgo.RecordDeliveryTimeout(10*time.Second))
+		kgo.ProducerBatchCompression(kgo.Lz4Compression(), kgo.NoCompression()), kgo.RecordDeliveryTimeout(10 * time.Second),
+	})
 	if len(config.Brokers) > 0 {
 		opts = append(opts, kgo.SeedBrokers(config.Brokers...))
 	}

@@ -76,7 +76,7 @@ func clip(r market.Range, tf market.Timeframe, now market.Instant) market.Range 
 // to know it: counted from the starting end, inside coverage without a hole, the stored rows are the ones that exist
 // (PLANNER 17). factor widens the next page where earlier ones held fewer bars than they could; origin is where the
 // instrument's life begins, for the oldest bars of all time.
-func (c *Coordinator) resolve(ctx context.Context, index *coverage.Index, series market.Series, n market.Count, fresh time.Duration, now, origin market.Instant, factor int64) (needs market.Range, gap market.Range, err error) {
+func (c *Coordinator) resolve(ctx context.Context, index *coverage.Index, series market.Series, n market.Count, fresh time.Duration, now, origin market.Instant, factor int64) (needs, gap market.Range, err error) {
 	if known, found := c.counts.get(index, series, n, fresh, now); found {
 		return known, market.Range{}, nil
 	}

@@ -354,7 +354,8 @@ func (f *filling) settle(ctx context.Context) (refreshed bool, err error) {
 			// A binding of another generation is read anew.
 			p.binding = nil
 			if left := f.c.Snapshot().Missing(p.series, asked, f.req.Freshness, f.now); !left.Empty() {
-				if p.rounds++; p.rounds >= maxRounds {
+				p.rounds++
+				if p.rounds >= maxRounds {
 					return false, unfilled(p.series, left)
 				}
 			}

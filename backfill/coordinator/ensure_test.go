@@ -59,19 +59,18 @@ type rig struct {
 	dep    string
 	source *counted
 	actors actor.Registry
-	group  sync.WaitGroup
 	log    *slog.Logger
 }
 
-func newRig(t testing.TB, config sim.Config) *rig {
-	t.Helper()
-	r := &rig{t: t, db: dbtest.New(t), names: topic.Names{Prefix: "t" + uuid.NewString()[:8] + "."}, log: slog.New(slog.DiscardHandler)}
+func newRig(tb testing.TB, config sim.Config) *rig {
+	tb.Helper()
+	r := &rig{t: tb, db: dbtest.New(tb), names: topic.Names{Prefix: "t" + uuid.NewString()[:8] + "."}, log: slog.New(slog.DiscardHandler)}
 	if os.Getenv("BARKEEP_TEST_LOG") != "" {
 		r.log = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	}
-	r.opts = []kgo.Opt{kgo.SeedBrokers(dbtest.Broker(t)...)}
-	require.NoError(t, r.db.Pool.QueryRow(t.Context(), `SELECT id::text FROM barkeep.deployment`).Scan(&r.dep))
-	require.NoError(t, topic.Ensure(t.Context(), r.opts, r.names, r.dep))
+	r.opts = []kgo.Opt{kgo.SeedBrokers(dbtest.Broker(tb)...)}
+	require.NoError(tb, r.db.Pool.QueryRow(tb.Context(), `SELECT id::text FROM barkeep.deployment`).Scan(&r.dep))
+	require.NoError(tb, topic.Ensure(tb.Context(), r.opts, r.names, r.dep))
 	r.source = &counted{Source: sim.New(config), pages: map[market.Range]int{}}
 	return r
 }

@@ -3,6 +3,7 @@ package coordinator
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/jackc/pgerrcode"
@@ -32,7 +33,7 @@ func tooMany(series market.Series, bars, limit int64) *Error {
 	return &Error{
 		Code:    pgerrcode.ProgramLimitExceeded,
 		Message: fmt.Sprintf("the statement needs about %d bars (%s among them), more than barkeep.max_bars = %d", bars, series, limit),
-		Advice:  "Narrow the statement by symbol, timeframe or ts, or raise the limit: SET barkeep.max_bars = " + fmt.Sprint(bars) + ".",
+		Advice:  "Narrow the statement by symbol, timeframe or ts, or raise the limit: SET barkeep.max_bars = " + strconv.FormatInt(bars, 10) + ".",
 	}
 }
 

@@ -84,7 +84,7 @@ func (p *Producer) take(ctx context.Context, r *kgo.Record) {
 		release()
 		return
 	default:
-		p.jobs.Go(func() {
+		p.jobs.Go(func() { //nolint:contextcheck // lives as long as the partition is owned, not as the call
 			defer release()
 			p.refuse(owned, r, errors.Join(err, idErr))
 		})
@@ -97,7 +97,7 @@ func (p *Producer) take(ctx context.Context, r *kgo.Record) {
 	}
 	run := p.newRun(owned, job, id, r.Offset)
 	p.runs[id] = run
-	p.jobs.Go(func() {
+	p.jobs.Go(func() { //nolint:contextcheck // lives as long as the partition is owned, not as the call
 		defer release()
 		run.do(owned.work())
 	})

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -153,8 +154,8 @@ const (
 )
 
 func (p *Producer) open(ctx context.Context) (*kgo.Client, error) {
-	opts := append(p.config.Options[:len(p.config.Options):len(p.config.Options)],
-		kgo.RequiredAcks(kgo.AllISRAcks()), kgo.ProducerLinger(0), kgo.ProducerBatchMaxBytes(topic.MaxPageBytes*2-(4<<10)),
+	opts := slices.Concat(p.config.Options, []kgo.Opt{
+		kgo.RequiredAcks(kgo.AllISRAcks()), kgo.ProducerLinger(0), kgo.ProducerBatchMaxBytes(topic.MaxPageBytes*2 - (4 << 10)),
 		kgo.ProducerBatchCompression(kgo.Lz4Compression(), kgo.NoCompression()),
 		kgo.ConsumerGroup(p.config.Names.Group("producer", p.config.Deployment)), kgo.ConsumeTopics(p.config.Names.Jobs()),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.DisableAutoCommit(),
@@ -166,7 +167,8 @@ func (p *Producer) open(ctx context.Context) (*kgo.Client, error) {
 			_ = p.commitNow(bounded, client) // what is not committed is done again
 			p.revoke(topics)
 		}),
-		kgo.OnPartitionsLost(func(_ context.Context, _ *kgo.Client, topics map[string][]int32) { p.revoke(topics) }))
+		kgo.OnPartitionsLost(func(_ context.Context, _ *kgo.Client, topics map[string][]int32) { p.revoke(topics) }),
+	})
 	if len(p.config.Brokers) > 0 {
 		opts = append(opts, kgo.SeedBrokers(p.config.Brokers...))
 	}

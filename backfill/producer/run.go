@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -135,8 +136,7 @@ func (r *run) work(ctx context.Context) error {
 		if err == nil {
 			break
 		}
-		var temporary *databaseError
-		if !errors.As(err, &temporary) {
+		if _, ok := errors.AsType[*databaseError](err); !ok {
 			return err
 		}
 		r.p.config.Logger.LogAttrs(ctx, slog.LevelWarn, "cannot begin job, try again", slog.String("job_id", r.job.ID), slog.Any("error", err))
@@ -310,8 +310,8 @@ func (r *run) pages(ctx context.Context) error {
 	defer group.Wait()
 	window := make(chan struct{}, 2*r.p.config.Concurrency)
 	limit := int64(min(r.info.PageLimit, topic.MaxPageBars))
-	for k := len(need) - 1; k >= 0; k-- {
-		for end := need[k].End; end > need[k].Start; {
+	for _, n := range slices.Backward(need) {
+		for end := n.End; end > n.Start; {
 			slot := slotOf(tf, limit, end-1)
 			select {
 			case window <- struct{}{}:
@@ -319,7 +319,7 @@ func (r *run) pages(ctx context.Context) error {
 				group.Wait()
 				return context.Cause(ctx)
 			}
-			wanted := need[k].Intersect(slot)
+			wanted := n.Intersect(slot)
 			group.Go(func() {
 				defer func() { <-window }()
 				if err := r.slot(ctx, slot.Intersect(life), slot.Start, wanted); err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -91,9 +92,7 @@ func (c *Client) Get(ctx context.Context, op, path string, query url.Values, p P
 	if err != nil {
 		return fail(fmt.Errorf("make request: %w", err), false, 0)
 	}
-	for key, values := range c.header {
-		request.Header[key] = values
-	}
+	maps.Copy(request.Header, c.header)
 	sent := c.now()
 	answer, err := c.http.Do(request)
 	if err != nil {

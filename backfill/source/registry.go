@@ -42,7 +42,7 @@ func (c *Config) Validate() error {
 }
 
 // withKey returns c with its key read.
-func (c Config) withKey() (Config, error) {
+func withKey(c Config) (Config, error) {
 	if c.Key != "" || c.KeyFile == "" {
 		return c, nil
 	}
@@ -81,7 +81,7 @@ func NewRegistry(configs map[string]Config, makers ...Maker) (*Registry, error) 
 		if err := config.Validate(); err != nil {
 			return nil, fmt.Errorf("sources.%s.%w", m.Name, err)
 		}
-		config, err := config.withKey()
+		config, err := withKey(config)
 		if err != nil {
 			return nil, fmt.Errorf("sources.%s: %w", m.Name, err)
 		}

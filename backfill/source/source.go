@@ -32,7 +32,7 @@ type Source interface {
 }
 
 // Prober is a source that can find when an instrument was listed more cheaply than by reading its history.
-type Prober interface {
+type Prober interface { //nolint:iface // asked for by the producer
 	// Listed returns the open of the first bar. It makes few requests; an error leaves the listing unknown.
 	Listed(ctx context.Context, vendorID string, p Priority) (market.Instant, error)
 }

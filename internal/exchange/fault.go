@@ -76,7 +76,8 @@ func (s *Server) next(r *http.Request) *Fault {
 		}
 		hit := *f
 		if f.Times > 0 {
-			if f.Times--; f.Times == 0 {
+			f.Times--
+			if f.Times == 0 {
 				s.faults = append(s.faults[:i:i], s.faults[i+1:]...)
 			}
 		}

@@ -187,7 +187,7 @@ func parse(body []byte) ([]market.Bar, error) {
 
 func field(s *scan.Scanner, column int, b *market.Bar) error {
 	var err error
-	name := ""
+	var name string
 	switch column {
 	case 0:
 		var ms int64

@@ -170,7 +170,7 @@ func (s *Scanner) scalar() ([]byte, error) {
 		return s.text()
 	}
 	start := s.pos
-	for s.pos < len(s.data) && (numeric(s.data[s.pos])) {
+	for s.pos < len(s.data) && numeric(s.data[s.pos]) {
 		s.pos++
 	}
 	if s.pos == start {

@@ -11,7 +11,7 @@ import (
 
 func TestNumbers(t *testing.T) {
 	t.Parallel()
-	for text, want := range map[string]float64{`1`: 1, `"2.50"`: 2.5, ` -1e-3`: -0.001} {
+	for text, want := range map[string]float64{`1`: 1, `"2.50"`: 2.5, "\x20-1e-3": -0.001} {
 		f, err := scan.New([]byte(text)).Float()
 		require.NoError(t, err)
 		require.InDelta(t, want, f, 0)

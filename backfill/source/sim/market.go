@@ -37,11 +37,16 @@ func day(year int, month time.Month, day, hour int) market.Instant {
 func Coins() []Coin {
 	listed := day(2015, time.January, 1, 0)
 	coins := []Coin{
-		{Base: "BTC", Quote: "USD", Price: 40000}, {Base: "ETH", Quote: "USD", Price: 2500},
-		{Base: "SOL", Quote: "USD", Price: 120}, {Base: "XRP", Quote: "USD", Price: 16},
-		{Base: "ADA", Quote: "USD", Price: 32}, {Base: "LTC", Quote: "USD", Price: 90},
-		{Base: "DOGE", Quote: "USD", Price: 8}, {Base: "BTC", Quote: "EUR", Price: 37000},
-		{Base: "ETH", Quote: "BTC", Price: 4}, {Base: "BTC", Quote: "USDT", Price: 40010},
+		{Base: "BTC", Quote: "USD", Price: 40000},
+		{Base: "ETH", Quote: "USD", Price: 2500},
+		{Base: "SOL", Quote: "USD", Price: 120},
+		{Base: "XRP", Quote: "USD", Price: 16},
+		{Base: "ADA", Quote: "USD", Price: 32},
+		{Base: "LTC", Quote: "USD", Price: 90},
+		{Base: "DOGE", Quote: "USD", Price: 8},
+		{Base: "BTC", Quote: "EUR", Price: 37000},
+		{Base: "ETH", Quote: "BTC", Price: 4},
+		{Base: "BTC", Quote: "USDT", Price: 40010},
 		{Base: "GAP", Quote: "USD", Price: 50, Gappy: true},
 		{Base: "NEW", Quote: "USD", Price: 10, Listed: day(2023, time.June, 15, 4)},
 		{Base: "OLD", Quote: "USD", Price: 75, Delisted: day(2022, time.May, 13, 2)},
@@ -112,7 +117,7 @@ func (w *walker) price(n int64) int64 {
 // wave returns a value of at most amplitude to either side for a cell of an octave.
 func (c *Coin) wave(octave int, cell, amplitude int64) int64 {
 	h := mix(c.seed ^ uint64(octave+1)<<56 ^ uint64(cell)*0x9e3779b97f4a7c15) //nolint:gosec // any bits do
-	return int64(h>>33)%(2*amplitude+1) - amplitude                           //nolint:gosec // 31 bits
+	return int64(h>>33)%(2*amplitude+1) - amplitude
 }
 
 // missing reports whether a gappy coin has no bar: one in four at random, and of those up to an hour all of every eighth

@@ -30,6 +30,7 @@ func (r *rig) well(t *testing.T) {
 }
 
 func testRateLimited(t *testing.T, r *rig) {
+	t.Helper()
 	r.exchange.Script(exchange.Fault{Status: 429, RetryAfter: time.Second, Times: 1})
 	start := time.Now()
 	_, err := r.source.Fetch(t.Context(), r.page(t))
@@ -49,6 +50,7 @@ func testRateLimited(t *testing.T, r *rig) {
 }
 
 func testFailures(t *testing.T, r *rig) {
+	t.Helper()
 	for name, fault := range map[string]exchange.Fault{
 		"500": {Status: 500}, "503": {Status: 503}, "cut": {Cut: true},
 	} {
@@ -68,6 +70,7 @@ func testFailures(t *testing.T, r *rig) {
 }
 
 func testGarbage(t *testing.T, r *rig) {
+	t.Helper()
 	for name, fault := range map[string]exchange.Fault{
 		"number": {Garble: true}, "outside": {Outside: true}, "off grid": {OffGrid: true}, "impossible": {Impossible: true},
 		"html": {Body: "<html>maintenance</html>"}, "nothing": {Body: " "}, "other JSON": {Body: `{"a":[1,2]}`},
@@ -82,6 +85,7 @@ func testGarbage(t *testing.T, r *rig) {
 }
 
 func testUntidy(t *testing.T, r *rig) {
+	t.Helper()
 	q := r.page(t)
 	for name, fault := range map[string]exchange.Fault{"shuffled": {Shuffle: true}, "beside": {Extra: 3}} {
 		r.exchange.Script(fault)
@@ -103,6 +107,7 @@ func testUntidy(t *testing.T, r *rig) {
 
 // Rows that appear late are not final in between: a young tail stays provisional.
 func testLate(t *testing.T, r *rig) {
+	t.Helper()
 	tf := r.base()
 	now := time.Now().Add(-2 * r.info.Finality.Of(tf))
 	q := r.query(t, r.BTCUSD, tf, tf.Add(instant(t, now.UTC().Format(time.RFC3339)), -20), 20)
@@ -122,6 +127,7 @@ func testLate(t *testing.T, r *rig) {
 
 // A hole is read twice where the source is dense, and believed where it is not.
 func testHole(t *testing.T, r *rig) {
+	t.Helper()
 	q := r.page(t)
 	r.exchange.Script(exchange.Fault{Hole: 3, Times: 1})
 	first, err := r.source.Fetch(t.Context(), q)
@@ -145,6 +151,7 @@ func testHole(t *testing.T, r *rig) {
 
 // A clock that is off makes a page provisional, whichever way.
 func testClock(t *testing.T, r *rig) {
+	t.Helper()
 	for _, off := range []time.Duration{-time.Minute, time.Minute} {
 		r.exchange.Script(exchange.Fault{Clock: off, Times: 1})
 		q := r.page(t)

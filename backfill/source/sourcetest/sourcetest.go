@@ -83,12 +83,24 @@ func Run(t *testing.T, s Subject) { //nolint:thelper // it is the test
 		network bool
 		run     func(*testing.T, *rig)
 	}{
-		{"info", false, testInfo}, {"instruments", false, testInstruments}, {"listing", false, testListing},
-		{"pages", false, testPages}, {"refuses what it cannot do", false, testRefuses}, {"unknown instrument", false, testUnknown},
-		{"empty", false, testEmpty}, {"delisted", false, testDelisted}, {"forming bar", false, testForming},
-		{"cancelled", false, testCancelled}, {"cancel after every page and resume", false, testResume},
-		{"rate limited", true, testRateLimited}, {"failures", true, testFailures}, {"garbage", true, testGarbage},
-		{"untidy rows", true, testUntidy}, {"late rows", true, testLate}, {"hole", true, testHole}, {"clock", true, testClock},
+		{"info", false, testInfo},
+		{"instruments", false, testInstruments},
+		{"listing", false, testListing},
+		{"pages", false, testPages},
+		{"refuses what it cannot do", false, testRefuses},
+		{"unknown instrument", false, testUnknown},
+		{"empty", false, testEmpty},
+		{"delisted", false, testDelisted},
+		{"forming bar", false, testForming},
+		{"cancelled", false, testCancelled},
+		{"cancel after every page and resume", false, testResume},
+		{"rate limited", true, testRateLimited},
+		{"failures", true, testFailures},
+		{"garbage", true, testGarbage},
+		{"untidy rows", true, testUntidy},
+		{"late rows", true, testLate},
+		{"hole", true, testHole},
+		{"clock", true, testClock},
 	} {
 		if c.network && !s.Network {
 			continue
@@ -101,6 +113,7 @@ func Run(t *testing.T, s Subject) { //nolint:thelper // it is the test
 }
 
 func testInfo(t *testing.T, r *rig) {
+	t.Helper()
 	require.NotEmpty(t, r.source.Name())
 	require.NotEmpty(t, r.info.Native)
 	require.IsIncreasing(t, r.info.Native)
@@ -113,6 +126,7 @@ func testInfo(t *testing.T, r *rig) {
 }
 
 func testInstruments(t *testing.T, r *rig) {
+	t.Helper()
 	list, err := r.source.Instruments(t.Context())
 	require.NoError(t, err)
 	seen, found := map[string]bool{}, false
@@ -133,6 +147,7 @@ func testInstruments(t *testing.T, r *rig) {
 }
 
 func testListing(t *testing.T, r *rig) {
+	t.Helper()
 	want := instant(t, "2023-06-15T04:00:00Z")
 	if prober, can := r.source.(source.Prober); can {
 		listed, err := prober.Listed(t.Context(), r.NEWUSD, source.User)
@@ -152,6 +167,7 @@ func testListing(t *testing.T, r *rig) {
 }
 
 func testPages(t *testing.T, r *rig) {
+	t.Helper()
 	for _, tf := range r.info.Native {
 		if r.info.Depth[tf] > 0 {
 			continue
@@ -175,6 +191,7 @@ func testPages(t *testing.T, r *rig) {
 }
 
 func testRefuses(t *testing.T, r *rig) {
+	t.Helper()
 	tf := r.base()
 	for name, q := range map[string]source.Query{
 		"too many": r.query(t, r.BTCUSD, tf, instant(t, settled), int64(r.info.PageLimit)+1),
@@ -206,6 +223,7 @@ func state(t *testing.T, err error) string {
 }
 
 func testUnknown(t *testing.T, r *rig) {
+	t.Helper()
 	id := strings.NewReplacer("BTC", "NOPE", "btc", "nope").Replace(r.BTCUSD)
 	_, err := r.source.Fetch(t.Context(), r.query(t, id, r.base(), instant(t, settled), 5))
 	require.ErrorIs(t, err, source.ErrUnknownInstrument)
@@ -216,6 +234,7 @@ func testUnknown(t *testing.T, r *rig) {
 
 // A page before the listing has no rows; two readings make it absent.
 func testEmpty(t *testing.T, r *rig) {
+	t.Helper()
 	q := r.query(t, r.NEWUSD, r.base(), instant(t, "2023-05-01T00:00:00Z"), 10)
 	first, err := r.source.Fetch(t.Context(), q)
 	require.NoError(t, err)
@@ -231,6 +250,7 @@ func testEmpty(t *testing.T, r *rig) {
 }
 
 func testDelisted(t *testing.T, r *rig) {
+	t.Helper()
 	end := instant(t, "2022-05-13T02:00:00Z")
 	tf := r.base()
 	q := r.query(t, r.OLDUSD, tf, tf.Add(end, -3), 10)
@@ -246,6 +266,7 @@ func testDelisted(t *testing.T, r *rig) {
 
 // The bar that forms, and what lies ahead, is never final.
 func testForming(t *testing.T, r *rig) {
+	t.Helper()
 	tf := market.H1
 	now := market.FromTime(time.Now())
 	q := r.query(t, r.BTCUSD, tf, tf.Add(now, -5), 10)
@@ -259,6 +280,7 @@ func testForming(t *testing.T, r *rig) {
 }
 
 func testCancelled(t *testing.T, r *rig) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	_, err := r.source.Fetch(ctx, r.query(t, r.BTCUSD, r.base(), instant(t, settled), 5))
@@ -266,6 +288,7 @@ func testCancelled(t *testing.T, r *rig) {
 }
 
 func testResume(t *testing.T, r *rig) {
+	t.Helper()
 	tf := r.base()
 	const pages, size = 4, 50
 	all := r.query(t, r.BTCUSD, tf, instant(t, settled), pages*size)
