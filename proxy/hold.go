@@ -134,13 +134,13 @@ func (h *hold) wait(ctx context.Context, request Request, what need) (bool, erro
 			return pass, err
 		}
 	}
-	warnings, err := h.ensure(request)
+	warnings, err := h.ensure(request) //nolint:contextcheck // until is ctx with the hold's deadlines
 	switch {
 	case err == nil:
 		s.warn(warnings)
 		return false, nil
 	case h.until.Err() != nil:
-		err = context.Cause(h.until)
+		err = context.Cause(h.until) //nolint:contextcheck // until is ctx with the hold's deadlines
 	}
 	if errors.Is(err, errHoldTimeout) && request.Mode == "partial" {
 		s.warn([]string{"barkeep: answered with what is stored; bars are still missing after barkeep.timeout"})
@@ -227,13 +227,7 @@ func (h *hold) listen(until time.Time, done <-chan struct{}) error {
 	r := &s.reader
 	for time.Now().Before(until) {
 		if r.end-r.scan >= readAhead {
-			timer := time.NewTimer(time.Until(until))
-			defer timer.Stop()
-			select {
-			case <-timer.C:
-			case <-done:
-			case <-s.gone:
-			}
+			h.sit(until, done)
 			return nil
 		}
 		s.room()
@@ -256,6 +250,17 @@ func (h *hold) listen(until time.Time, done <-chan struct{}) error {
 		}
 	}
 	return nil
+}
+
+// sit waits without reading.
+func (h *hold) sit(until time.Time, done <-chan struct{}) {
+	timer := time.NewTimer(time.Until(until))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-done:
+	case <-h.session.gone:
+	}
 }
 
 // terminated reports whether the client has sent Terminate behind what is held.

@@ -132,7 +132,7 @@ func (s *session) run(ctx context.Context) error {
 	}
 	s.closeUpstream()
 	pump.Wait()
-	if err == nil || errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) {
+	if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) {
 		err = nil
 		if pumpErr != nil && !errors.Is(pumpErr, io.EOF) && !errors.Is(pumpErr, net.ErrClosed) {
 			err = pumpErr
