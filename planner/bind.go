@@ -131,6 +131,10 @@ func (x *binding) template(t *Template, named map[int32]value) {
 		x.opaque(t.ParseErr.Error())
 		return
 	}
+	if t.Reads() && shadowed(x.env.SearchPath) {
+		x.opaque("pg_catalog is not first in search_path: its operators may be others")
+		return
+	}
 	for _, s := range t.list {
 		x.statement(s, named)
 		if s.prepare != nil {
@@ -138,6 +142,12 @@ func (x *binding) template(t *Template, named map[int32]value) {
 		}
 		x.settle(s)
 	}
+}
+
+// shadowed reports whether a search_path names pg_catalog after another schema; PostgreSQL looks there first otherwise.
+func shadowed(path string) bool {
+	first, rest, _ := strings.Cut(path, ",")
+	return strings.Contains(rest, "pg_catalog") && !strings.Contains(first, "pg_catalog")
 }
 
 func (x *binding) statement(s *statement, named map[int32]value) {

@@ -283,12 +283,46 @@ func (g *grammar) where(q string) string {
 	return q + "symbol in ('" + g.pick("A", "B") + "','" + g.pick("A", "C") + "') and " + q + "timeframe = '" + g.pick("1h", "1d") + "' and " + c
 }
 
+// joins is a join of three, nested one way or the other.
+func (g *grammar) joins() string {
+	item := func() string { return g.pick("ohlcv", "(select * from ohlcv where "+g.where("")+")") }
+	join := func() string { return g.pick(" join ", " left join ", " right join ", " full join ") }
+	ab := " on a.ts = b.ts and " + g.pick("a.symbol = b.symbol", g.condition("b.", 0), g.condition("a.", 1))
+	bc := " on b.ts = c.ts and " + g.pick("b.symbol = c.symbol", g.condition("c.", 0), g.condition("b.", 1))
+	source := item() + " a " + join() + item() + " b" + ab + join() + item() + " c" + bc
+	if g.IntN(2) == 0 {
+		source = item() + " a " + join() + "(" + item() + " b " + join() + item() + " c" + bc + ")" + ab
+	}
+	where := g.where(g.pick("a.", "b.", "c."))
+	for range g.IntN(3) {
+		where += " and " + g.pick(g.where("a."), g.where("b."), g.where("c."), "a.ts is null", "b.ts is null", "c.symbol is null")
+	}
+	return "select a.ts, b.ts, c.ts, a.symbol, b.symbol, c.symbol from " + source + " where " + where
+}
+
 func (g *grammar) statement() string {
 	columns := "symbol, timeframe, ts, close"
 	plain := func() string { return "select " + columns + " from ohlcv where " + g.where("") }
-	switch g.IntN(16) {
+	switch g.IntN(24) {
 	case 0, 1, 2:
 		return plain()
+	case 16, 17, 18:
+		return g.joins()
+	case 19:
+		return "with x as (" + plain() + ") select p.ts, q.ts, p.symbol from x p " + g.pick("", "left ", "full ") + "join x q on p.ts = q.ts and " +
+			g.condition("q.", 1) + " where " + g.condition("p.", 1)
+	case 20:
+		return "select * from (select " + g.pick("distinct symbol, ts", "distinct on (ts) symbol, ts", "symbol, ts, count(*) over (partition by symbol)",
+			"symbol, ts, row_number() over (order by ts, symbol)") + " from ohlcv where " + g.where("") + g.pick("", " order by ts, symbol") + ") x where " +
+			g.pick("ts >= ", "ts < ") + g.time() + " and symbol <> 'C'"
+	case 21:
+		return "select o.ts, l.* from ohlcv o left join lateral (select i.ts, i.close from ohlcv i where " + g.where("i.") +
+			" and i.ts <= o.ts order by i.ts desc, i.symbol limit 2) l on true where " + g.where("o.")
+	case 22:
+		return "select * from (select symbol as s, timeframe as f, ts as t from ohlcv) x(a, b, c) where a = 'A' and b = '1d' and c > " + g.time()
+	case 23:
+		return "select * from (select ts, symbol from ohlcv where " + g.where("") + " union all (select ts, symbol from ohlcv where " + g.where("") +
+			" order by ts desc, symbol limit 5) order by 1 desc, 2 limit 7) u where " + g.pick("symbol <> 'A'", "ts > "+g.time())
 	case 3:
 		return "select count(*), min(ts), max(close) from ohlcv o where " + g.where("o.")
 	case 4:

@@ -44,7 +44,8 @@ func TestEffects(t *testing.T) {
 	for text, want := range map[string]bool{
 		"select 1": false, "select 'set x'": false, "SET x = 1": true, "select set_config('a','b',true)": true, "begin": true,
 		"-- set\nselect 1": false, "select 1; rollback": true, `select "set_config"('a','b',false)`: true,
-		"insert into t values (1)": false, "update t set x = 1": true, "select pg_catalog.SET_CONFIG('a','b',true)": true,
+		"insert into t values (1)": false, "update t set x = 1": false,
+		"select case when true then 1 end": false, "select 1;\n set x = 1": true, "explain analyze execute q": true, "select pg_catalog.SET_CONFIG('a','b',true)": true,
 	} {
 		require.Equal(t, want, Effects(text).Settings, text)
 	}

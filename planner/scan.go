@@ -161,24 +161,29 @@ type SessionEffects struct {
 	Settings bool
 }
 
-// settingWords are the words of statements that may change what SessionEffects.Settings stands for.
+// settingWords begin the statements that may change what SessionEffects.Settings stands for.
 var settingWords = map[string]bool{ //nolint:gochecknoglobals // a table
 	"set": true, "reset": true, "discard": true, "begin": true, "start": true, "commit": true, "end": true, "rollback": true,
-	"abort": true, "savepoint": true, "release": true, "set_config": true, "alter": true, "prepare": true, "execute": true,
-	"deallocate": true, "declare": true, "create": true, "drop": true, "do": true, "call": true,
+	"abort": true, "savepoint": true, "release": true, "alter": true, "prepare": true, "deallocate": true, "declare": true,
+	"create": true, "drop": true, "do": true, "call": true,
 }
 
-// Effects returns what of the session the text may change, by a scan of its tokens. It errs towards a change: END of a
-// CASE counts.
+// Effects returns what of the session the text may change, by a scan of its tokens.
 func Effects(text string) SessionEffects {
 	lex := lexer{src: text}
+	begins := true
 	for {
 		tok, ok := lex.next()
 		if !ok {
 			return SessionEffects{}
 		}
-		if tok.unicode || ((tok.kind == tokenWord || tok.kind == tokenQuoted) && settingWords[strings.ToLower(tok.text)]) {
+		name := ""
+		if tok.kind == tokenWord || tok.kind == tokenQuoted {
+			name = strings.ToLower(tok.text)
+		}
+		if tok.unicode || name == "set_config" || name == "execute" || (begins && settingWords[name]) {
 			return SessionEffects{Settings: true}
 		}
+		begins = tok.kind == tokenPunct && tok.text == ";"
 	}
 }
