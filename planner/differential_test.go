@@ -293,11 +293,11 @@ func (g *grammar) joins() string {
 	if g.IntN(2) == 0 {
 		source = item() + " a " + join() + "(" + item() + " b " + join() + item() + " c" + bc + ")" + ab
 	}
-	where := g.where(g.pick("a.", "b.", "c."))
+	where := []string{g.where(g.pick("a.", "b.", "c."))}
 	for range g.IntN(3) {
-		where += " and " + g.pick(g.where("a."), g.where("b."), g.where("c."), "a.ts is null", "b.ts is null", "c.symbol is null")
+		where = append(where, g.pick(g.where("a."), g.where("b."), g.where("c."), "a.ts is null", "b.ts is null", "c.symbol is null"))
 	}
-	return "select a.ts, b.ts, c.ts, a.symbol, b.symbol, c.symbol from " + source + " where " + where
+	return "select a.ts, b.ts, c.ts, a.symbol, b.symbol, c.symbol from " + source + " where " + strings.Join(where, " and ")
 }
 
 func (g *grammar) statement() string {
