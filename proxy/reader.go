@@ -34,6 +34,7 @@ type reader struct {
 	snapshot        bool // what waits to be written takes a snapshot
 	segmentEffects  bool // the segment has a statement that may change the session
 	dirty           bool // settings may differ from those read last
+	defines         bool // a view or function may have been defined since the last plain end of a block
 	blockEffects    bool // settings were changed since the last plain end of a block
 	portals         map[string]struct{}
 	settings        settings
@@ -202,6 +203,10 @@ func (s *session) take(ctx context.Context, kind byte, size int) error {
 	case 'F':
 		r.pending = append(r.pending, entry{kind: kindCall})
 		r.snapshot, r.dirty = true, true
+	case 'X':
+		s.mu.Lock()
+		s.announced = true
+		s.mu.Unlock()
 	case 'c', 'f':
 		s.mu.Lock()
 		s.copyEnded()

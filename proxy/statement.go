@@ -74,6 +74,7 @@ func (s *session) affect(st *statement) {
 		return
 	}
 	r.segmentEffects = true
+	s.suspect(st)
 	if isPlain(st.text, plainEnds) {
 		r.dirty = r.dirty || r.blockEffects
 		r.blockEffects = false
@@ -81,6 +82,32 @@ func (s *session) affect(st *statement) {
 	}
 	r.dirty, r.blockEffects = true, true
 	s.remember(st)
+}
+
+// suspect tells the catalog of a statement that may define a view or function, and of the end of the block that it is in:
+// only then can others see it.
+func (s *session) suspect(st *statement) {
+	r := &s.reader
+	ends := isPlain(st.text, plainEnds)
+	r.defines = r.defines || (!ends && defines(st.text))
+	if !r.defines {
+		return
+	}
+	if c, ok := s.server.cfg.Catalog.(interface{ Suspect() }); ok {
+		c.Suspect()
+	}
+	r.defines = !ends
+}
+
+// defines reports whether the text has a word that begins, or may hide, a definition.
+func defines(text string) bool {
+	lower := strings.ToLower(text)
+	for _, word := range []string{"create", "alter", "drop", "do", "call", "execute", "grant"} {
+		if strings.Contains(lower, word) {
+			return true
+		}
+	}
+	return false
 }
 
 // remember registers what SQL prepares, and ages what it may deallocate.

@@ -6,7 +6,9 @@ import (
 
 	"barkeep/backfill/coordinator"
 	"barkeep/backfill/coverage"
+	"barkeep/internal/catalog"
 	"barkeep/internal/market"
+	"barkeep/planner"
 	"barkeep/proxy"
 )
 
@@ -55,3 +57,12 @@ func indexOf(v proxy.Version) *coverage.Index {
 	index, _ := v.(*coverage.Index)
 	return index
 }
+
+// definitions is the catalog as the proxy asks for it.
+type definitions struct {
+	*catalog.Catalog
+	work context.Context //nolint:containedctx // Current is given none; this is the process's
+}
+
+// Current returns the catalog, looked at anew where something may just have changed.
+func (d definitions) Current() *planner.Catalog { return d.Fresh(d.work) }

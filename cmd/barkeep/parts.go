@@ -106,7 +106,7 @@ func (a *app) startProxy(life lifetimes) error {
 	}
 	server := proxy.New(proxy.Config{
 		Upstream: up, Database: a.pool.Config().ConnConfig.Database, TLS: certificate,
-		AllowTrust: a.cfg.Auth.AllowTrust, Coordinator: filler{coord}, Catalog: names,
+		AllowTrust: a.cfg.Auth.AllowTrust, Coordinator: filler{coord}, Catalog: definitions{names, life.work},
 		MaxSessions: a.cfg.Sessions.Max, MaxHolds: a.cfg.Holds.Max, MaxBars: a.cfg.Statement.MaxBars, Timeout: a.cfg.Statement.Timeout,
 		NoticeAfter: a.cfg.Holds.NoticeAfter, NoticeEvery: a.cfg.Holds.NoticeEvery, Grace: sessionGrace(a.cfg.Shutdown.Grace),
 		Logger: a.log, Metrics: proxy.NewMetrics(a.metrics),

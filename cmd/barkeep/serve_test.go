@@ -58,10 +58,14 @@ func TestServe(t *testing.T) {
 		require.NoError(t, db.Pool.QueryRow(ctx, `select count(*) from barkeep.job`).Scan(&jobs))
 		require.Equal(t, 1, jobs, "the second time nothing is fetched")
 	}
+	_, err = conn.Exec(ctx, `create view public.daily as select * from ohlcv where timeframe = '1d'`)
+	require.NoError(t, err)
+	require.NoError(t, conn.QueryRow(ctx, `select count(*) from daily where symbol='sim:BTCUSD' and ts >= '2024-01-01Z' and ts < '2024-01-08Z'`).Scan(&bars))
+	require.Equal(t, 7, bars, "a view is known as soon as its statement ended")
 	require.Contains(t, httpGet(ctx, t, "http://"+at.status+"/"), "sim:BTCUSD 1m")
 	metrics := httpGet(ctx, t, "http://"+at.status+"/metrics")
 	for _, want := range []string{
-		`barkeep_source_bars_total{source="sim"}`, `barkeep_jobs{state="done"} 1`, "barkeep_actor_undeclared_steps_total 0", "barkeep_consumer_lag_records 0",
+		`barkeep_source_bars_total{source="sim"}`, `barkeep_jobs{state="done"} 2`, "barkeep_actor_undeclared_steps_total 0", "barkeep_consumer_lag_records 0",
 	} {
 		require.True(t, strings.Contains(metrics, want+"\n") || strings.Contains(metrics, want+" "), want)
 	}

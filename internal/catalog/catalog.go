@@ -24,6 +24,8 @@ type Catalog struct {
 	now  func() time.Time
 
 	current atomic.Pointer[planner.Catalog]
+	// suspect is until when, in Unix nanoseconds, a definition may just have changed; see Suspect.
+	suspect atomic.Int64
 
 	mu          sync.Mutex // guards fingerprint and the loading; never held while mayRead is locked
 	fingerprint string
@@ -47,6 +49,23 @@ func New(pool *pgxpool.Pool, log *slog.Logger) *Catalog {
 
 // Current returns the newest catalog, or nil before the first successful Refresh. It costs an atomic load.
 func (c *Catalog) Current() *planner.Catalog { return c.current.Load() }
+
+// suspectFor is how long after a statement that may define something the fingerprint is read for every statement.
+const suspectFor = 10 * time.Second
+
+// Suspect tells that a statement is on its way which may define, change or drop a view or function. For a while Fresh
+// then looks before it answers, so that whoever saw that statement end finds what it defined.
+func (c *Catalog) Suspect() { c.suspect.Store(c.now().Add(suspectFor).UnixNano()) }
+
+// Fresh returns Current, after a Refresh where something may just have changed. Where that fails what was known stays.
+func (c *Catalog) Fresh(ctx context.Context) *planner.Catalog {
+	if until := c.suspect.Load(); until != 0 && c.now().UnixNano() < until {
+		if err := c.Refresh(ctx); err != nil {
+			c.log.WarnContext(ctx, "catalog could not be read; what was known stays in force", slog.Any("error", err))
+		}
+	}
+	return c.Current()
+}
 
 // Run keeps the catalog fresh until ctx ends. An error of the database is logged and the poll goes on: what was known
 // stays in force.
@@ -103,7 +122,7 @@ func (c *Catalog) Refresh(ctx context.Context) error {
 const fingerprintSQL = `
 select md5(concat_ws('/',
  (select concat(count(*), ':', sum(hashtext(concat_ws(',', oid, xmin))::int8)) from pg_class
-   where oid >= 16384 and relkind in ('r','p','v','m','f') and relpersistence <> 't'),
+   where oid >= 16384 and relkind in ('r','p','v','m','f') and (relkind = 'v' or relpersistence <> 't')),
  (select concat(count(*), ':', sum(hashtext(concat_ws(',', oid, xmin))::int8)) from pg_rewrite where oid >= 16384),
  (select concat(count(*), ':', sum(hashtext(concat_ws(',', oid, xmin))::int8)) from pg_proc where oid >= 16384),
  (select concat(count(*), ':', sum(hashtext(concat_ws(',', oid, xmin))::int8)) from pg_trigger where not tgisinternal),

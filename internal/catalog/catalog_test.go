@@ -73,6 +73,25 @@ func TestClosure(t *testing.T) {
 	require.NotContains(t, c.Current().Names, "parsed", "it went with its view")
 }
 
+func TestFreshLooksWhenSuspect(t *testing.T) {
+	t.Parallel()
+	db := dbtest.New(t)
+	ctx := t.Context()
+	c := New(db.Pool, nil)
+	require.NoError(t, c.Refresh(ctx))
+	conn, err := db.Pool.Acquire(ctx)
+	require.NoError(t, err)
+	defer conn.Release()
+	_, err = conn.Exec(ctx, `create view public.sudden as select * from public.ohlcv`)
+	require.NoError(t, err)
+	require.NotContains(t, c.Fresh(ctx).Names, "sudden", "nobody said that something changed")
+	c.Suspect()
+	require.Contains(t, c.Fresh(ctx).Names, "sudden")
+	_, err = conn.Exec(ctx, `create temp view passing as select * from public.ohlcv`)
+	require.NoError(t, err)
+	require.Contains(t, c.Fresh(ctx).Names, "passing")
+}
+
 func TestChunks(t *testing.T) {
 	t.Parallel()
 	db := dbtest.New(t)

@@ -37,7 +37,7 @@ select 'r' || c.oid, c.relname::text,
          and n.nspname not like '\_timescaledb%',
        c.oid = to_regclass('public.ohlcv')
   from pg_class c join pg_namespace n on n.oid = c.relnamespace
- where c.relkind in ('r','p','v','m','f') and c.oid >= 16384 and c.relpersistence <> 't' and n.nspname not like 'pg\_%'
+ where c.relkind in ('r','p','v','m','f') and c.oid >= 16384 and (c.relkind = 'v' or c.relpersistence <> 't') and n.nspname <> 'pg_toast'
    and not exists (select from extension e where e.classid = 'pg_class'::regclass and e.objid = c.oid)
 union all
 select 'f' || p.oid, p.proname::text, p.prosrc, false, null
