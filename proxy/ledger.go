@@ -54,7 +54,7 @@ type ledger struct {
 	owned      int // entries of kindOwn
 	tx         byte
 	copying    bool // an extended COPY FROM STDIN is under way
-	sawFatal   bool
+	announced  bool // by a FATAL or Terminate: the connection's end
 	params     map[string]string
 	paramsSeen uint64
 	statements map[string]*statement

@@ -149,7 +149,7 @@ func (s *session) note(message []byte, whole bool) []byte {
 
 func (s *session) noteError(message []byte, own *exchange) []byte {
 	if bytes.Contains(message, []byte("VFATAL\x00")) || bytes.Contains(message, []byte("VPANIC\x00")) {
-		s.sawFatal = true
+		s.announced = true
 		return message
 	}
 	if own != nil {

@@ -144,7 +144,7 @@ func (s *session) run(ctx context.Context) error {
 // sayLost tells a client whose upstream went away without a word. The FATAL that PostgreSQL sends has passed by then.
 func (s *session) sayLost(err error) {
 	s.mu.Lock()
-	silent := !s.ended && !s.sawFatal && err != nil
+	silent := !s.ended && !s.announced && err != nil
 	s.ended = true
 	s.mu.Unlock()
 	if silent {
