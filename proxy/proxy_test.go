@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -149,6 +150,15 @@ func TestTypoFailsBeforeHold(t *testing.T) {
 		require.Equal(t, "42703", code(err))
 		require.EqualValues(t, 'I', conn.PgConn().TxStatus())
 	}
+	for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeSimpleProtocol, pgx.QueryExecModeExec} {
+		_, err := conn.Exec(t.Context(), "begin")
+		require.NoError(t, err)
+		_, err = conn.Exec(t.Context(), "select nonsense from ohlcv where symbol = 'sim:BTCUSD' and timeframe = '1m'", mode)
+		require.Equal(t, "42703", code(err))
+		require.EqualValues(t, 'E', conn.PgConn().TxStatus())
+		_, err = conn.Exec(t.Context(), "rollback")
+		require.NoError(t, err)
+	}
 	require.Empty(t, b.asked)
 }
 
@@ -199,6 +209,35 @@ func TestIdleTimeoutsDuringHold(t *testing.T) {
 	<-time.After(600 * time.Millisecond)
 	close(b.block)
 	require.NoError(t, <-done)
+}
+
+func TestPipelinedBehindHold(t *testing.T) {
+	b := start(t, nil)
+	b.block = make(chan struct{})
+	conn := b.connect(t, nil)
+	batch := &pgx.Batch{}
+	var got []int
+	for i := range 300 {
+		batch.Queue("select $1::int, $2::text", i, strings.Repeat("x", 4000)).QueryRow(func(row pgx.Row) error {
+			var n int
+			var text string
+			err := row.Scan(&n, &text)
+			got = append(got, n)
+			return err
+		})
+	}
+	batch.Queue(read).QueryRow(func(row pgx.Row) error {
+		var n int
+		defer func() { got = append(got, n) }()
+		return row.Scan(&n)
+	})
+	done := make(chan error, 1)
+	go func() { done <- conn.SendBatch(context.Background(), batch).Close() }()
+	<-b.began
+	close(b.block)
+	require.NoError(t, <-done)
+	require.Len(t, got, 301)
+	require.Equal(t, 10, got[300])
 }
 
 func TestDrain(t *testing.T) {
