@@ -21,9 +21,13 @@ import (
 func TestServe(t *testing.T) {
 	t.Parallel()
 	db := dbtest.New(t)
-	cfg, err := Load(Layers{Flags: map[string]string{
+	flags := map[string]string{
 		"listen": "127.0.0.1:0", "status.listen": "127.0.0.1:0", "upstream.url": db.URL, "data_dir": t.TempDir(), "shutdown.grace": "10s",
-	}})
+	}
+	for _, vendor := range onlineVendors {
+		flags["sources."+vendor+".enabled"] = "false" // tests stay on loopback
+	}
+	cfg, err := Load(Layers{Flags: flags})
 	require.NoError(t, err)
 	intake, stop := context.WithCancel(t.Context())
 	life := newLifetimes(intake, cfg.Shutdown.Grace)

@@ -12,6 +12,9 @@ import (
 	"barkeep/internal/dbtest"
 )
 
+// onlineVendors are the sources that would leave this machine.
+var onlineVendors = []string{"binance", "bitstamp", "coinbase", "cryptocompare"}
+
 // stack is a whole barkeep in this process, on a database and a broker of its own.
 type stack struct {
 	app  *app
@@ -30,7 +33,7 @@ func startStack(t *testing.T, filePath string, adjust ...func(*Config)) *stack {
 	cfg.Shutdown.Grace = 5 * time.Second
 	cfg.Sources["file"] = Source{Path: filePath}
 	no := false
-	for _, vendor := range []string{"binance", "bitstamp", "coinbase", "cryptocompare"} {
+	for _, vendor := range onlineVendors {
 		cfg.Sources[vendor] = Source{Enabled: &no} // tests stay on loopback
 	}
 	for _, f := range adjust {
