@@ -36,6 +36,14 @@ type need struct {
 	columns      []string
 	all          bool // all columns
 	warnings     []string
+	reasons      []planner.Reason
+}
+
+// count tells the metrics why more was asked for than was shown to be needed.
+func (s *session) count(reasons []planner.Reason) {
+	for _, reason := range reasons {
+		s.server.cfg.Metrics.reasons.WithLabelValues(reason.Code).Inc()
+	}
 }
 
 // gate returns when the units may go upstream, or with the error to be given in their place.
@@ -43,6 +51,9 @@ func (s *session) gate(ctx context.Context, units []unit) error {
 	r := &s.reader
 	if s.blockFailed() {
 		return nil
+	}
+	if r.trying {
+		return s.try(ctx, units)
 	}
 	if slices.ContainsFunc(units, func(u unit) bool { return u.unsettled }) {
 		return errSettingsInSegment
@@ -72,6 +83,18 @@ func (s *session) gate(ctx context.Context, units []unit) error {
 	return errUnsettled
 }
 
+// try is gate in a loop's callback: it lets the units go where all is covered, and says errWouldWait in any other case.
+func (s *session) try(ctx context.Context, units []unit) error {
+	if s.reader.dirty || slices.ContainsFunc(units, func(u unit) bool { return u.unsettled }) {
+		return errWouldWait
+	}
+	held := &hold{session: s, units: units}
+	if done, err := s.round(ctx, held, 0); err != nil || !done {
+		return errWouldWait // the error is found again, where it can be told
+	}
+	return nil
+}
+
 // round plans once and waits for what is missing. It reports whether the units may go.
 func (s *session) round(ctx context.Context, held *hold, round int) (bool, error) {
 	if round <= standStill {
@@ -98,7 +121,11 @@ func (s *session) round(ctx context.Context, held *hold, round int) (bool, error
 	if missing == 0 {
 		s.warn(what.warnings)
 		s.server.cfg.Metrics.outcome(held.outcome())
+		s.count(what.reasons)
 		return true, nil
+	}
+	if r.trying {
+		return false, errWouldWait
 	}
 	return held.wait(ctx, request, what)
 }
@@ -148,8 +175,13 @@ func (s *session) plan(ctx context.Context, held *hold) (need, error) {
 		u.args.Prepared = s.prepared(env)
 		plan, err := s.bindPlan(ctx, template, u.args, env, held.bracket)
 		if err != nil {
+			if s.reader.trying {
+				return need{}, errWouldWait
+			}
+			s.count(plan.Reasons)
 			return need{}, s.upstreamsWord(ctx, u, template, err)
 		}
+		out.reasons = append(out.reasons, plan.Reasons...)
 		out.requirements = append(out.requirements, plan.Requirements...)
 		out.warnings = append(out.warnings, plan.Warnings...)
 		if names := template.Columns(); names == nil {
@@ -174,15 +206,15 @@ func (s *session) bindPlan(ctx context.Context, template *planner.Template, args
 		if len(plan.Questions) == 0 || plan.Refusal != nil {
 			break
 		}
+		if s.reader.trying {
+			return plan, errWouldWait
+		}
 		more, err := s.server.cfg.Catalog.Answer(ctx, env, plan.Questions)
 		if err != nil {
 			return plan, err
 		}
 		maps.Copy(answers, more)
 		plan = template.Bind(args, env, bracket, answers)
-	}
-	for _, reason := range plan.Reasons {
-		s.server.cfg.Metrics.reasons.WithLabelValues(reason.Code).Inc()
 	}
 	if refused := plan.Refusal; refused != nil {
 		return plan, &Error{Code: refused.SQLState, Message: refused.Message, HintText: refused.Hint}

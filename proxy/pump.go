@@ -10,14 +10,13 @@ import (
 
 // pump copies the upstream's messages to the client until the upstream ends, one write for one read.
 func (s *session) pump() error {
-	s.have = copy(s.upBuf, s.upBuf[s.from:s.have])
-	s.from = 0
-	if s.have > 0 {
+	if s.have > s.from {
 		if err := s.pumpOnce(); err != nil {
 			return err
 		}
 	}
 	for {
+		s.compact()
 		n, err := s.upstream.Read(s.upBuf[s.have:])
 		if n > 0 {
 			s.have += n
@@ -31,12 +30,18 @@ func (s *session) pump() error {
 	}
 }
 
-// pumpOnce writes what can be written of upBuf[:have] and keeps the rest.
+// compact makes room in upBuf.
+func (s *session) compact() {
+	s.have = copy(s.upBuf, s.upBuf[s.from:s.have])
+	s.from = 0
+}
+
+// pumpOnce writes what can be written of upBuf[from:have] and keeps the rest.
 func (s *session) pumpOnce() error {
 	s.out.Lock()
 	defer s.out.Unlock()
 	s.mu.Lock()
-	out, used, err := s.walk(s.upBuf[:s.have])
+	out, used, err := s.walk(s.upBuf[s.from:s.have])
 	s.mu.Unlock()
 	if err != nil {
 		return err
@@ -46,12 +51,21 @@ func (s *session) pumpOnce() error {
 		out = append(slices.Clip(out), s.deferred...)
 		s.deferred = nil
 	}
-	if len(out) > 0 {
-		if _, err := s.client.Write(out); err != nil {
-			return fmt.Errorf("write to client: %w", err)
-		}
+	s.from += used
+	if len(out) == 0 {
+		return nil
 	}
-	s.have = copy(s.upBuf, s.upBuf[used:s.have])
+	return s.send(out)
+}
+
+// send writes to the client. The caller holds out, and leaves b alone while any of it is in unsent.
+func (s *session) send(b []byte) error {
+	if s.looped != nil {
+		return s.sendLooped(b)
+	}
+	if _, err := s.client.Write(b); err != nil {
+		return fmt.Errorf("write to client: %w", err)
+	}
 	return nil
 }
 

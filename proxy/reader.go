@@ -19,6 +19,9 @@ type reader struct {
 	buf                       []byte
 	start, segment, scan, end int
 
+	trying bool // in a loop's callback: nothing may wait; errWouldWait says that it would have to
+	owed   bool // [start, segment) is in the ledger, and a part of it upstream
+
 	stream   int  // bytes of a message that goes upstream as it comes
 	gated    bool // the segment holds what may read ohlcv
 	skipping bool // the proxy failed the segment: drop until Sync
@@ -50,21 +53,22 @@ func (r *reader) init() {
 
 // read takes the client's messages until it has no more.
 func (s *session) read(ctx context.Context) error {
-	s.reader.buf = make([]byte, readerBuffer)
 	for {
 		if err := s.fill(); err != nil {
 			return err
 		}
-		var err error
-		if s.planned {
-			err = s.consume(ctx)
-		} else {
-			err = s.passOn()
-		}
-		if err != nil {
+		if err := s.advance(ctx); err != nil {
 			return err
 		}
 	}
+}
+
+// advance forwards what may go of what was read.
+func (s *session) advance(ctx context.Context) error {
+	if !s.planned {
+		return s.passOn()
+	}
+	return s.consume(ctx)
 }
 
 // fill reads more of what the client sends; it makes room for the message that is not whole.
@@ -103,17 +107,43 @@ func (s *session) room() {
 
 // passOn relays without a look.
 func (s *session) passOn() error {
+	return s.writeUpstream(s.reader.end)
+}
+
+// writeUpstream writes [start, end) upstream.
+func (s *session) writeUpstream(end int) error {
 	r := &s.reader
-	if _, err := s.upstream.Write(r.buf[r.start:r.end]); err != nil {
-		return fmt.Errorf("write to upstream: %w", err)
+	for r.start < end {
+		n, err := 0, error(nil)
+		if r.trying {
+			n, err = s.looped.upstream.TryWrite(r.buf[r.start:end])
+		} else {
+			n, err = s.upstream.Write(r.buf[r.start:end])
+		}
+		r.start += n
+		if err != nil {
+			return fmt.Errorf("write to upstream: %w", err)
+		}
+		if r.trying && r.start < end {
+			return errWouldWait
+		}
 	}
-	r.start = r.end
 	return nil
 }
 
-// consume takes every whole message in the buffer and forwards what may go.
+// consume takes every whole message in the buffer and forwards what may go. Where it returns errWouldWait it may be called
+// again, outside the loop, and goes on where it was.
 func (s *session) consume(ctx context.Context) error {
 	r := &s.reader
+	if r.trying && s.mayAsk() {
+		return errWouldWait
+	}
+	if r.owed {
+		if err := s.writeUpstream(r.segment); err != nil {
+			return err
+		}
+		r.owed = false
+	}
 	if r.stream > 0 {
 		n := min(r.stream, r.end-r.scan)
 		r.stream -= n
@@ -136,6 +166,9 @@ func (s *session) consume(ctx context.Context) error {
 		}
 		if !whole {
 			break
+		}
+		if r.trying && size > maxLooped {
+			return errWouldWait
 		}
 		if err := s.take(ctx, kind, size); err != nil {
 			return err
@@ -168,6 +201,9 @@ func (s *session) readEarly(ctx context.Context) error {
 	s.mu.Unlock()
 	if !free || s.reader.segmentEffects || slices.ContainsFunc(s.reader.batch, entry.endsReady) {
 		return nil
+	}
+	if s.reader.trying {
+		return errWouldWait
 	}
 	var own *Error
 	if err := s.readSettings(ctx); err != nil && (!errors.As(err, &own) || own.Fatal) {
@@ -242,11 +278,11 @@ func (s *session) forward() error {
 	r.snapshot = false
 	clear(r.batch)
 	r.batch = r.batch[:0]
-	_, err := s.upstream.Write(r.buf[r.start:r.segment])
-	r.start = r.segment
-	if err != nil {
-		return fmt.Errorf("write to upstream: %w", err)
+	r.owed = true
+	if err := s.writeUpstream(r.segment); err != nil {
+		return err
 	}
+	r.owed = false
 	return nil
 }
 

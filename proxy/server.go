@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"barkeep/internal/market"
+	"barkeep/internal/netloop"
 	"barkeep/planner"
 )
 
@@ -120,6 +121,8 @@ type Server struct {
 	cfg   Config
 	cache *planner.Cache
 	holds atomic.Int64
+	loops []*netloop.Loop // set before the first session; empty: each session has two goroutines
+	turn  atomic.Uint64   // whose of the loops it is
 
 	mu       sync.Mutex // guards what follows
 	sessions map[*session]struct{}
@@ -148,6 +151,8 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 	defer abandon()
 	stop := context.AfterFunc(ctx, func() { _ = listener.Close() })
 	defer stop()
+	endLoops := s.startLoops(work)
+	defer endLoops()
 	var all sync.WaitGroup
 	err := s.accept(ctx, work, listener, &all)
 	_ = listener.Close()

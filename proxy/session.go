@@ -30,17 +30,23 @@ type session struct {
 
 	// The pump's, and before it the authentication's: upBuf[from:have] is not looked at yet.
 	upBuf      []byte
-	from, have int
+	from, have int // from is where pumpOnce has come to; what is before it may still be in unsent
 	greeting   []byte
 	skip       int // bytes of a message whose header has passed
 	skipDrop   bool
-	gone       chan struct{} // closed when the pump has ended
+	gone       chan struct{} // closed when the pump has ended, after pumpErr was set
+	pumpEnd    sync.Once
+	pumpErr    error
+	cancel     context.CancelFunc // ends what the reader waits for
 
 	reader reader
 
 	out      sync.Mutex // held by whoever writes to the client; guards what follows
 	midway   bool       // the client has a part of a message
 	deferred []byte     // to be written when it has all of it
+	unsent   []byte     // what the client's socket had no room for; looped sessions only
+
+	looped *looped // nil: a goroutine of its own for each direction
 
 	mu sync.Mutex // guards what follows
 	ledger
@@ -107,38 +113,51 @@ func (s *session) connect(ctx context.Context, packet []byte) error {
 
 // run relays until one side is gone.
 func (s *session) run(ctx context.Context) error {
+	work, cancel := context.WithCancel(ctx)
+	defer cancel()
+	s.cancel = cancel
+	s.enterLoop()
 	s.mu.Lock()
 	s.running = true
 	s.mu.Unlock()
 	stop := context.AfterFunc(ctx, func() { s.terminate(errShutdown) })
 	defer stop()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	s.reader.buf = make([]byte, readerBuffer)
 	var pump sync.WaitGroup
-	var pumpErr error
-	pump.Go(func() {
-		defer close(s.gone)
-		pumpErr = s.pump()
-		s.closeUpstream()
-		s.sayLost(pumpErr)
-		cancel()
-		// The reader may be waiting for a client that will not speak again.
-		_ = s.client.Close()
-	})
-	err := s.read(ctx)
+	var err error
+	if s.looped != nil {
+		err = s.readLooped(work)
+	} else {
+		pump.Go(func() { s.endPump(s.pump()) })
+		err = s.read(work)
+	}
 	var own *Error
 	if errors.As(err, &own) && own.Fatal {
 		s.terminate(own)
 	}
 	s.closeUpstream()
 	pump.Wait()
+	<-s.gone
 	if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) {
 		err = nil
-		if pumpErr != nil && !errors.Is(pumpErr, io.EOF) && !errors.Is(pumpErr, net.ErrClosed) {
-			err = pumpErr
+		if s.pumpErr != nil && !errors.Is(s.pumpErr, io.EOF) && !errors.Is(s.pumpErr, net.ErrClosed) {
+			err = s.pumpErr
 		}
 	}
 	return err
+}
+
+// endPump is the end of what comes from the upstream; only the first call counts.
+func (s *session) endPump(err error) {
+	s.pumpEnd.Do(func() {
+		s.pumpErr = err
+		s.sayLost(err)
+		_ = s.upstream.Close()
+		s.cancel()
+		// The reader may be waiting for a client that will not speak again.
+		_ = s.client.Close()
+		close(s.gone)
+	})
 }
 
 // sayLost tells a client whose upstream went away without a word. The FATAL that PostgreSQL sends has passed by then.
@@ -157,12 +176,18 @@ func (s *session) closeUpstream() {
 	s.ended = true
 	s.mu.Unlock()
 	_ = s.upstream.Close()
+	if s.looped != nil {
+		s.endPump(net.ErrClosed) // nobody calls back for a closed connection
+	}
 }
 
 func (s *session) close() {
 	_ = s.client.Close()
 	if s.upstream != nil {
 		_ = s.upstream.Close()
+	}
+	if s.looped != nil {
+		s.endPump(net.ErrClosed)
 	}
 }
 
@@ -200,7 +225,7 @@ func (s *session) inject(message []byte) {
 		s.deferred = append(s.deferred, message...)
 		return
 	}
-	if _, err := s.client.Write(message); err != nil {
+	if err := s.send(message); err != nil {
 		s.log.Debug("client not written to", slog.Any("error", err))
 	}
 }

@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"slices"
 	"strings"
 
@@ -145,7 +146,10 @@ func (s *session) query(ctx context.Context, body []byte, size int) error {
 		if err := s.forward(); err != nil {
 			return err
 		}
-		if failure := s.gate(ctx, []unit{{stmt: st, parsed: true}}); failure != nil {
+		switch failure := s.gate(ctx, []unit{{stmt: st, parsed: true}}); {
+		case errors.Is(failure, errWouldWait):
+			return failure
+		case failure != nil:
 			return s.fail(ctx, failure, 'Q', size)
 		}
 	}
@@ -303,12 +307,16 @@ func (s *session) endSegment(ctx context.Context, kind byte, size int) error {
 // or 0; a failure consumes it.
 func (s *session) release(ctx context.Context, end byte, size int) (ok bool, err error) {
 	r := &s.reader
-	units := r.units
-	r.units, r.gated = nil, false
 	if err := s.forward(); err != nil { // what came before the segment
 		return false, err
 	}
-	if failure := s.gate(ctx, units); failure != nil {
+	units := r.units
+	r.units, r.gated = nil, false
+	switch failure := s.gate(ctx, units); {
+	case errors.Is(failure, errWouldWait):
+		r.units, r.gated = units, true
+		return false, failure
+	case failure != nil:
 		return false, s.fail(ctx, failure, end, size)
 	}
 	s.settle()

@@ -59,12 +59,18 @@ func (c *Catalog) Suspect() { c.suspect.Store(c.now().Add(suspectFor).UnixNano()
 
 // Fresh returns Current, after a Refresh where something may just have changed. Where that fails what was known stays.
 func (c *Catalog) Fresh(ctx context.Context) *planner.Catalog {
-	if until := c.suspect.Load(); until != 0 && c.now().UnixNano() < until {
+	if c.Suspected() {
 		if err := c.Refresh(ctx); err != nil {
 			c.log.WarnContext(ctx, "catalog could not be read; what was known stays in force", slog.Any("error", err))
 		}
 	}
 	return c.Current()
+}
+
+// Suspected reports whether Fresh would ask the database.
+func (c *Catalog) Suspected() bool {
+	until := c.suspect.Load()
+	return until != 0 && c.now().UnixNano() < until
 }
 
 // Run keeps the catalog fresh until ctx ends. An error of the database is logged and the poll goes on: what was known

@@ -1,0 +1,333 @@
+package netloop
+
+import (
+	"errors"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// Conn is a connection of a Loop. Its methods are safe for concurrent use; at one time one goroutine may read, by Read or
+// as the loop's callback, and one may write.
+type Conn struct {
+	loop          *Loop
+	token         uint64
+	local, remote net.Addr
+	done          chan struct{} // closed by Close
+
+	mu       sync.Mutex // guards what follows; held during each system call on fd, so that Close cannot come between
+	fd       int
+	closed   bool
+	added    bool   // to the epoll instance
+	interest uint32 // as the epoll instance has it
+	in, out  side
+}
+
+// side is one direction of a connection.
+type side struct {
+	bit      uint32
+	call     func()        // when ready and watched
+	watched  bool          // call is to be called
+	waiting  bool          // a goroutine is in await
+	ready    chan struct{} // wakes it
+	changed  chan struct{} // closed and replaced with deadline
+	deadline time.Time
+}
+
+// errWait says that a call would have to wait.
+var errWait = errors.New("not ready")
+
+func newConn(l *Loop, fd int, local, remote net.Addr) *Conn {
+	newSide := func(bit uint32) side {
+		return side{bit: bit, ready: make(chan struct{}, 1), changed: make(chan struct{})}
+	}
+	return &Conn{
+		loop: l, fd: fd, local: local, remote: remote, done: make(chan struct{}),
+		in: newSide(syscall.EPOLLIN), out: newSide(syscall.EPOLLOUT),
+	}
+}
+
+// Handle sets what the loop's goroutine calls when the connection can be read or written. It may be called once, before
+// the first Watch.
+func (c *Conn) Handle(readable, writable func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.in.call, c.out.call = readable, writable
+}
+
+// WatchRead says whether readable is to be called. It is called again and again until everything has been read.
+func (c *Conn) WatchRead(on bool) { c.watch(&c.in, on) }
+
+// WatchWrite says whether writable is to be called.
+func (c *Conn) WatchWrite(on bool) { c.watch(&c.out, on) }
+
+func (c *Conn) watch(s *side, on bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s.watched = on
+	c.update()
+}
+
+// TryRead reads what is there. It returns 0 and no error where nothing is, and io.EOF at the end of the stream.
+func (c *Conn) TryRead(b []byte) (int, error) {
+	n, err := c.read(b)
+	if errors.Is(err, errWait) {
+		return 0, nil
+	}
+	return n, err
+}
+
+// TryWrite writes what can be written, which may be less than b or nothing, without an error.
+func (c *Conn) TryWrite(b []byte) (int, error) {
+	n, err := c.write(b)
+	if errors.Is(err, errWait) {
+		return 0, nil
+	}
+	return n, err
+}
+
+// Read implements net.Conn. The connection must not be watched for reading meanwhile.
+func (c *Conn) Read(b []byte) (int, error) {
+	for {
+		if err := c.expired(&c.in); err != nil {
+			return 0, err
+		}
+		n, err := c.read(b)
+		if !errors.Is(err, errWait) {
+			return n, err
+		}
+		if err := c.await(&c.in); err != nil {
+			return 0, err
+		}
+	}
+}
+
+// Write implements net.Conn. The connection must not be watched for writing meanwhile.
+func (c *Conn) Write(b []byte) (int, error) {
+	written := 0
+	for {
+		if err := c.expired(&c.out); err != nil {
+			return written, err
+		}
+		n, err := c.write(b[written:])
+		written += n
+		switch {
+		case err != nil && !errors.Is(err, errWait):
+			return written, err
+		case written == len(b):
+			return written, nil
+		case n > 0:
+			continue
+		}
+		if err := c.await(&c.out); err != nil {
+			return written, err
+		}
+	}
+}
+
+func (c *Conn) read(b []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return 0, net.ErrClosed
+	}
+	for {
+		n, err := syscall.Read(c.fd, b)
+		switch {
+		case n > 0:
+			return n, nil
+		case err == nil && len(b) > 0:
+			return 0, io.EOF
+		case err == nil:
+			return 0, nil
+		case errors.Is(err, syscall.EAGAIN):
+			return 0, errWait
+		case !errors.Is(err, syscall.EINTR):
+			return 0, os.NewSyscallError("read", err)
+		}
+	}
+}
+
+func (c *Conn) write(b []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return 0, net.ErrClosed
+	}
+	for {
+		n, err := syscall.Write(c.fd, b)
+		switch {
+		case err == nil:
+			return n, nil
+		case errors.Is(err, syscall.EAGAIN):
+			return 0, errWait
+		case !errors.Is(err, syscall.EINTR):
+			return 0, os.NewSyscallError("write", err)
+		}
+	}
+}
+
+func (c *Conn) expired(s *side) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !s.deadline.IsZero() && !time.Now().Before(s.deadline) {
+		return os.ErrDeadlineExceeded
+	}
+	return nil
+}
+
+// await returns when the side may be ready, or with the error that ends the wait.
+func (c *Conn) await(s *side) error {
+	c.mu.Lock()
+	if c.closed {
+		c.mu.Unlock()
+		return net.ErrClosed
+	}
+	s.waiting = true
+	c.update()
+	deadline, changed := s.deadline, s.changed
+	c.mu.Unlock()
+	var expire <-chan time.Time
+	if !deadline.IsZero() {
+		timer := time.NewTimer(time.Until(deadline))
+		defer timer.Stop()
+		expire = timer.C
+	}
+	select {
+	case <-s.ready:
+		return nil
+	case <-c.done:
+		return net.ErrClosed
+	case <-changed: // the caller looks at the deadline again
+	case <-expire:
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s.waiting = false
+	c.update()
+	return nil
+}
+
+// dispatch deals with what epoll_wait told. It runs in the loop's goroutine.
+func (c *Conn) dispatch(events uint32) {
+	const ended = syscall.EPOLLHUP | syscall.EPOLLERR
+	var calls [2]func()
+	c.mu.Lock()
+	if c.closed {
+		c.mu.Unlock()
+		return
+	}
+	wanted := false
+	for i, s := range [...]*side{&c.out, &c.in} {
+		if events&(s.bit|ended) == 0 {
+			continue
+		}
+		switch {
+		case s.waiting:
+			s.waiting, wanted = false, true
+			select {
+			case s.ready <- struct{}{}:
+			default: // an earlier one is still there
+			}
+			c.update()
+		case s.watched:
+			calls[i], wanted = s.call, true
+		}
+	}
+	if !wanted && events&ended != 0 {
+		c.remove()
+	}
+	c.mu.Unlock()
+	for _, call := range calls {
+		if call != nil {
+			call()
+		}
+	}
+}
+
+// update tells the kernel what is of interest. The caller holds mu.
+func (c *Conn) update() {
+	if c.closed {
+		return
+	}
+	var interest uint32
+	for _, s := range [...]*side{&c.in, &c.out} {
+		if s.watched || s.waiting {
+			interest |= s.bit
+		}
+	}
+	var err error
+	switch {
+	case c.added && interest == c.interest:
+		return
+	case c.added:
+		err = c.loop.control(syscall.EPOLL_CTL_MOD, c.fd, c.token, interest)
+	case interest != 0:
+		err = c.loop.control(syscall.EPOLL_CTL_ADD, c.fd, c.token, interest)
+		c.added = err == nil
+	}
+	c.interest = interest
+	if err != nil {
+		// The kernel has no memory for it: nothing would ever be told of this connection.
+		c.end()
+	}
+}
+
+func (c *Conn) remove() {
+	if c.added {
+		_ = c.loop.control(syscall.EPOLL_CTL_DEL, c.fd, c.token, 0)
+		c.added, c.interest = false, 0
+	}
+}
+
+// Close implements net.Conn. Callbacks that run go on; no further one begins.
+func (c *Conn) Close() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return net.ErrClosed
+	}
+	c.end()
+	return nil
+}
+
+// end closes the socket. The caller holds mu.
+func (c *Conn) end() {
+	c.remove()
+	c.closed = true
+	close(c.done)
+	_ = syscall.Close(c.fd)
+	c.loop.forget(c)
+}
+
+// LocalAddr implements net.Conn.
+func (c *Conn) LocalAddr() net.Addr { return c.local }
+
+// RemoteAddr implements net.Conn.
+func (c *Conn) RemoteAddr() net.Addr { return c.remote }
+
+// SetDeadline implements net.Conn.
+func (c *Conn) SetDeadline(t time.Time) error {
+	return errors.Join(c.SetReadDeadline(t), c.SetWriteDeadline(t))
+}
+
+// SetReadDeadline implements net.Conn. It does not concern TryRead.
+func (c *Conn) SetReadDeadline(t time.Time) error { return c.setDeadline(&c.in, t) }
+
+// SetWriteDeadline implements net.Conn. It does not concern TryWrite.
+func (c *Conn) SetWriteDeadline(t time.Time) error { return c.setDeadline(&c.out, t) }
+
+func (c *Conn) setDeadline(s *side, t time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return net.ErrClosed
+	}
+	s.deadline = t
+	close(s.changed)
+	s.changed = make(chan struct{})
+	return nil
+}

@@ -1,0 +1,145 @@
+package netloop
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"syscall"
+)
+
+// eventsPerWait bounds what one epoll_wait(2) returns.
+const eventsPerWait = 256
+
+// wakeToken is the pipe's by which Run is ended.
+const wakeToken = 0
+
+// Loop waits for its connections on one epoll instance. Its methods are safe for concurrent use. A Loop that is not
+// needed any more must be closed, after Run has returned and its connections are closed.
+type Loop struct {
+	epoll int
+	wake  [2]int // a pipe; a byte in it ends Run
+
+	mu    sync.Mutex // guards what follows
+	conns map[uint64]*Conn
+	last  uint64 // token
+}
+
+// New returns a loop without connections. Nothing happens before Run.
+func New() (*Loop, error) {
+	epoll, err := syscall.EpollCreate1(syscall.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("create epoll instance: %w", os.NewSyscallError("epoll_create1", err))
+	}
+	l := &Loop{epoll: epoll, conns: map[uint64]*Conn{}}
+	if err := syscall.Pipe2(l.wake[:], syscall.O_CLOEXEC|syscall.O_NONBLOCK); err != nil {
+		_ = syscall.Close(epoll)
+		return nil, fmt.Errorf("create pipe: %w", os.NewSyscallError("pipe2", err))
+	}
+	if err := l.control(syscall.EPOLL_CTL_ADD, l.wake[0], wakeToken, syscall.EPOLLIN); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return l, nil
+}
+
+// Close releases the epoll instance.
+func (l *Loop) Close() error {
+	return errors.Join(syscall.Close(l.epoll), syscall.Close(l.wake[0]), syscall.Close(l.wake[1]))
+}
+
+// Run calls back for the connections that are ready until ctx ends.
+func (l *Loop) Run(ctx context.Context) error {
+	ended := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(ended)
+		_, _ = syscall.Write(l.wake[1], []byte{0})
+	})
+	defer func() {
+		if !stop() {
+			<-ended // Close must not come before the write
+		}
+	}()
+	events := make([]syscall.EpollEvent, eventsPerWait)
+	ready := make([]*Conn, eventsPerWait)
+	for {
+		n, err := syscall.EpollWait(l.epoll, events, -1)
+		if err != nil && !errors.Is(err, syscall.EINTR) {
+			return fmt.Errorf("wait for connections: %w", os.NewSyscallError("epoll_wait", err))
+		}
+		if n <= 0 {
+			continue
+		}
+		l.mu.Lock()
+		for i, e := range events[:n] {
+			ready[i] = l.conns[tokenOf(e)]
+		}
+		l.mu.Unlock()
+		for i, e := range events[:n] {
+			if tokenOf(e) == wakeToken {
+				return nil
+			}
+			if c := ready[i]; c != nil { // else it was closed meanwhile
+				c.dispatch(e.Events)
+			}
+			ready[i] = nil
+		}
+	}
+}
+
+// Take returns the connection as one of the loop's. conn must be a *net.TCPConn or *net.UnixConn that nobody reads or
+// writes; Take closes it, and the socket lives on. On an error conn is as it was.
+func (l *Loop) Take(conn net.Conn) (*Conn, error) {
+	var raw syscall.RawConn
+	var err error
+	switch socket := conn.(type) {
+	case *net.TCPConn:
+		raw, err = socket.SyscallConn()
+	case *net.UnixConn:
+		raw, err = socket.SyscallConn()
+	default:
+		return nil, fmt.Errorf("take connection: %T: %w", conn, errors.ErrUnsupported)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("take connection: %w", err)
+	}
+	// A descriptor of its own, so that the runtime's poller forgets the socket when conn is closed. Both share the open file
+	// description, which does not block.
+	var fd uintptr
+	var failure syscall.Errno
+	if err := raw.Control(func(old uintptr) {
+		fd, _, failure = syscall.Syscall(syscall.SYS_FCNTL, old, syscall.F_DUPFD_CLOEXEC, 0)
+	}); err != nil {
+		return nil, fmt.Errorf("take connection: %w", err)
+	}
+	if failure != 0 {
+		return nil, fmt.Errorf("take connection: %w", os.NewSyscallError("fcntl", failure))
+	}
+	c := newConn(l, int(fd), conn.LocalAddr(), conn.RemoteAddr()) //nolint:gosec // a file descriptor is a small int
+	l.mu.Lock()
+	l.last++
+	c.token = l.last
+	l.conns[c.token] = c
+	l.mu.Unlock()
+	_ = conn.Close()
+	return c, nil
+}
+
+func (l *Loop) forget(c *Conn) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.conns, c.token)
+}
+
+func (l *Loop) control(op, fd int, token uint64, events uint32) error {
+	e := syscall.EpollEvent{Events: events, Fd: int32(uint32(token)), Pad: int32(uint32(token >> 32))} //nolint:gosec // the two halves of epoll_data
+	if err := syscall.EpollCtl(l.epoll, op, fd, &e); err != nil {
+		return fmt.Errorf("watch connection: %w", os.NewSyscallError("epoll_ctl", err))
+	}
+	return nil
+}
+
+func tokenOf(e syscall.EpollEvent) uint64 {
+	return uint64(uint32(e.Pad))<<32 | uint64(uint32(e.Fd)) //nolint:gosec // the two halves of epoll_data
+}
