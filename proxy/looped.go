@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime"
+	"slices"
 	"sync"
 
 	"barkeep/internal/netloop"
@@ -130,7 +131,7 @@ func (s *session) upstreamReadable() {
 func (s *session) sendLooped(b []byte) error {
 	l := s.looped
 	if len(s.unsent) > 0 {
-		s.unsent = append(s.unsent[:len(s.unsent):len(s.unsent)], b...)
+		s.unsent = append(slices.Clip(s.unsent), b...)
 		return nil
 	}
 	n, err := l.client.TryWrite(b)

@@ -114,12 +114,11 @@ func (s *session) passOn() error {
 func (s *session) writeUpstream(end int) error {
 	r := &s.reader
 	for r.start < end {
-		n, err := 0, error(nil)
+		write := s.upstream.Write
 		if r.trying {
-			n, err = s.looped.upstream.TryWrite(r.buf[r.start:end])
-		} else {
-			n, err = s.upstream.Write(r.buf[r.start:end])
+			write = s.looped.upstream.TryWrite
 		}
+		n, err := write(r.buf[r.start:end])
 		r.start += n
 		if err != nil {
 			return fmt.Errorf("write to upstream: %w", err)
@@ -138,11 +137,8 @@ func (s *session) consume(ctx context.Context) error {
 	if r.trying && s.mayAsk() {
 		return errWouldWait
 	}
-	if r.owed {
-		if err := s.writeUpstream(r.segment); err != nil {
-			return err
-		}
-		r.owed = false
+	if err := s.payOwed(); err != nil {
+		return err
 	}
 	if r.stream > 0 {
 		n := min(r.stream, r.end-r.scan)
@@ -192,6 +188,19 @@ func (s *session) consume(ctx context.Context) error {
 	err := s.forward()
 	r.open, r.usedUp = r.inSegment, r.used
 	return err
+}
+
+// payOwed writes what of the ledger's last entries is not upstream yet.
+func (s *session) payOwed() error {
+	r := &s.reader
+	if !r.owed {
+		return nil
+	}
+	if err := s.writeUpstream(r.segment); err != nil {
+		return err
+	}
+	r.owed = false
+	return nil
 }
 
 // readEarly reads the settings if nothing that is outstanding, and no block, stands in the way.
@@ -279,11 +288,7 @@ func (s *session) forward() error {
 	clear(r.batch)
 	r.batch = r.batch[:0]
 	r.owed = true
-	if err := s.writeUpstream(r.segment); err != nil {
-		return err
-	}
-	r.owed = false
-	return nil
+	return s.payOwed()
 }
 
 // discard drops the message at scan; what came before it is forwarded.

@@ -116,7 +116,7 @@ func (l *Loop) Take(conn net.Conn) (*Conn, error) {
 	if failure != 0 {
 		return nil, fmt.Errorf("take connection: %w", os.NewSyscallError("fcntl", failure))
 	}
-	c := newConn(l, int(fd), conn.LocalAddr(), conn.RemoteAddr()) //nolint:gosec // a file descriptor is a small int
+	c := newConn(l, int(fd), conn.LocalAddr(), conn.RemoteAddr())
 	l.mu.Lock()
 	l.last++
 	c.token = l.last
