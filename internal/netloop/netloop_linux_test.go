@@ -1,0 +1,216 @@
+package netloop
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// pair returns a connection of a running loop and its peer.
+func pair(t *testing.T) (*Conn, *net.TCPConn) {
+	t.Helper()
+	loop, err := New()
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { require.NoError(t, loop.Run(ctx)) })
+	t.Cleanup(func() {
+		cancel()
+		running.Wait()
+		require.NoError(t, loop.Close())
+	})
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer listener.Close()
+	dialled, err := net.Dial("tcp", listener.Addr().String())
+	require.NoError(t, err)
+	peer, ok := dialled.(*net.TCPConn)
+	require.True(t, ok)
+	accepted, err := listener.Accept()
+	require.NoError(t, err)
+	conn, err := loop.Take(accepted)
+	require.NoError(t, err)
+	t.Cleanup(func() { _, _ = conn.Close(), peer.Close() })
+	return conn, peer
+}
+
+func TestReadAndWriteBlock(t *testing.T) {
+	t.Parallel()
+	conn, peer := pair(t)
+	large := bytes.Repeat([]byte("0123456789abcdef"), 1<<16) // more than the sockets take
+	var got []byte
+	var reading sync.WaitGroup
+	reading.Go(func() { got, _ = io.ReadAll(peer) })
+	n, err := conn.Write(large)
+	require.NoError(t, err)
+	require.Equal(t, len(large), n)
+	require.NoError(t, conn.Close())
+	reading.Wait()
+	require.True(t, bytes.Equal(large, got))
+	_, err = conn.Read(make([]byte, 1))
+	require.ErrorIs(t, err, net.ErrClosed)
+	require.ErrorIs(t, conn.Close(), net.ErrClosed)
+}
+
+func TestDeadlines(t *testing.T) {
+	t.Parallel()
+	conn, peer := pair(t)
+	require.NoError(t, conn.SetReadDeadline(time.Now().Add(20*time.Millisecond)))
+	_, err := conn.Read(make([]byte, 1))
+	require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+	require.NoError(t, conn.SetReadDeadline(time.Time{}))
+
+	// A deadline set meanwhile ends a read that waits; what comes afterwards is not lost.
+	ended := make(chan error, 1)
+	go func() {
+		_, err := conn.Read(make([]byte, 1))
+		ended <- err
+	}()
+	require.Eventually(t, func() bool {
+		conn.mu.Lock()
+		defer conn.mu.Unlock()
+		return conn.in.waiting
+	}, 10*time.Second, time.Millisecond)
+	require.NoError(t, conn.SetReadDeadline(time.Unix(1, 0)))
+	require.ErrorIs(t, <-ended, os.ErrDeadlineExceeded)
+	_, err = peer.Write([]byte("x"))
+	require.NoError(t, err)
+	require.NoError(t, conn.SetReadDeadline(time.Time{}))
+	var one [1]byte
+	_, err = conn.Read(one[:])
+	require.NoError(t, err)
+	require.Equal(t, "x", string(one[:]))
+
+	require.NoError(t, conn.SetWriteDeadline(time.Now().Add(20*time.Millisecond)))
+	_, err = conn.Write(make([]byte, 64<<20)) // the peer does not read
+	require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+}
+
+func TestCallbacks(t *testing.T) {
+	t.Parallel()
+	conn, peer := pair(t)
+	type told struct {
+		text string
+		err  error
+	}
+	heard := make(chan told, 16)
+	writable := make(chan struct{}, 1)
+	conn.Handle(func() {
+		buf := make([]byte, 4)
+		n, err := conn.TryRead(buf)
+		if err != nil {
+			conn.WatchRead(false)
+		}
+		heard <- told{string(buf[:n]), err}
+	}, func() {
+		conn.WatchWrite(false)
+		writable <- struct{}{}
+	})
+	_, err := peer.Write([]byte("abcdefgh"))
+	require.NoError(t, err)
+	conn.WatchRead(true)
+	require.Equal(t, told{text: "abcd"}, <-heard)
+	require.Equal(t, told{text: "efgh"}, <-heard, "what was left is told again")
+	conn.WatchWrite(true)
+	<-writable
+	n, err := conn.TryRead(make([]byte, 1))
+	require.NoError(t, err)
+	require.Zero(t, n)
+	// An end that comes with the last bytes is told too.
+	_, err = peer.Write([]byte("ij"))
+	require.NoError(t, err)
+	require.NoError(t, peer.CloseWrite())
+	require.Equal(t, told{text: "ij"}, <-heard)
+	require.ErrorIs(t, (<-heard).err, io.EOF)
+}
+
+// TestTurns reads by callback and by Read in turn, as a session does around a hold.
+func TestTurns(t *testing.T) {
+	t.Parallel()
+	conn, peer := pair(t)
+	heard := make(chan byte)
+	conn.Handle(func() {
+		var one [1]byte
+		if n, _ := conn.TryRead(one[:]); n == 1 {
+			conn.WatchRead(false)
+			heard <- one[0]
+		}
+	}, nil)
+	for i := range byte(100) {
+		conn.WatchRead(true)
+		_, err := peer.Write([]byte{i, i + 100})
+		require.NoError(t, err)
+		require.Equal(t, i, <-heard)
+		var one [1]byte
+		_, err = conn.Read(one[:])
+		require.NoError(t, err)
+		require.Equal(t, i+100, one[0])
+	}
+}
+
+func TestCloseInCallback(t *testing.T) {
+	t.Parallel()
+	conn, peer := pair(t)
+	closed := make(chan struct{})
+	conn.Handle(func() {
+		_ = conn.Close()
+		close(closed)
+	}, nil)
+	conn.WatchRead(true)
+	_, err := peer.Write([]byte("x"))
+	require.NoError(t, err)
+	<-closed
+	conn.WatchRead(true) // of no effect
+	_, err = conn.TryRead(make([]byte, 1))
+	require.ErrorIs(t, err, net.ErrClosed)
+	_, err = peer.Read(make([]byte, 1))
+	require.Error(t, err)
+}
+
+// TestResetUnwatched: epoll reports a reset without being asked, again and again. A connection that nobody watches is
+// taken out, and is found broken when somebody does.
+func TestResetUnwatched(t *testing.T) {
+	t.Parallel()
+	conn, peer := pair(t)
+	broken := make(chan error, 1)
+	conn.Handle(func() {
+		_, err := conn.TryRead(make([]byte, 1))
+		conn.WatchRead(false)
+		broken <- err
+	}, nil)
+	conn.WatchRead(true)
+	conn.WatchRead(false)
+	require.NoError(t, peer.SetLinger(0))
+	require.NoError(t, peer.Close())
+	require.Eventually(t, func() bool {
+		conn.mu.Lock()
+		defer conn.mu.Unlock()
+		return !conn.added
+	}, 10*time.Second, time.Millisecond)
+	conn.WatchRead(true)
+	require.ErrorIs(t, <-broken, syscall.ECONNRESET)
+}
+
+func TestTakeOthers(t *testing.T) {
+	t.Parallel()
+	loop, err := New()
+	require.NoError(t, err)
+	defer loop.Close()
+	a, b := net.Pipe()
+	defer b.Close()
+	defer a.Close()
+	_, err = loop.Take(a)
+	require.ErrorIs(t, err, errors.ErrUnsupported)
+}
