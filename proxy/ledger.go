@@ -8,7 +8,8 @@ import (
 type statement struct {
 	text    string
 	oids    []uint32
-	reads   bool // may read ohlcv
+	reads   bool // may read ohlcv, as far as known says; reader's alone
+	known   *planner.Catalog
 	effects bool // may change the session
 	control bool // takes no snapshot
 	stale   bool // may be deallocated

@@ -141,6 +141,37 @@ func TestRepeatableRead(t *testing.T) {
 	require.NoError(t, tx.Commit(t.Context()))
 }
 
+// PLANNER 3: what a session has made itself counts before anybody else can see it, and a statement prepared before a
+// view came to read ohlcv is planned after it (PLANNER 6).
+func TestOwnDefinitions(t *testing.T) {
+	b := start(t, nil)
+	conn := b.connect(t, nil)
+	exec := func(sql string) error {
+		_, err := conn.Exec(t.Context(), sql, pgx.QueryExecModeSimpleProtocol)
+		return err
+	}
+	require.NoError(t, exec("create view mine as select 1 as n"))
+	_, err := conn.Prepare(t.Context(), "before", "select * from mine")
+	require.NoError(t, err)
+	require.NoError(t, exec("begin"))
+	require.NoError(t, exec("drop view mine"))
+	require.NoError(t, exec("create view mine as select count(*)::int as n from ohlcv where symbol = 'sim:BTCUSD' and timeframe = '1d' and ts = '2024-01-01Z'"))
+	require.NoError(t, exec("savepoint a"))
+	require.Equal(t, "0A000", code(exec("select * from mine")), "read in the block that made it")
+	require.NoError(t, exec("rollback to a"))
+	_, err = conn.Exec(t.Context(), "before")
+	require.Equal(t, "0A000", code(err), "by a statement prepared before it")
+	require.NoError(t, exec("rollback"))
+	require.NoError(t, exec("select * from mine"), "taken back with its block")
+	require.Empty(t, b.asked)
+
+	batch := &pgconn.Batch{}
+	batch.ExecParams("create view own as select count(*) from ohlcv where symbol = 'sim:BTCUSD' and timeframe = '1d'", nil, nil, nil, nil)
+	batch.ExecParams("select * from own", nil, nil, nil, nil)
+	_, err = conn.PgConn().ExecBatch(t.Context(), batch).ReadAll()
+	require.Equal(t, "0A000", code(err), "read in the segment that makes it")
+}
+
 func TestTypoFailsBeforeHold(t *testing.T) {
 	b := start(t, nil)
 	b.block = make(chan struct{})

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"barkeep/planner"
 )
 
 // reader is what the reading goroutine knows. Nothing else touches it.
@@ -34,9 +36,12 @@ type reader struct {
 	batch, pending []entry // of [start, segment) and of [segment, scan)
 	units          []unit  // of the segment
 
-	snapshot        bool // what waits to be written takes a snapshot
-	segmentEffects  bool // the segment has a statement that may change the session
-	dirty           bool // settings may differ from those read last
+	snapshot        bool             // what waits to be written takes a snapshot
+	segmentEffects  bool             // the segment has a statement that may change the session
+	dirty           bool             // settings may differ from those read last
+	made            []string         // names that this session defined over ohlcv in the open block
+	overlay         *planner.Catalog // the catalog with made, and overlaid the one it was made from; nil: to be made
+	overlaid        *planner.Catalog
 	defines         bool // a view or function may have been defined since the last plain end of a block
 	blockEffects    bool // settings were changed since the last plain end of a block
 	portals         map[string]struct{}
@@ -229,7 +234,10 @@ func (s *session) take(ctx context.Context, kind byte, size int) error {
 	}
 	body := r.buf[r.scan+5 : r.scan+size]
 	switch kind {
+	case 'Q':
+		s.forgetMade()
 	case 'P', 'B', 'D', 'E', 'C':
+		s.forgetMade()
 		r.inSegment = true
 	}
 	switch kind {

@@ -123,6 +123,8 @@ type Server struct {
 	holds atomic.Int64
 	loops []*netloop.Loop // set before the first session; empty: each session has two goroutines
 	turn  atomic.Uint64   // whose of the loops it is
+	// overlays counts the catalogs that sessions made for themselves.
+	overlays atomic.Uint64
 
 	mu       sync.Mutex // guards what follows
 	sessions map[*session]struct{}

@@ -144,7 +144,7 @@ func (s *session) env() planner.Env {
 		ClientEncoding: params["client_encoding"], SearchPath: r.settings.searchPath,
 		NonStandardStrings: params["standard_conforming_strings"] == "off",
 		Mode:               r.settings.mode, Unbounded: r.settings.unbounded,
-		Catalog: s.server.cfg.Catalog.Current(),
+		Catalog: s.catalog(),
 	}
 }
 

@@ -24,11 +24,65 @@ type unit struct {
 
 // classify says what a text may do, by a scan.
 func (s *session) classify(text string, oids []uint32) *statement {
-	return &statement{
-		text: text, oids: oids,
-		reads:   planner.MayRead(text, s.server.cfg.Catalog.Current()),
+	known := s.catalog()
+	st := &statement{
+		text: text, oids: oids, known: known,
+		reads:   planner.MayRead(text, known),
 		effects: planner.Effects(text).Settings && !isPlain(text, plainBegins),
 		control: isControl(text),
+	}
+	s.noteMade(st)
+	return st
+}
+
+// catalog is what the database shows to all, with what this session makes itself and nobody else sees before its block
+// ends (PLANNER 3).
+func (s *session) catalog() *planner.Catalog {
+	base := s.server.cfg.Catalog.Current()
+	r := &s.reader
+	if len(r.made) == 0 {
+		return base
+	}
+	if r.overlay == nil || r.overlaid != base {
+		r.overlay, r.overlaid = base.With(s.server.overlays.Add(1)|overlayBit, r.made...), base
+	}
+	return r.overlay
+}
+
+// forgetMade drops what the session made where its block is over: the database shows it to all by now, or has taken it
+// back.
+func (s *session) forgetMade() {
+	r := &s.reader
+	if len(r.made) == 0 || r.inSegment || r.open || len(r.batch)+len(r.pending) > 0 {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.waiting == 0 && s.tx == 'I' {
+		r.made, r.overlay, r.overlaid = nil, nil, nil
+	}
+}
+
+// reconsider asks again whether a prepared statement may read ohlcv where definitions have changed since (PLANNER 6): the
+// view it names may read it now.
+func (s *session) reconsider(st *statement) {
+	if known := s.catalog(); st.known != known {
+		st.known, st.reads = known, planner.MayRead(st.text, known)
+	}
+}
+
+// overlayBit keeps the versions of sessions' own catalogs apart from the database's: templates are cached by version.
+const overlayBit = 1 << 63
+
+// noteMade takes up the names that a text defines over ohlcv. It is asked before the text is executed, for what follows
+// in the same segment, and when it is.
+func (s *session) noteMade(st *statement) {
+	if !st.reads || !defines(st.text) {
+		return
+	}
+	if names := s.server.cache.Prepare(st.text, st.oids, s.env()).Creates(); len(names) > 0 {
+		s.reader.made = append(s.reader.made, names...)
+		s.reader.overlay = nil
 	}
 }
 
@@ -75,6 +129,7 @@ func (s *session) affect(st *statement) {
 		return
 	}
 	r.segmentEffects = true
+	s.noteMade(st)
 	s.suspect(st)
 	if isPlain(st.text, plainEnds) {
 		r.dirty = r.dirty || r.blockEffects
@@ -199,6 +254,7 @@ func (s *session) bind(body []byte) {
 		return
 	}
 	for each := st; each != nil; each = each.also {
+		s.reconsider(each)
 		if each.reads {
 			r.gated = true
 			r.units = append(r.units, unit{stmt: each, args: arguments(body, each.oids), parsed: fresh})
