@@ -273,6 +273,9 @@ func (s *Server) remove(each *session) {
 }
 
 func (s *Server) register(each *session) {
+	each.mu.Lock()
+	each.info.PID = each.pid
+	each.mu.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.keys[each.pid] = append(s.keys[each.pid], each)

@@ -51,6 +51,7 @@ type session struct {
 	mu sync.Mutex // guards what follows
 	ledger
 	holdEnd context.CancelCauseFunc // set during a hold
+	info    SessionInfo             // but its State
 	running bool
 	ended   bool
 }

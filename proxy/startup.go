@@ -122,6 +122,9 @@ func (s *session) describe(packet []byte) {
 		replication = false
 	}
 	cfg := s.server.cfg
+	s.mu.Lock()
+	s.info = SessionInfo{User: s.user, Database: database, Client: s.client.RemoteAddr().String(), Since: time.Now()}
+	s.mu.Unlock()
 	s.planned = !replication && cfg.Coordinator != nil && cfg.Catalog != nil && cfg.Database != "" && database == cfg.Database
 }
 

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -100,6 +101,8 @@ type Coordinator struct {
 
 	mu     sync.Mutex
 	listed chan struct{} // guarded by mu; closed and replaced when a source's list was read
+
+	gaps, gapBars atomic.Int64
 }
 
 // New returns a coordinator. It connects to nobody yet.
@@ -131,6 +134,20 @@ func (c *Coordinator) Close() { c.client.Close() }
 
 // Snapshot returns the newest index of coverage: the version that a REPEATABLE READ session keeps.
 func (c *Coordinator) Snapshot() *coverage.Index { return c.config.Coverage.Snapshot() }
+
+// Stats are counts since the start.
+type Stats struct {
+	// Gaps is the number of gaps for which jobs were made, Bars that of the bars missing in them at most: those of the
+	// instrument's life, as far as it is known.
+	Gaps, Bars int64
+	// Awaited is the number of jobs that somebody waits for now.
+	Awaited int
+}
+
+// Stats returns the counts.
+func (c *Coordinator) Stats() Stats {
+	return Stats{Gaps: c.gaps.Load(), Bars: c.gapBars.Load(), Awaited: c.Awaited()}
+}
 
 // Awaited returns the number of jobs that somebody waits for.
 func (c *Coordinator) Awaited() int { return c.jobs.len() }

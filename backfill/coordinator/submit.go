@@ -107,6 +107,8 @@ func (f *filling) submit(ctx context.Context, index *coverage.Index, p *part, ga
 		}
 		p.jobs = append(p.jobs, j)
 		if fresh {
+			f.c.gaps.Add(1)
+			f.c.gapBars.Add(market.RangeSet{r}.Intersect(p.binding.Life(f.now)).Count(p.series.Timeframe))
 			made = append(made, j)
 		}
 	}

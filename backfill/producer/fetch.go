@@ -136,8 +136,11 @@ func (r *run) ask(ctx context.Context, q source.Query) (source.Answer, error) {
 	}
 	defer leave()
 	q.Priority = r.priority()
+	request := Request{Source: r.lane.source.Name()}
 	began := r.p.config.Now()
-	answer, err := r.lane.source.Fetch(ctx, q)
-	r.p.config.Observe(r.lane.source.Name(), r.p.config.Now().Sub(began), len(answer.Bars), err)
+	answer, err := r.lane.source.Fetch(source.WithTrace(ctx, func(d time.Duration) { request.Waited += d }), q)
+	request.Took = r.p.config.Now().Sub(began) - request.Waited
+	request.Skew, request.Bars, request.Err = answer.Skew, len(answer.Bars), err
+	r.p.config.Observe(request)
 	return answer, err
 }

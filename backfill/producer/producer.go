@@ -51,7 +51,18 @@ type Config struct {
 	Logger     *slog.Logger
 	Now        func() time.Time
 	// Observe, which may be nil, is told of each request to a source, for metrics.
-	Observe func(source string, took time.Duration, bars int, err error)
+	Observe func(Request)
+}
+
+// Request is one request for a page, as Config.Observe is told of it.
+type Request struct {
+	Source string
+	// Took is the time of the request itself; Waited is what the source's rate limit held it back before.
+	Took, Waited time.Duration
+	// Skew is the source's clock less ours; it means something where Err is nil.
+	Skew time.Duration
+	Bars int
+	Err  error
 }
 
 // Validate returns an error that names what is missing.
@@ -100,7 +111,7 @@ func (c *Config) setDefaults() {
 		c.Now = time.Now
 	}
 	if c.Observe == nil {
-		c.Observe = func(string, time.Duration, int, error) {}
+		c.Observe = func(Request) {}
 	}
 }
 

@@ -80,7 +80,10 @@ func (c *Client) Get(ctx context.Context, op, path string, query url.Values, p P
 	fail := func(err error, again bool, after time.Duration) (*Response, error) {
 		return nil, &Error{Source: c.name, Op: op, Err: err, Again: again, RetryAfter: after}
 	}
-	if err := c.limiter.Wait(ctx, p); err != nil {
+	asked := c.now()
+	err := c.limiter.Wait(ctx, p)
+	traceWait(ctx, c.now().Sub(asked))
+	if err != nil {
 		return fail(fmt.Errorf("wait for the rate limit: %w", err), false, 0)
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, requestTimeout, errTimeout)

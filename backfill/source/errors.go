@@ -3,7 +3,10 @@ package source
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/jackc/pgerrcode"
 )
@@ -78,6 +81,25 @@ func Retryable(err error) (bool, time.Duration) {
 		return e.Again, e.RetryAfter
 	}
 	return false, 0
+}
+
+// maxVendorText bounds what of a vendor's message stands in an error, in bytes.
+const maxVendorText = 300
+
+// VendorText returns a vendor's message as it may stand in an error: one short line, without the secrets that the vendor was sent.
+func VendorText(text string, secrets ...string) string {
+	for _, secret := range secrets {
+		if secret != "" {
+			text = strings.ReplaceAll(text, secret, "***")
+		}
+	}
+	text = strings.Join(strings.FieldsFunc(text, func(r rune) bool {
+		return unicode.IsSpace(r) || !unicode.IsPrint(r) || r == utf8.RuneError
+	}), " ")
+	if len(text) <= maxVendorText {
+		return text
+	}
+	return strings.ToValidUTF8(text[:maxVendorText], "") + " …"
 }
 
 // UnknownInstrument returns the error for a vendor id that the source does not know.

@@ -9,7 +9,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"barkeep/backfill/consumer"
+	"barkeep/backfill/coordinator"
 	"barkeep/backfill/coverage"
+	"barkeep/backfill/producer"
 	"barkeep/internal/actor"
 )
 
@@ -132,20 +134,53 @@ func (c consumerCollector) Collect(to chan<- prometheus.Metric) {
 	to <- prometheus.MustNewConstMetric(lagDesc, prometheus.GaugeValue, float64(s.Lag))
 }
 
+// coordinatorCollector shows the coordinator's counters.
+type coordinatorCollector struct{ *coordinator.Coordinator }
+
+var (
+	gapsDesc    = prometheus.NewDesc("barkeep_coordinator_gaps_total", "Gaps for which jobs were made.", nil, nil)
+	gapBarsDesc = prometheus.NewDesc("barkeep_coordinator_gap_bars_total", "Bars that were missing in those gaps, at most.", nil, nil)
+	awaitedDesc = prometheus.NewDesc("barkeep_coordinator_jobs_awaited", "Jobs that a session of this process waits for.", nil, nil)
+)
+
+// Describe sends every description.
+func (coordinatorCollector) Describe(to chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{gapsDesc, gapBarsDesc, awaitedDesc} {
+		to <- d
+	}
+}
+
+// Collect sends every value.
+func (c coordinatorCollector) Collect(to chan<- prometheus.Metric) {
+	s := c.Stats()
+	to <- prometheus.MustNewConstMetric(gapsDesc, prometheus.CounterValue, float64(s.Gaps))
+	to <- prometheus.MustNewConstMetric(gapBarsDesc, prometheus.CounterValue, float64(s.Bars))
+	to <- prometheus.MustNewConstMetric(awaitedDesc, prometheus.GaugeValue, float64(s.Awaited))
+}
+
 // observeSources returns what counts the requests to sources.
-func observeSources(registry prometheus.Registerer) func(source string, took time.Duration, bars int, err error) {
+func observeSources(registry prometheus.Registerer) func(producer.Request) {
+	buckets := prometheus.ExponentialBuckets(0.001, 3, 11)
 	latency := prometheus.NewHistogramVec(prometheus.HistogramOpts{
-		Name: "barkeep_source_request_seconds", Help: "Time that requests to sources took, by outcome.",
-		Buckets: prometheus.ExponentialBuckets(0.001, 3, 11),
+		Name: "barkeep_source_request_seconds", Help: "Time that requests for pages took, by outcome.", Buckets: buckets,
 	}, []string{"source", "outcome"})
+	waited := prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "barkeep_source_rate_limit_wait_seconds", Help: "Time that requests for pages waited for the source's rate limit.", Buckets: buckets,
+	}, []string{"source"})
 	fetched := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "barkeep_source_bars_total", Help: "Bars that sources answered with."}, []string{"source"})
-	registry.MustRegister(latency, fetched)
-	return func(source string, took time.Duration, bars int, err error) {
+	skew := prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "barkeep_source_clock_skew_seconds", Help: "The source's clock minus this process's at the last page, as little as explains it.",
+	}, []string{"source"})
+	registry.MustRegister(latency, waited, fetched, skew)
+	return func(r producer.Request) {
 		outcome := "ok"
-		if err != nil {
+		if r.Err != nil {
 			outcome = "error"
+		} else {
+			skew.WithLabelValues(r.Source).Set(r.Skew.Seconds())
 		}
-		latency.WithLabelValues(source, outcome).Observe(took.Seconds())
-		fetched.WithLabelValues(source).Add(float64(bars))
+		latency.WithLabelValues(r.Source, outcome).Observe(r.Took.Seconds())
+		waited.WithLabelValues(r.Source).Observe(r.Waited.Seconds())
+		fetched.WithLabelValues(r.Source).Add(float64(r.Bars))
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"barkeep/backfill/source/builtin"
 	"barkeep/internal/actor"
 	"barkeep/internal/catalog"
+	"barkeep/internal/status"
 	"barkeep/proxy"
 )
 
@@ -92,6 +93,7 @@ func (a *app) startProxy(life lifetimes) error {
 	if err != nil {
 		return fmt.Errorf("make the coordinator: %w", err)
 	}
+	a.metrics.MustRegister(coordinatorCollector{coord})
 	a.group.start("coordinator", func(ctx context.Context) error {
 		defer coord.Close()
 		return coord.Run(ctx)
@@ -111,6 +113,7 @@ func (a *app) startProxy(life lifetimes) error {
 		NoticeAfter: a.cfg.Holds.NoticeAfter, NoticeEvery: a.cfg.Holds.NoticeEvery, Grace: sessionGrace(a.cfg.Shutdown.Grace),
 		Logger: a.log, Metrics: proxy.NewMetrics(a.metrics),
 	})
+	a.status.Sessions = func() []status.Session { return sessionRows(server.List()) }
 	listener := a.listener
 	a.group.start("proxy", func(ctx context.Context) error { return server.Serve(ctx, listener) })
 	return nil

@@ -25,6 +25,12 @@ type stack struct {
 // startStack starts all parts with a folder of files for the file source, and stops them with the test.
 func startStack(t *testing.T, filePath string, adjust ...func(*Config)) *stack {
 	t.Helper()
+	log := slog.New(slog.NewTextHandler(logWriter{t}, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	return startStackLogging(t, log, filePath, adjust...)
+}
+
+func startStackLogging(t *testing.T, log *slog.Logger, filePath string, adjust ...func(*Config)) *stack {
+	t.Helper()
 	s := &stack{db: dbtest.New(t)}
 	cfg := defaultConfig()
 	cfg.Listen, cfg.Status.Listen = "127.0.0.1:0", ""
@@ -42,7 +48,6 @@ func startStack(t *testing.T, filePath string, adjust ...func(*Config)) *stack {
 	ctx, cancel := context.WithCancel(context.Background())
 	life := newLifetimes(ctx, cfg.Shutdown.Grace)
 	started, ended := make(chan *app, 1), make(chan error, 1)
-	log := slog.New(slog.NewTextHandler(logWriter{t}, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	go func() {
 		ended <- run(life, cfg, roles{proxy: true, producer: true, consumer: true}, log, func(a *app) { started <- a })
 	}()

@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -10,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"barkeep/internal/status"
+	"barkeep/proxy"
 )
 
 // statusRows bounds each table of the status page.
@@ -71,6 +74,19 @@ func statusCoverage(pool *pgxpool.Pool) func(context.Context) ([]status.Series, 
 		}
 		return series, nil
 	}
+}
+
+// sessionRows turns the proxy's sessions into rows of the status page, oldest first.
+func sessionRows(list []proxy.SessionInfo) []status.Session {
+	slices.SortFunc(list, func(a, b proxy.SessionInfo) int { return a.Since.Compare(b.Since) })
+	rows := make([]status.Session, min(len(list), statusRows))
+	for i := range rows {
+		s := &list[i]
+		rows[i] = status.Session{
+			ID: strconv.FormatUint(uint64(s.PID), 10), User: s.User, Database: s.Database, Client: s.Client, State: s.State, Since: s.Since,
+		}
+	}
+	return rows
 }
 
 // finite returns the zero time for an infinity, which the page leaves empty.

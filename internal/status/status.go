@@ -207,7 +207,9 @@ func (s *Server) page(w http.ResponseWriter, r *http.Request) {
 	data := pageData{Title: s.cfg.Title, Version: s.cfg.Version, Now: s.cfg.Now()}
 	if s.cfg.Actors != nil {
 		data.Actors = s.cfg.Actors()
-		slices.SortFunc(data.Actors, func(a, b Actor) int { return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.ID, b.ID)) })
+		slices.SortFunc(data.Actors, func(a, b Actor) int { // partition 2 before partition 10
+			return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(len(a.ID), len(b.ID)), cmp.Compare(a.ID, b.ID))
+		})
 	}
 	if s.cfg.Sessions != nil {
 		data.Sessions = s.cfg.Sessions()

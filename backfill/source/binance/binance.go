@@ -151,6 +151,7 @@ func refused(op, vendorID string, r *source.Response) error {
 	if err := json.Unmarshal(r.Body, &answer); err != nil {
 		answer.Msg = "no reason given"
 	}
+	answer.Msg = source.VendorText(answer.Msg)
 	switch answer.Code {
 	case codeInvalidSymbol:
 		return source.UnknownInstrument(Name, vendorID)

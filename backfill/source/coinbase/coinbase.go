@@ -135,6 +135,7 @@ func refused(op, vendorID string, r *source.Response) error {
 	if err := json.Unmarshal(r.Body, &answer); err != nil {
 		answer.Message = "no reason given"
 	}
+	answer.Message = source.VendorText(answer.Message)
 	return &source.Error{Source: Name, Op: op, Err: fmt.Errorf("%w: HTTP %d: %s", source.ErrRefused, r.Status, answer.Message)}
 }
 

@@ -33,6 +33,7 @@ const (
 type Source struct {
 	client *source.Client
 	info   source.Info
+	key    string
 }
 
 // New returns the source. Every zero value of c but the key has a default.
@@ -51,7 +52,7 @@ func New(c source.Config) (*Source, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Source{client: client, info: source.Info{
+	return &Source{client: client, key: c.Key, info: source.Info{
 		Native:    []market.Timeframe{market.M1, market.H1, market.D1},
 		PageLimit: limit + 1, // CC2
 		Dense:     true,

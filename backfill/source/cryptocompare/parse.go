@@ -39,6 +39,7 @@ func (s *Source) refused(op, vendorID string, r *source.Response) error {
 	if err != nil {
 		return source.Unusable(Name, op, err)
 	}
+	e.Message, e.Err.Message = source.VendorText(e.Message, s.key), source.VendorText(e.Err.Message, s.key)
 	switch {
 	case e.Err.Message != "":
 		return &source.Error{Source: Name, Op: op, Err: fmt.Errorf("%w: %s", source.ErrRefused, e.Err.Message)}
