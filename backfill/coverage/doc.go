@@ -8,6 +8,9 @@
 //	poll (2 s ± 50 %) or NOTIFY → versions per symbol → segments of those that differ → new Index → Changed
 //	connection broke → not valid until the next whole poll
 //
+// Each poll also compares the chunks of ohlcv with those that ingest wrote down, and withdraws the coverage of chunks that
+// were dropped or truncated, for which no trigger fires.
+//
 // A symbol's version and its segments are always read by one statement, so they belong to one snapshot; loads are in one
 // line, so that a slow one cannot put an older state over a newer one.
 package coverage

@@ -108,7 +108,15 @@ func (s *Store) Refresh(ctx context.Context) error {
 // RefreshSymbol reads one symbol anew: the cheap answer to "what is committed now" of a single statement. It does not
 // extend the lease, which is for all symbols.
 func (s *Store) RefreshSymbol(ctx context.Context, symbol market.Symbol) error {
-	return s.reload(ctx, s.pool, []string{string(symbol)})
+	release, err := s.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
+	if err := s.withdrawLost(ctx, s.pool); err != nil {
+		return err
+	}
+	return s.install(ctx, s.pool, []string{string(symbol)})
 }
 
 // Run keeps the index fresh by polls and notifications until ctx ends, and then returns nil. A broken connection makes
@@ -207,7 +215,7 @@ func (s *Store) news(notice *pgconn.Notification) (symbol string, fresh bool) {
 	return symbol, !known || strconv.FormatInt(version, 10) != notice.Payload[cut+1:]
 }
 
-// poll compares all symbols. The lease begins when it began: what was committed before is in the index when it ends.
+// poll compares the chunks and all symbols. The lease begins when it began: what was committed before is in the index when it ends.
 func (s *Store) poll(ctx context.Context, q querier) error {
 	release, err := s.lock(ctx)
 	if err != nil {
@@ -215,6 +223,9 @@ func (s *Store) poll(ctx context.Context, q querier) error {
 	}
 	defer release()
 	began := s.config.Now()
+	if err := s.withdrawLost(ctx, q); err != nil {
+		return err
+	}
 	versions, err := readVersions(ctx, q)
 	if err != nil {
 		return err

@@ -32,7 +32,7 @@ func BenchmarkCommitAgainstCopy(b *testing.B) {
 	}
 	for b.Loop() {
 		wipe := func() {
-			_, err := db.Pool.Exec(b.Context(), `TRUNCATE public.ohlcv, barkeep.coverage`)
+			_, err := db.Pool.Exec(b.Context(), `TRUNCATE public.ohlcv, barkeep.coverage, barkeep.chunk`)
 			require.NoError(b, err)
 		}
 		wipe()

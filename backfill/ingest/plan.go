@@ -177,3 +177,19 @@ func within(bars []market.Bar, r market.Range) []market.Bar {
 	to := sort.Search(len(bars), func(i int) bool { return bars[i].TS >= r.End })
 	return bars[from:max(from, to)]
 }
+
+// span returns the stretch that holds all bars of the plan; it is empty where there are none.
+func (p *plan) span() market.Range {
+	span := market.Range{Start: market.PosInf, End: market.NegInf}
+	for _, list := range p.series {
+		for _, s := range list {
+			for _, w := range s.writes {
+				if len(w.bars) > 0 {
+					span.Start = min(span.Start, w.bars[0].TS)
+					span.End = max(span.End, w.bars[len(w.bars)-1].TS+1)
+				}
+			}
+		}
+	}
+	return span
+}

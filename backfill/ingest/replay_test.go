@@ -47,7 +47,7 @@ func TestRule4And19_AnyDeliveryComesToTheNewestReading(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, dbtest.New(t))
 	rapid.Check(t, func(r *rapid.T) {
-		_, err := w.Pool.Exec(t.Context(), `TRUNCATE public.ohlcv, barkeep.coverage`)
+		_, err := w.Pool.Exec(t.Context(), `TRUNCATE public.ohlcv, barkeep.coverage, barkeep.chunk`)
 		require.NoError(r, err)
 		const size = 40
 		var pages []*topic.Page

@@ -175,6 +175,9 @@ func (p *plan) finish(ctx context.Context, tx pgx.Tx, b Batch) error {
 			coverage.QueueVersion(batch, symbol)
 		}
 	}
+	if r := p.span(); !r.Empty() {
+		coverage.QueueChunks(batch, r)
+	}
 	p.jobs.queue(batch)
 	queueOffset(batch, b.Partition, b.To())
 	if err := tx.SendBatch(ctx, batch).Close(); err != nil {

@@ -77,6 +77,59 @@ create table barkeep.coverage (
 );
 comment on column barkeep.coverage.state is '1 final, 2 provisional, 3 absent, 4 unavailable';
 
+-- The chunks of ohlcv that were written to, as they were then; empty where ohlcv is a plain table. Triggers do not fire
+-- where a chunk is dropped or truncated, so who polls coverage compares.
+create table barkeep.chunk (
+    id          bigint primary key,
+    range_start bigint not null,
+    range_end   bigint not null,
+    file        oid    not null,
+    database    oid    not null
+);
+comment on table barkeep.chunk is 'ranges are microseconds since 1970, as in TimescaleDB''s catalog; file is pg_class.relfilenode';
+
+-- note_chunks writes down the chunks that overlap a range. Functions, not views: nothing here depends on tables that an
+-- update of the extension replaces.
+create function barkeep.note_chunks(low bigint, high bigint) returns void
+    language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+    if to_regclass('_timescaledb_catalog.chunk') is null then
+        return;
+    end if;
+    insert into barkeep.chunk (id, range_start, range_end, file, database)
+    select c.id, s.range_start, s.range_end, r.relfilenode, (select d.oid from pg_database d where d.datname = current_database())
+      from _timescaledb_catalog.hypertable h
+      join _timescaledb_catalog.chunk c on c.hypertable_id = h.id and not c.dropped
+      join _timescaledb_catalog.chunk_constraint cc on cc.chunk_id = c.id
+      join _timescaledb_catalog.dimension_slice s on s.id = cc.dimension_slice_id
+      join pg_namespace n on n.nspname = c.schema_name
+      join pg_class r on r.relnamespace = n.oid and r.relname = c.table_name
+     where h.schema_name = 'public' and h.table_name = 'ohlcv' and s.range_start < high and s.range_end > low
+    on conflict do nothing;
+end
+$$;
+
+-- lost_chunks returns the chunks whose rows are gone: dropped (file is null), or truncated since (file is the new one). A
+-- table that was rewritten by VACUUM FULL, CLUSTER or compression has another file too, but knows its number of rows. In
+-- a copy of the database all files are others.
+create function barkeep.lost_chunks() returns table (id bigint, range_start bigint, range_end bigint, file oid)
+    language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+begin
+    if to_regclass('_timescaledb_catalog.chunk') is null then
+        return query select k.id, k.range_start, k.range_end, null::oid from barkeep.chunk k;
+        return;
+    end if;
+    return query select k.id, k.range_start, k.range_end, r.relfilenode
+      from barkeep.chunk k
+      left join _timescaledb_catalog.chunk c on c.id = k.id and not c.dropped
+      left join pg_namespace n on n.nspname = c.schema_name
+      left join pg_class r on r.relnamespace = n.oid and r.relname = c.table_name
+     where r.oid is null
+        or r.relfilenode <> k.file and r.reltuples <= 0 and c.compressed_chunk_id is null
+           and k.database = (select d.oid from pg_database d where d.datname = current_database());
+end
+$$;
+
 -- The truth about what was ingested; the broker's own offset is a hint.
 create table barkeep.ingest_offset (
     cluster_id     text        not null,
