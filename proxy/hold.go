@@ -303,13 +303,17 @@ func progressText(p market.Progress) string {
 	}
 	switch {
 	case p.Left < 0 || p.Total <= 0:
-		return text
 	case p.Left < time.Second:
-		return text + ", almost done"
+		text += ", almost done"
 	case p.Left < 2*time.Minute:
-		return text + fmt.Sprintf(", about %d s left", int64(p.Left.Seconds()))
+		text += fmt.Sprintf(", about %d s left", int64(p.Left.Seconds()))
+	default:
+		text += fmt.Sprintf(", about %d min left", int64(p.Left.Minutes()))
 	}
-	return text + fmt.Sprintf(", about %d min left", int64(p.Left.Minutes()))
+	if p.Delay != "" {
+		text += "; " + p.Delay
+	}
+	return text
 }
 
 // grouped writes 4840000 as 4,840,000.

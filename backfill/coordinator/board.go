@@ -34,12 +34,12 @@ type job struct {
 	id     uuid.UUID
 
 	// The rest is guarded by board.mu.
-	waiters map[chan struct{}]struct{} // each holds one token
-	state   jobState
-	end     topic.EndState
-	err     *Error
-	// silent is the number of times the record was published again.
-	published time.Time
+	waiters   map[chan struct{}]struct{} // each holds one token
+	state     jobState
+	end       topic.EndState
+	err       *Error
+	published time.Time // when the record was published last
+	hints     hints
 }
 
 type shareKey struct {
@@ -114,6 +114,11 @@ func (b *board) settle(id uuid.UUID, state jobState, end topic.EndState, err *Er
 	}
 	j.state, j.end, j.err = state, end, err
 	b.unshare(j)
+	j.wake()
+}
+
+// wake has the waiters look; board.mu is held.
+func (j *job) wake() {
 	for wake := range j.waiters {
 		select {
 		case wake <- struct{}{}:
@@ -168,6 +173,7 @@ func (b *board) silent(j *job, d time.Duration, now time.Time) bool {
 func (c *Coordinator) Run(ctx context.Context) error {
 	var group sync.WaitGroup
 	group.Go(func() { c.listen(ctx) })
+	group.Go(func() { c.hearEvents(ctx) })
 	group.Go(func() { c.every(ctx, c.config.Renew, c.renew) })
 	group.Go(func() {
 		c.every(ctx, c.config.Poll, func(ctx context.Context) error { return c.readRows(ctx, c.jobs.ids()) })

@@ -99,6 +99,8 @@ type part struct {
 	// binding is known before the first job.
 	binding *directory.Binding
 	jobs    []*job
+	// joined is what the jobs had published when the part joined them.
+	joined map[*job]int64
 	// excused are ranges that could not be refreshed but are given with a warning.
 	excused market.RangeSet
 	// rounds counts the jobs that ended without covering what was asked.
@@ -118,7 +120,7 @@ func (c *Coordinator) fill(ctx context.Context, req Request, now market.Instant,
 	defer f.leave()
 	f.req.Freshness = atLeast(req.Freshness)
 	for _, r := range req.Requirements {
-		p := &part{series: r.Series, ranges: r.Ranges, counts: r.Counts, factors: make([]int64, len(r.Counts))}
+		p := &part{series: r.Series, ranges: r.Ranges, counts: r.Counts, factors: make([]int64, len(r.Counts)), joined: map[*job]int64{}}
 		for i := range p.factors {
 			p.factors[i] = 1
 		}
@@ -226,7 +228,7 @@ func (f *filling) loop(ctx context.Context) error {
 			case <-f.wake:
 				waiting = false
 			case <-ticker.C:
-				f.meter.tell()
+				f.meter.tell(f.published())
 				// An index outside its lease is not believed; its own polls are down, so ask.
 				if !f.c.config.Coverage.Valid() {
 					if err := f.c.config.Coverage.Refresh(ctx); err == nil {
@@ -251,6 +253,9 @@ func (f *filling) look(ctx context.Context) (missing int64, err error) {
 		if !refreshed {
 			break
 		}
+	}
+	if err := f.delays(ctx); err != nil {
+		return 0, err
 	}
 	index := f.c.Snapshot()
 	for i, p := range f.parts {
@@ -338,8 +343,7 @@ func (f *filling) settle(ctx context.Context) (refreshed bool, err error) {
 				continue
 			}
 			p.gapped = false
-			p.jobs = slices.DeleteFunc(p.jobs, func(o *job) bool { return o == j })
-			f.c.jobs.leave(j, f.wake)
+			p.drop(f.c.jobs, j, f.wake)
 			if err := f.c.config.Coverage.RefreshSymbol(ctx, p.series.Symbol); err != nil {
 				return false, fmt.Errorf("refresh coverage: %w", err)
 			}
@@ -362,6 +366,13 @@ func (f *filling) settle(ctx context.Context) (refreshed bool, err error) {
 		}
 	}
 	return refreshed, nil
+}
+
+// drop ends the part's interest in a job.
+func (p *part) drop(b *board, j *job, wake chan struct{}) {
+	p.jobs = slices.DeleteFunc(p.jobs, func(o *job) bool { return o == j })
+	delete(p.joined, j)
+	b.leave(j, wake)
 }
 
 // maxRounds bounds how often jobs may end without bringing what was asked before that is an error.

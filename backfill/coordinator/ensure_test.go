@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.uber.org/goleak"
 
@@ -104,6 +105,14 @@ func (r *rig) producer() func() {
 	})
 	require.NoError(r.t, err)
 	return r.start(p.Run)
+}
+
+func (r *rig) dropTopic(name string) {
+	client, err := kgo.NewClient(r.opts...)
+	require.NoError(r.t, err)
+	defer client.Close()
+	_, err = kadm.NewClient(client).DeleteTopic(r.t.Context(), name)
+	require.NoError(r.t, err)
 }
 
 func (r *rig) coordinator() *coordinator.Coordinator {

@@ -74,6 +74,16 @@ func unavailable(series market.Series, r market.Range, reason string, retry mark
 	return e
 }
 
+func tooLate(series market.Series, r market.Range, h hints) *Error {
+	at := h.startAt.UTC().Format(time.RFC3339)
+	return &Error{
+		Code:    pgerrcode.SystemError,
+		Message: fmt.Sprintf("fetch %s %s: not before %s, after this statement's deadline: %s", series, r, at, h.cause),
+		Advice: "Try again after " + at + ", or raise barkeep.timeout. SET barkeep.mode = 'partial' or 'stored' answers with the " +
+			"bars that are stored.",
+	}
+}
+
 func brokerDown(err error) *Error {
 	return &Error{
 		Code: pgerrcode.IOError, Message: "the broker cannot be reached, so bars cannot be fetched",

@@ -9,7 +9,7 @@ import (
 // reportEvery is how often progress is told.
 const reportEvery = 500 * time.Millisecond
 
-// meter measures a filling by the coverage that arrives: events may be lost.
+// meter measures a filling by the coverage that arrives and, between two arrivals, by what events say was published.
 type meter struct {
 	report func(market.Progress)
 	now    func() time.Time
@@ -17,26 +17,27 @@ type meter struct {
 	series market.Series
 	total  int64
 	left   int64
+	told   int64 // the most that was told as done
+	delay  string
 }
 
 // see notes how many bars are missing now. More pages of a count make the total grow.
 func (m *meter) see(series market.Series, missing int64) {
 	m.series = series
-	if m.total == 0 {
-		m.total = missing
-	}
 	m.left = missing
 	m.total = max(m.total, missing)
 }
 
-// tell reports, with the time left at the speed so far.
-func (m *meter) tell() {
+// tell reports, with the time left at the speed so far. What was published is not there yet: where bars are missing the
+// fetch is not told to be complete.
+func (m *meter) tell(published int64) {
 	if m.report == nil || m.total == 0 {
 		return
 	}
-	p := market.Progress{Series: m.series, Done: m.total - m.left, Total: m.total, Left: -1}
+	m.told = min(max(m.told, m.total-m.left, published), m.total-min(m.left, 1))
+	p := market.Progress{Series: m.series, Done: m.told, Total: m.total, Left: -1, Delay: m.delay}
 	if spent := m.now().Sub(m.began); p.Done > 0 && spent > 0 {
-		p.Left = time.Duration(float64(spent) / float64(p.Done) * float64(m.left))
+		p.Left = time.Duration(float64(spent) / float64(p.Done) * float64(p.Total-p.Done))
 	}
 	m.report(p)
 }

@@ -18,13 +18,16 @@ type lane struct {
 	places chan struct{}
 	bulk   chan struct{}
 
-	mu    sync.Mutex
-	until time.Time // guarded by mu; the breaker is open until then
-	cause error     // guarded by mu
+	mu      sync.Mutex
+	until   time.Time     // guarded by mu; the breaker is open until then
+	cause   error         // guarded by mu
+	tripped chan struct{} // guarded by mu; closed and replaced when the breaker opens
 }
 
 func newLane(s source.Source, places int) *lane {
-	return &lane{source: s, places: make(chan struct{}, places), bulk: make(chan struct{}, max(1, places/2))}
+	return &lane{
+		source: s, places: make(chan struct{}, places), bulk: make(chan struct{}, max(1, places/2)), tripped: make(chan struct{}),
+	}
 }
 
 // enter waits for a place.
@@ -62,10 +65,32 @@ func (l *lane) broken(now time.Time) error {
 	return nil
 }
 
+// trip opens the breaker: who waits to ask again fails at once (PIPELINE 18).
 func (l *lane) trip(until time.Time, cause error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.until, l.cause = until, cause
+	close(l.tripped)
+	l.tripped = make(chan struct{})
+}
+
+// rest waits for d, or until the breaker is open. It reports false when ctx ended.
+func (l *lane) rest(ctx context.Context, d time.Duration, now time.Time) bool {
+	l.mu.Lock()
+	tripped, open := l.tripped, now.Before(l.until)
+	l.mu.Unlock()
+	if open {
+		return ctx.Err() == nil
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-tripped:
+	case <-timer.C:
+	}
+	return true
 }
 
 // page fetches one page of at most the source's limit from the newer end of r, publishes it, and returns what of r is
@@ -102,6 +127,7 @@ func (r *run) fetch(ctx context.Context, q source.Query) (source.Answer, error) 
 		if err := r.lane.broken(config.Now()); err != nil {
 			return source.Answer{}, err
 		}
+		r.queue(ctx)
 		answer, err := r.ask(ctx, q)
 		if err == nil {
 			return answer, nil
@@ -119,7 +145,8 @@ func (r *run) fetch(ctx context.Context, q source.Query) (source.Answer, error) 
 		}
 		wait := max(time.Duration(float64(backoff)*(0.5+rand.Float64())), after)
 		backoff = min(2*backoff, config.BackoffLimit)
-		if !pause(ctx, wait) {
+		r.delayed(ctx, config.Now().Add(wait), err.Error())
+		if !r.lane.rest(ctx, wait, config.Now()) {
 			return source.Answer{}, context.Cause(ctx)
 		}
 	}

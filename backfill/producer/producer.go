@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -127,11 +128,11 @@ type Producer struct {
 	queued   chan struct{} // one token per job taken from the broker
 	commit   chan struct{} // asks for a commit
 	jobs     sync.WaitGroup
+	hints    atomic.Int64 // events on their way to the broker
 
-	mu sync.Mutex
-	// ctx-free roots of the partitions' work, guarded by mu.
-	partitions map[int32]*partition
-	runs       map[uuid.UUID]*run // guarded by mu
+	mu         sync.Mutex
+	partitions map[int32]*partition // guarded by mu
+	runs       map[uuid.UUID]*run   // guarded by mu
 }
 
 // New returns a producer that has connected to nobody yet.

@@ -36,6 +36,9 @@ func (p *Producer) report(ctx context.Context) error {
 	if len(ids) == 0 {
 		return nil
 	}
+	for _, r := range runs {
+		r.warn(ctx)
+	}
 	rows, err := p.config.Pool.Query(ctx, `WITH locked AS (SELECT id FROM barkeep.job WHERE id = ANY ($1::uuid[]) ORDER BY id FOR UPDATE)
 	  UPDATE barkeep.job j SET updated_at = now(),
 	    bars_total = CASE WHEN n.total > 0 THEN n.total ELSE j.bars_total END,

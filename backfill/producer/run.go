@@ -36,6 +36,9 @@ type run struct {
 	user  atomic.Bool
 	stop  atomic.Pointer[context.CancelCauseFunc]
 	total atomic.Int64
+	// What events tell: what was published, when that was told, and what the job waits for.
+	sentPages, sentBars, hintedAt atomic.Int64
+	delay                         atomic.Pointer[delay]
 
 	lane *lane
 	info source.Info
@@ -290,6 +293,7 @@ func (r *run) publish(ctx context.Context, page topic.Page) error {
 		return err
 	}
 	r.p.slots.published(r.owner.id, !r.user.Load(), &page)
+	r.advanced(ctx, &page)
 	return nil
 }
 
@@ -304,6 +308,9 @@ func (r *run) pages(ctx context.Context) error {
 	life := market.Range{Start: tf.Floor(r.life.Start), End: min(tf.Ceil(r.life.End), tf.Next(max(r.p.now(), r.job.AskedAt)))}
 	need := r.missing(market.RangeSet{r.job.Range.Outward(tf).Intersect(life)})
 	r.total.Store(need.Count(tf))
+	if !need.Empty() {
+		r.hint(ctx, topic.Event{Kind: topic.Started})
+	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var group sync.WaitGroup

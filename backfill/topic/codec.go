@@ -393,12 +393,13 @@ func MarshalEvent(e Event) []byte {
 	w.text(3, e.JobID)
 	w.text(4, string(e.Series.Symbol))
 	w.text(5, e.Series.Timeframe.String())
-	w.text(6, e.Kind)
+	w.text(6, string(e.Kind))
 	w.signed(7, e.PagesDone)
 	w.signed(8, e.BarsDone)
 	w.signed(9, e.BarsTotal)
 	w.text(10, e.Message)
 	w.signed(11, int64(e.At))
+	w.signed(12, int64(e.StartAt))
 	return w.b
 }
 
@@ -419,7 +420,7 @@ func UnmarshalEvent(value []byte) (Event, error) {
 		case 5:
 			timeframe = string(b)
 		case 6:
-			e.Kind = string(b)
+			e.Kind = EventKind(b)
 		case 7:
 			e.PagesDone = signed(v)
 		case 8:
@@ -430,6 +431,8 @@ func UnmarshalEvent(value []byte) (Event, error) {
 			e.Message = string(b)
 		case 11:
 			e.At = instant(v)
+		case 12:
+			e.StartAt = instant(v)
 		default: // of a later writer
 		}
 		return nil

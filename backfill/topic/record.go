@@ -70,14 +70,26 @@ type End struct {
 	Code, Message               string
 }
 
-// Event is a hint on a job's progress, published on Names.Events; it may be lost without harm.
+// EventKind says what an event tells.
+type EventKind string
+
+// The kinds of events.
+const (
+	Started  EventKind = "started"
+	Advanced EventKind = "progress"
+	Warned   EventKind = "warning"
+)
+
+// Event is a hint on a job's progress, published on Names.Events; it may be lost without harm (PIPELINE 17).
 type Event struct {
 	RecordID, Deployment, JobID string
 	Series                      market.Series
-	// Kind is "started", "progress" or "warning".
-	Kind string
+	Kind                        EventKind
 	// PagesDone, BarsDone and BarsTotal count what was published; BarsTotal is an estimate.
 	PagesDone, BarsDone, BarsTotal int64
-	Message                        string
-	At                             market.Instant
+	// Message is why the job is held back, for the user, and StartAt the earliest instant at which its next request can
+	// start; both are zero unless the event is a warning (PIPELINE 18).
+	Message string
+	StartAt market.Instant
+	At      market.Instant
 }

@@ -110,8 +110,8 @@ func TestOtherRecordsSurviveTheWire(t *testing.T) {
 	require.Nil(t, page)
 	require.Equal(t, e, *end)
 	v := topic.Event{
-		RecordID: "a", Deployment: "b", JobID: "c", Series: series, Kind: "progress", PagesDone: 1, BarsDone: 2, BarsTotal: 3,
-		Message: "m", At: 4,
+		RecordID: "a", Deployment: "b", JobID: "c", Series: series, Kind: topic.Warned, PagesDone: 1, BarsDone: 2, BarsTotal: 3,
+		Message: "m", At: 4, StartAt: 5,
 	}
 	event, err := topic.UnmarshalEvent(topic.MarshalEvent(v))
 	require.NoError(t, err)

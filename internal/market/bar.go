@@ -69,4 +69,6 @@ type Progress struct {
 	Done, Total int64
 	// Left is the estimated time to the end, negative where it is unknown.
 	Left time.Duration
+	// Delay says what holds the fetch back and until when, for people; empty where nothing does.
+	Delay string
 }
