@@ -44,6 +44,10 @@ var (
 		Code: pgerrcode.QueryCanceled, Message: "canceling statement due to barkeep.timeout: its bars are still being fetched",
 		HintText: "The fetch goes on; run the statement again, or raise barkeep.timeout.",
 	}
+	errBlocksIngest = &Error{
+		Code: pgerrcode.LockNotAvailable, Message: "canceling statement: the bars it waits for cannot be stored while its own transaction holds its locks",
+		HintText: "End the transaction; read the bars before taking locks that conflict with writing ohlcv, or in a transaction of their own.",
+	}
 	errTransactionTimeout = &Error{Code: pgerrcode.QueryCanceled, Message: "canceling statement due to transaction timeout"}
 	errUpstreamGone       = &Error{Code: pgerrcode.ConnectionFailure, Message: "connection to the database was lost", Fatal: true}
 	errNoRight            = &Error{Code: pgerrcode.InsufficientPrivilege, Message: "permission denied for table ohlcv"}

@@ -8,7 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
+	"slices"
 	"strings"
 	"time"
 
@@ -206,6 +208,19 @@ func (s *Server) find(pid uint32, secret []byte) *session {
 		}
 	}
 	return nil
+}
+
+// EndBlockingHold ends the hold of the session whose upstream has this process id with 55P03, where it has one: its locks
+// keep the bars from being stored that it waits for (PIPELINE 23).
+func (s *Server) EndBlockingHold(pid uint32) {
+	s.mu.Lock()
+	sessions := slices.Clone(s.keys[pid])
+	s.mu.Unlock()
+	for _, each := range sessions {
+		if each.cancelHold(errBlocksIngest) {
+			s.cfg.Logger.Warn("hold ended: its session blocks ingest", slog.Int64("pid", int64(pid)))
+		}
+	}
 }
 
 // onLoopback reports whether the client cannot be on another machine.

@@ -134,6 +134,7 @@ func (w *Writer) createChunk(ctx context.Context, start, end int64) error {
 		    AND s.range_start < $2 AND s.range_end > $1)`, start, end).Scan(&there); err != nil || there {
 			return err
 		}
+		defer w.watchLocks(ctx, tx)()
 		if _, err := tx.Exec(ctx, `SET LOCAL lock_timeout = '2s'`); err != nil {
 			return err
 		}

@@ -98,6 +98,7 @@ func (w *Writer) Reset(ctx context.Context, p Partition, from, to Position) erro
 func (w *Writer) commit(ctx context.Context, b Batch, staged bool) (Result, error) {
 	var result Result
 	err := pgx.BeginFunc(ctx, w.pool, func(tx pgx.Tx) error {
+		defer w.watchLocks(ctx, tx)()
 		if _, err := tx.Exec(ctx, `SET LOCAL synchronous_commit = on; SET LOCAL lock_timeout = '2s'`,
 			pgx.QueryExecModeSimpleProtocol); err != nil {
 			return fmt.Errorf("set up transaction: %w", err)

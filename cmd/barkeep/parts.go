@@ -11,6 +11,7 @@ import (
 
 	"barkeep/backfill/consumer"
 	"barkeep/backfill/coordinator"
+	"barkeep/backfill/ingest"
 	"barkeep/backfill/producer"
 	"barkeep/backfill/source"
 	"barkeep/backfill/source/builtin"
@@ -114,6 +115,9 @@ func (a *app) startProxy(life lifetimes) error {
 		Logger: a.log, Metrics: proxy.NewMetrics(a.metrics),
 	})
 	a.status.Sessions = func() []status.Session { return sessionRows(server.List()) }
+	a.group.start("blocked ingest", func(ctx context.Context) error {
+		return ingest.FollowBlocks(ctx, a.pool, a.log, server.EndBlockingHold)
+	})
 	listener := a.listener
 	a.group.start("proxy", func(ctx context.Context) error { return server.Serve(ctx, listener) })
 	return nil
