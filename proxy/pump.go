@@ -72,6 +72,9 @@ func (s *session) send(b []byte) error {
 // looked says which messages must be whole to be looked at.
 var looked = [256]bool{'Z': true, 'S': true, 'E': true}
 
+// noted says which messages change the ledger; all others pass unless the proxy itself has sent something.
+var noted = [256]bool{'Z': true, 'S': true, 'E': true, '1': true, '3': true, 'G': true}
+
 // walk goes over the headers in data. It returns what the client gets, and how much of data is done with. The caller
 // holds mu.
 func (s *session) walk(data []byte) (out []byte, used int, err error) {
@@ -93,6 +96,15 @@ func (s *session) walk(data []byte) (out []byte, used int, err error) {
 		end := i + size
 		if end > len(data) && (filtering || looked[data[i]]) && size <= len(s.upBuf) {
 			break // wait for the rest
+		}
+		if !filtering && !noted[data[i]] {
+			if end > len(data) {
+				s.skip, s.skipDrop = end-len(data), false
+				i = len(data)
+				break
+			}
+			i = end
+			continue
 		}
 		whole := data[i:min(end, len(data))]
 		pass := s.note(whole, end <= len(data))
