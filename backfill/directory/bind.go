@@ -171,13 +171,15 @@ func want(ctx context.Context, pool *pgxpool.Pool, names []string) error {
 	return nil
 }
 
-// insert binds symbol to the instrument of that name in the list of source: the one alive, else the one listed last.
+// insert binds symbol to the instrument of that name in the list of source: the one alive, else the one listed last. Where
+// base and quote of several make the same name (BTC/USD, BT/CUSD), it is the one whose quote most markets have.
 func insert(ctx context.Context, pool *pgxpool.Pool, symbol market.Symbol, source, name string) (bool, error) {
 	var there bool
 	err := pool.QueryRow(ctx, `WITH found AS (
 	    SELECT vendor_id, nullif(listed_at, '-infinity') AS listed_at, nullif(delisted_at, 'infinity') AS delisted_at
-	      FROM barkeep.instrument WHERE source = $2 AND symbol = $3
-	     ORDER BY coalesce(delisted_at, 'infinity') DESC, listed_at DESC, vendor_id LIMIT 1
+	      FROM barkeep.instrument i WHERE source = $2 AND symbol = $3
+	     ORDER BY coalesce(delisted_at, 'infinity') DESC,
+	       (SELECT count(*) FROM barkeep.instrument o WHERE o.source = i.source AND o.quote = i.quote) DESC, listed_at DESC, vendor_id LIMIT 1
 	  ), added AS (
 	    INSERT INTO barkeep.symbol (symbol, source, vendor_id, listed_at, delisted_at)
 	    SELECT $1, $2, vendor_id, listed_at, delisted_at FROM found ON CONFLICT (symbol) DO NOTHING

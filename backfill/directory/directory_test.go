@@ -97,6 +97,24 @@ func TestBindingIsDecidedOnceByPreference(t *testing.T) {
 	require.ErrorContains(t, err, `no source "nowhere"`)
 }
 
+// Base and quote of two markets may make one name: that of the usual quote is meant.
+func TestOneNameOfTwoMarkets(t *testing.T) {
+	t.Parallel()
+	db := dbtest.New(t)
+	of := func(base, quote string) source.Instrument {
+		return source.Instrument{
+			VendorID: base + "/" + quote, Symbol: base + quote, Base: base, Quote: quote, Listed: market.NegInf, Delisted: market.PosInf,
+		}
+	}
+	s := &fixed{name: "alpha", list: []source.Instrument{of("BT", "CUSD"), of("BTC", "USD"), of("ETH", "USD"), of("B", "TCUSD")}}
+	require.NoError(t, directory.Announce(t.Context(), db.Pool, []source.Source{s}))
+	require.NoError(t, directory.Refresh(t.Context(), db.Pool, s, time.Hour))
+	b, bound, err := directory.Bind(t.Context(), db.Pool, "alpha:BTCUSD", time.Hour)
+	require.NoError(t, err)
+	require.True(t, bound)
+	require.Equal(t, "BTC/USD", b.VendorID)
+}
+
 func TestAListingFoundLaterReplacesTheUnknownOne(t *testing.T) {
 	t.Parallel()
 	db := dbtest.New(t)

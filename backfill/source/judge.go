@@ -1,7 +1,6 @@
 package source
 
 import (
-	"fmt"
 	"time"
 
 	"barkeep/backfill/coverage"
@@ -39,9 +38,7 @@ type Judgement struct {
 func Judge(info Info, q Query, last Answer, earlier *Answer) Judgement {
 	tf := q.Series.Timeframe
 	if last.Unavailable != "" && len(last.Bars) == 0 {
-		return Judgement{Segments: []Segment{{
-			Range: q.Range, State: coverage.Unavailable, Reason: last.Unavailable, RetryAt: last.Sent.Shift(unavailableFor),
-		}}}
+		return Judgement{Segments: []Segment{unavailable(q.Range, &last)}}
 	}
 	j := judge{tf: tf, dense: info.Dense, bars: last.Bars, twice: earlier != nil}
 	j.reach = q.Range
@@ -71,8 +68,20 @@ func Judge(info Info, q Query, last Answer, earlier *Answer) Judgement {
 			j.seen[earlier.Bars[i].TS] = struct{}{}
 		}
 	}
+	if last.Unavailable != "" {
+		// The rows begin where the source's history does, or where the instrument's does: which, nobody can say.
+		front := market.Range{Start: j.reach.Start, End: max(last.Bars[0].TS, j.reach.Start)}
+		if !front.Empty() {
+			j.out.Segments = append(j.out.Segments, unavailable(front, &last))
+		}
+		j.reach.Start = front.End
+	}
 	j.run()
 	return j.out
+}
+
+func unavailable(r market.Range, a *Answer) Segment {
+	return Segment{Range: r, State: coverage.Unavailable, Reason: a.Unavailable, RetryAt: a.Sent.Shift(unavailableFor)}
 }
 
 // judge walks the bars of a page once and cuts its range where the state changes.
@@ -173,20 +182,4 @@ func (j *judge) add(r market.Range, state coverage.State) {
 		return
 	}
 	j.out.Segments = append(j.out.Segments, Segment{Range: r, State: state})
-}
-
-// BeforeListing returns the segment of what lies in r before an instrument was listed, and the rest of r. Absence is
-// rounded inward: the bar that the listing falls into exists (PIPELINE 1).
-func BeforeListing(tf market.Timeframe, r market.Range, listed market.Instant) (absent []Segment, rest market.Range) {
-	first := tf.Floor(listed)
-	if before := (market.Range{Start: r.Start, End: min(r.End, first)}).Inward(tf); !before.Empty() {
-		absent = []Segment{{
-			Range: before, State: coverage.Absent, Reason: fmt.Sprintf("listed at %s", listed),
-		}}
-		r.Start = before.End
-	}
-	if r.Empty() {
-		return absent, market.Range{}
-	}
-	return absent, r
 }

@@ -77,6 +77,13 @@ func TestRule5And6(t *testing.T) {
 			info: dense, a: source.Answer{Bars: bars(0, 1, 4, 5), Sent: old}, earlier: &source.Answer{Bars: bars(0, 1, 2, 5)},
 			want: []source.Segment{span(0, 2, final), span(2, 3, provisional), span(3, 4, absent), span(4, 6, final)},
 		},
+		"rows that begin at the end of the source's depth (CC9)": {
+			info: dense, a: source.Answer{Bars: bars(2, 3, 4, 5), Sent: old, Unavailable: "why"},
+			want: []source.Segment{
+				{Range: market.Range{Start: minute(0), End: minute(2)}, State: coverage.Unavailable, Reason: "why", RetryAt: old.Shift(time.Hour)},
+				span(2, 6, final),
+			},
+		},
 		"cut by the limit": {
 			info: lag, a: source.Answer{Bars: bars(0, 1, 2), Sent: old, Full: true}, want: []source.Segment{span(0, 3, final)},
 		},
@@ -136,20 +143,4 @@ func TestJudgeTiles(t *testing.T) {
 		require.Equal(t, market.NewRangeSet(q.Range), all)
 		require.False(t, earlier != nil && j.Again, "a third reading")
 	})
-}
-
-func TestBeforeListing(t *testing.T) {
-	t.Parallel()
-	listed := base.Shift(4 * time.Hour)
-	r := market.Range{Start: market.D1.Add(base, -3), End: market.D1.Add(base, 3)}
-	absent, rest := source.BeforeListing(market.D1, r, listed)
-	require.Len(t, absent, 1)
-	require.Equal(t, market.Range{Start: r.Start, End: base}, absent[0].Range)
-	require.Equal(t, market.Range{Start: base, End: r.End}, rest)
-	absent, rest = source.BeforeListing(market.D1, r, market.NegInf)
-	require.Empty(t, absent)
-	require.Equal(t, r, rest)
-	absent, rest = source.BeforeListing(market.D1, r, market.D1.Add(base, 9))
-	require.Equal(t, r, absent[0].Range)
-	require.True(t, rest.Empty())
 }

@@ -123,6 +123,7 @@ type Answer struct {
 	Full, Backwards bool
 	// Dropped counts the rows outside the asked range (BN6), Repeated the timestamps that came twice (BS3).
 	Dropped, Repeated int
-	// Unavailable, where it is not empty, is the reason why the source cannot say what there is (CC9).
+	// Unavailable, where it is not empty, is the reason why the source cannot say what there is (CC9): in the whole range
+	// where there are no Bars, else before the first of them.
 	Unavailable string
 }

@@ -71,7 +71,7 @@ func New(config Config) *Server {
 	s.mux.HandleFunc("GET /products/{id}/candles", s.coinbaseCandles)
 	s.mux.HandleFunc("GET /api/v2/trading-pairs-info/", s.bitstampPairs)
 	s.mux.HandleFunc("GET /api/v2/ohlc/{pair}/", s.bitstampOHLC)
-	s.mux.HandleFunc("GET /data/all/exchanges", s.compareExchanges)
+	s.mux.HandleFunc("GET /data/v2/cccagg/pairs", s.comparePairs)
 	s.mux.HandleFunc("GET /data/v2/{histo}", s.compareHisto)
 	return s
 }

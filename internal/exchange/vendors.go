@@ -2,6 +2,7 @@ package exchange
 
 import (
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strconv"
@@ -203,22 +204,22 @@ func (s *Server) keyed(w http.ResponseWriter, r *http.Request) bool {
 	return false
 }
 
-func (s *Server) compareExchanges(w http.ResponseWriter, r *http.Request) {
+// comparePairs lists the aggregate's pairs by base, and a token whose name cannot be a symbol.
+func (s *Server) comparePairs(w http.ResponseWriter, r *http.Request) {
 	if !s.keyed(w, r) {
 		return
 	}
-	quotes := map[string][]string{}
-	var bases []string
+	const times = `{"histo_minute_start_ts":1420070400,"histo_minute_start":"2015-01-01","isActive":true}`
+	quotes := map[string][]string{"X:Y": {`"USD":` + times}}
 	for _, coin := range sim.Coins() {
-		if quotes[coin.Base] == nil {
-			bases = append(bases, coin.Base)
-		}
-		quotes[coin.Base] = append(quotes[coin.Base], `"`+coin.Quote+`"`)
+		quotes[coin.Base] = append(quotes[coin.Base], `"`+coin.Quote+`":`+times)
 	}
-	for i, base := range bases {
-		bases[i] = `"` + base + `":[` + strings.Join(quotes[base], ",") + `]`
+	bases := make([]string, 0, len(quotes))
+	for _, base := range slices.Sorted(maps.Keys(quotes)) {
+		bases = append(bases, `"`+base+`":{"tsyms":{`+strings.Join(quotes[base], ",")+`}}`)
 	}
-	_, _ = w.Write([]byte(`{"CCCAGG":{` + strings.Join(bases, ",") + `}}`)) // the client's trouble
+	_, _ = w.Write([]byte(`{"Response":"Success","Message":"","HasWarning":false,"Type":100,"RateLimit":{},"Data":{"pairs":{` +
+		strings.Join(bases, ",") + `}}}`)) // the client's trouble
 }
 
 // compareHisto obeys CC2, CC3, CC6, CC7, CC9 and CC10: limit + 1 rows up to toTs inclusive, errors with status 200, zeros

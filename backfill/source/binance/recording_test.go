@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -77,4 +78,41 @@ func TestMaintenance(t *testing.T) {
 		}
 	}
 	require.Contains(t, absent, market.Range{Start: ms(1593309600000), End: ms(1593309600000 + 3*3600000)})
+}
+
+// BN4: asked for from before the listing, the first row is the listing.
+func TestListing(t *testing.T) {
+	t.Parallel()
+	r := market.Range{Start: ms(1546300800000), End: market.D1.Next(ms(1577836800000))}
+	a, q, err := fetch(t, "fapi_v1_klines_endTime_1577836800000_interval_1d_limit_1000_startTime_1546300800000_symbol_BTCUSDT.json", market.D1, r)
+	require.NoError(t, err)
+	require.Len(t, a.Bars, 116)
+	listed := market.FromTime(time.Date(2019, 9, 8, 0, 0, 0, 0, time.UTC))
+	require.Equal(t, listed, a.Bars[0].TS)
+	require.Zero(t, a.Dropped)
+	segments := source.Judge(source.Info{Dense: true}, q, a, &a).Segments
+	require.Equal(t, source.Segment{Range: market.Range{Start: r.Start, End: listed}, State: coverage.Absent}, segments[0])
+}
+
+// BN6: asked for in seconds, it answers with status 200 and 500 unrelated rows.
+func TestWrongUnit(t *testing.T) {
+	t.Parallel()
+	start := market.M5.Ceil(ms(1602816289))
+	_, _, err := fetch(t, "fapi_v1_klines_endTime_1602819889_interval_5m_startTime_1602816289_symbol_LTCUSDT.json", market.M5,
+		market.Range{Start: start, End: market.M5.Add(start, 12)})
+	require.ErrorIs(t, err, source.ErrAnswer)
+	require.ErrorContains(t, err, "all 500 rows lie outside")
+}
+
+func TestRecordedInstruments(t *testing.T) {
+	t.Parallel()
+	s, err := binance.New(source.Config{URL: sourcetest.Replay(t, sourcetest.Recorded(t, "binance", "exchangeInfo_truncated.json"))})
+	require.NoError(t, err)
+	list, err := s.Instruments(t.Context())
+	require.NoError(t, err)
+	require.Len(t, list, 3)
+	for _, i := range list {
+		require.Equal(t, i.Symbol, i.Base+i.Quote)
+		require.Equal(t, i.Symbol, i.VendorID)
+	}
 }

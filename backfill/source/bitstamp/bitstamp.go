@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -37,12 +38,7 @@ type Source struct {
 
 // New returns the source. Every zero value of c has a default.
 func New(c source.Config) (*Source, error) {
-	if c.URL == "" {
-		c.URL = defaultURL
-	}
-	if c.Rate == 0 {
-		c.Rate, c.Burst = defaultRate, max(c.Burst, defaultBurst)
-	}
+	c.URL, c.Rate, c.Burst = cmp.Or(c.URL, defaultURL), cmp.Or(c.Rate, defaultRate), cmp.Or(c.Burst, defaultBurst)
 	client, err := source.NewClient(Name, c, nil)
 	if err != nil {
 		return nil, err
@@ -96,6 +92,9 @@ func (s *Source) Instruments(ctx context.Context) ([]source.Instrument, error) {
 			VendorID: m.URL, Symbol: base + quote, Base: base, Quote: quote, Listed: market.NegInf, Delisted: market.PosInf,
 		})
 	}
+	if list, err = source.Listable(list); err != nil {
+		return nil, source.Unusable(Name, op, err)
+	}
 	return list, nil
 }
 
@@ -128,14 +127,12 @@ func (s *Source) Fetch(ctx context.Context, q source.Query) (source.Answer, erro
 	if err != nil {
 		return source.Answer{}, source.Unusable(Name, op, err)
 	}
-	a := source.Answer{Sent: r.Sent, Skew: r.Skew, Full: int64(len(bars)) >= tf.Count(q.Range), Backwards: true}
+	// Repeated timestamps (BS3) and rows outside the range take places of the limit, so that rows of the range may be cut at
+	// its start. Where a row lies at the start or before it (BS2) nothing was.
+	reaches := slices.ContainsFunc(bars, func(b market.Bar) bool { return b.TS <= q.Range.Start })
+	a := source.Answer{Sent: r.Sent, Skew: r.Skew, Full: !reaches && int64(len(bars)) >= tf.Count(q.Range), Backwards: true}
 	if err := source.Rows(&a, &q, bars, true); err != nil {
 		return source.Answer{}, source.Unusable(Name, op, err)
-	}
-	// Repeated timestamps (BS3) and rows before the start (BS2) take places of the limit. Where the rows reach to the
-	// start, or before it, nothing of the range was cut.
-	if a.Dropped > 0 {
-		a.Full = false
 	}
 	return a, nil
 }

@@ -1,6 +1,8 @@
 package bitstamp_test
 
 import (
+	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -53,4 +55,29 @@ func TestRecordedMinutes(t *testing.T) {
 	require.Equal(t, market.Bar{
 		TS: seconds(1577836200), Open: 7164.21, High: 7170.66, Low: 7164.21, Close: 7170.66, Volume: 0.08549090,
 	}, a.Bars[0])
+}
+
+// BS2: rows outside the range take places of the limit. Only where the rows reach to the start was nothing cut there.
+func TestRowsBeyondTheEnd(t *testing.T) {
+	t.Parallel()
+	const start = 1704067200
+	ohlc := func(first int64) string {
+		var text strings.Builder
+		for i := range int64(10) {
+			fmt.Fprintf(&text, `,{"timestamp":"%d","open":"1","high":"1","low":"1","close":"1","volume":"1"}`, first+i*60)
+		}
+		return `{"data":{"pair":"BTC/USD","ohlc":[` + text.String()[1:] + `]}}`
+	}
+	for first, rest := range map[int64]int64{start - 120: 0, start: 0, start + 120: 2} {
+		s, err := bitstamp.New(source.Config{URL: sourcetest.Answering(t, ohlc(first))})
+		require.NoError(t, err)
+		q := source.Query{
+			VendorID: "btcusd", Series: market.Series{Symbol: "bitstamp:BTCUSD", Timeframe: market.M1},
+			Range: market.Range{Start: seconds(start), End: seconds(start + 600)},
+		}
+		a, err := s.Fetch(t.Context(), q)
+		require.NoError(t, err)
+		j := source.Judge(s.Info(), q, a, nil)
+		require.Equal(t, rest, market.M1.Count(j.Rest), "first row at %d", first)
+	}
 }

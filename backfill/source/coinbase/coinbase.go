@@ -3,6 +3,7 @@
 package coinbase
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -19,8 +20,9 @@ import (
 const (
 	// Name is the source's name.
 	Name = "coinbase"
-	// limit is the most rows of one answer; a larger range is rejected (CB1).
-	limit = 300
+	// limit is the most rows of one answer; a larger range is rejected (CB1). A page is one row shorter: a row may precede the
+	// start (CB1), and which end is cut where the rows are as many as can be is not known.
+	limit, pageLimit = 300, 299
 	// The public limit is 10 requests a second by address (CB1).
 	defaultRate, defaultBurst = 8, 8
 	defaultURL                = "https://api.exchange.coinbase.com"
@@ -35,19 +37,14 @@ type Source struct {
 
 // New returns the source. Every zero value of c has a default.
 func New(c source.Config) (*Source, error) {
-	if c.URL == "" {
-		c.URL = defaultURL
-	}
-	if c.Rate == 0 {
-		c.Rate, c.Burst = defaultRate, max(c.Burst, defaultBurst)
-	}
+	c.URL, c.Rate, c.Burst = cmp.Or(c.URL, defaultURL), cmp.Or(c.Rate, defaultRate), cmp.Or(c.Burst, defaultBurst)
 	client, err := source.NewClient(Name, c, http.Header{"User-Agent": {"barkeep"}})
 	if err != nil {
 		return nil, err
 	}
 	return &Source{client: client, info: source.Info{
 		Native:    []market.Timeframe{market.M1, market.M5, market.M15, market.H1, market.H6, market.D1}, // CB1
-		PageLimit: limit,
+		PageLimit: pageLimit,
 		Earliest:  market.FromTime(time.Date(2015, time.January, 1, 0, 0, 0, 0, time.UTC)),
 		Finality:  source.Lag{Default: 10 * time.Minute}.Or(c.FinalityLag), // PIPELINE 6
 		Absence:   source.Lag{Default: time.Hour}.Or(c.AbsenceLag),
@@ -88,6 +85,9 @@ func (s *Source) Instruments(ctx context.Context) ([]source.Instrument, error) {
 			Listed: market.NegInf, Delisted: market.PosInf,
 		})
 	}
+	if list, err = source.Listable(list); err != nil {
+		return nil, source.Unusable(Name, op, err)
+	}
 	return list, nil
 }
 
@@ -119,7 +119,11 @@ func (s *Source) Fetch(ctx context.Context, q source.Query) (source.Answer, erro
 	if err != nil {
 		return source.Answer{}, source.Unusable(Name, op, err)
 	}
-	a := source.Answer{Sent: r.Sent, Skew: r.Skew, Full: len(bars) >= limit, Backwards: true}
+	if len(bars) >= limit {
+		err := fmt.Errorf("%w: %d rows where at most %d were asked for: some may be cut", source.ErrAnswer, len(bars), tf.Count(q.Range))
+		return source.Answer{}, source.Unusable(Name, op, err)
+	}
+	a := source.Answer{Sent: r.Sent, Skew: r.Skew}
 	if err := source.Rows(&a, &q, bars, true); err != nil {
 		return source.Answer{}, source.Unusable(Name, op, err)
 	}
@@ -139,7 +143,7 @@ func refused(op, vendorID string, r *source.Response) error {
 	return &source.Error{Source: Name, Op: op, Err: fmt.Errorf("%w: HTTP %d: %s", source.ErrRefused, r.Status, answer.Message)}
 }
 
-// parse reads [[time, low, high, open, close, volume], …], seconds, newest first (CB1).
+// parse reads [[time, low, high, open, close, volume], …] in seconds (CB1), whatever the order of the rows.
 func parse(body []byte) ([]market.Bar, error) {
 	s := scan.New(body)
 	bars := make([]market.Bar, 0, limit)

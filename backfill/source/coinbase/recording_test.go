@@ -1,10 +1,13 @@
 package coinbase_test
 
 import (
+	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
+	"barkeep/backfill/coverage"
 	"barkeep/backfill/source"
 	"barkeep/backfill/source/coinbase"
 	"barkeep/backfill/source/sourcetest"
@@ -27,4 +30,44 @@ func TestRecording(t *testing.T) {
 	require.Equal(t, []market.Bar{{
 		TS: at, Open: 73243.33, High: 73402.47, Low: 73241.5, Close: 73370.65, Volume: 1.56794406,
 	}}, a.Bars)
+}
+
+func candles(first int64, n int) string {
+	var text strings.Builder
+	for i := range n {
+		fmt.Fprintf(&text, ",[%d,1,1,1,1,1]", first+int64(i)*60)
+	}
+	return "[" + text.String()[1:] + "]"
+}
+
+// CB1: a candle may precede the start. The order of the rows is not relied on, and neither is which end is cut where the
+// rows are as many as can be.
+func TestPrecedingRows(t *testing.T) {
+	t.Parallel()
+	const start = 1704067200
+	limit := 0
+	fetch := func(body string) (source.Answer, source.Query, error) {
+		s, err := coinbase.New(source.Config{URL: sourcetest.Answering(t, body)})
+		require.NoError(t, err)
+		limit = s.Info().PageLimit
+		at := market.Instant(start * 1e6)
+		q := source.Query{
+			VendorID: "BTC-USD", Series: market.Series{Symbol: "coinbase:BTCUSD", Timeframe: market.M1},
+			Range: market.Range{Start: at, End: market.M1.Add(at, int64(limit))},
+		}
+		a, err := s.Fetch(t.Context(), q)
+		return a, q, err
+	}
+	a, q, err := fetch(candles(start-60, 299))
+	require.NoError(t, err)
+	require.Equal(t, 1, a.Dropped)
+	require.Len(t, a.Bars, 298)
+	require.Equal(t, []source.Segment{
+		{Range: market.Range{Start: q.Range.Start, End: market.M1.Add(q.Range.Start, 298)}, State: coverage.Final},
+		{Range: market.Range{Start: market.M1.Add(q.Range.Start, 298), End: q.Range.End}, State: coverage.Absent},
+	}, source.Judge(source.Info{}, q, a, nil).Segments)
+	_, _, err = fetch(candles(start-60, 300))
+	require.ErrorIs(t, err, source.ErrAnswer)
+	_, _, err = fetch(candles(start-600, 10))
+	require.NoError(t, err, "only rows before the start are an empty answer")
 }

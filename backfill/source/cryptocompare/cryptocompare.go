@@ -3,8 +3,8 @@
 package cryptocompare
 
 import (
+	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -27,6 +27,8 @@ const (
 	defaultRate, defaultBurst = 5, 10
 	defaultURL                = "https://min-api.cryptocompare.com"
 	minuteDepth               = 7 * 24 * time.Hour // CC9
+	// depthEdge is how near to the depth's end missing rows are put down to it: where exactly it lies is not known (CC9).
+	depthEdge = 24 * time.Hour
 )
 
 // Source is CryptoCompare. It is safe for concurrent use.
@@ -38,12 +40,7 @@ type Source struct {
 
 // New returns the source. Every zero value of c but the key has a default.
 func New(c source.Config) (*Source, error) {
-	if c.URL == "" {
-		c.URL = defaultURL
-	}
-	if c.Rate == 0 {
-		c.Rate, c.Burst = defaultRate, max(c.Burst, defaultBurst)
-	}
+	c.URL, c.Rate, c.Burst = cmp.Or(c.URL, defaultURL), cmp.Or(c.Rate, defaultRate), cmp.Or(c.Burst, defaultBurst)
 	header := http.Header{}
 	if c.Key != "" {
 		header.Set("Authorization", "Apikey "+c.Key) // CC1
@@ -74,32 +71,23 @@ func (s *Source) Info() source.Info { return s.info }
 // Limiter returns the source's rate limit in this process.
 func (s *Source) Limiter() *source.Limiter { return s.client.Limiter() }
 
-// Instruments reads the pairs of the aggregate: {"CCCAGG":{"BTC":["USD",…]},…}. "BTC/USD" is BTCUSD.
+// Instruments reads the pairs of the aggregate; "BTC/USD" is BTCUSD. The list of all exchanges' pairs names CCCAGG too, but
+// with none (seen in a recording).
 func (s *Source) Instruments(ctx context.Context) ([]source.Instrument, error) {
 	const op = "list instruments"
-	r, err := s.client.Get(ctx, op, "/data/all/exchanges", url.Values{"e": {aggregate}}, source.Bulk)
+	r, err := s.client.Get(ctx, op, "/data/v2/cccagg/pairs", nil, source.Bulk)
 	if err != nil {
 		return nil, err
 	}
 	if err := s.refused(op, "", r); err != nil {
 		return nil, err
 	}
-	var answer map[string]json.RawMessage
-	if err := json.Unmarshal(r.Body, &answer); err != nil {
+	list, err := parsePairs(r.Body)
+	if err == nil {
+		list, err = source.Listable(list)
+	}
+	if err != nil {
 		return nil, source.Unusable(Name, op, err)
-	}
-	var pairs map[string][]string
-	if err := json.Unmarshal(answer[aggregate], &pairs); err != nil {
-		return nil, source.Unusable(Name, op, fmt.Errorf("read the pairs of %s: %w", aggregate, err))
-	}
-	var list []source.Instrument
-	for base, quotes := range pairs {
-		for _, quote := range quotes {
-			list = append(list, source.Instrument{
-				VendorID: base + "/" + quote, Symbol: base + quote, Base: base, Quote: quote,
-				Listed: market.NegInf, Delisted: market.PosInf,
-			})
-		}
 	}
 	return list, nil
 }
@@ -117,7 +105,7 @@ func path(tf market.Timeframe) string {
 }
 
 // Fetch asks for a histo page. toTs is inclusive (CC3), and one row more than limit comes (CC2). Rows of zeros are no data
-// (CC10); where the minutes are older than the plan may reach, nothing but those means unavailable (CC9).
+// (CC10); near the end of the minutes' depth what does not come is unavailable, not absent (CC9).
 func (s *Source) Fetch(ctx context.Context, q source.Query) (source.Answer, error) {
 	if err := s.info.Check(Name, &q); err != nil {
 		return source.Answer{}, err
@@ -145,8 +133,8 @@ func (s *Source) Fetch(ctx context.Context, q source.Query) (source.Answer, erro
 		return source.Answer{}, source.Unusable(Name, op, err)
 	}
 	a.Dropped += zeros
-	depth := s.info.Depth[tf]
-	if len(a.Bars) == 0 && depth > 0 && q.Range.Start < a.Sent.Shift(-depth) {
+	if depth := s.info.Depth[tf]; depth > 0 && (len(a.Bars) == 0 || a.Bars[0].TS > q.Range.Start) &&
+		q.Range.Start < a.Sent.Shift(depthEdge-depth) {
 		a.Unavailable = fmt.Sprintf("%s gives %s bars of the last %d days only", Name, tf, int(depth/(24*time.Hour)))
 	}
 	return a, nil

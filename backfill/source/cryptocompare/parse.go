@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
 	"barkeep/backfill/source"
@@ -100,6 +101,53 @@ func readEnvelope(body []byte) (envelope, error) {
 		return e, fmt.Errorf("read envelope: %w", err)
 	}
 	return e, nil
+}
+
+// parsePairs reads {"Data":{"pairs":{"BTC":{"tsyms":{"USD":{…},…}},…}}}; the older route's {"Data":{"BTC":{"USD":{…},…},…}}
+// has the same pairs without the two names between.
+func parsePairs(body []byte) ([]source.Instrument, error) {
+	var list []source.Instrument
+	s := scan.New(body)
+	quotes := func(base string) error {
+		return s.Object(func(quote string) error {
+			quote = strings.Clone(quote)
+			if quote == "tsyms" {
+				return s.Object(func(quote string) error {
+					list = append(list, instrument(base, strings.Clone(quote)))
+					return s.Skip()
+				})
+			}
+			list = append(list, instrument(base, quote))
+			return s.Skip()
+		})
+	}
+	bases := func(key string) error {
+		if s.Peek() != '{' {
+			return s.Skip()
+		}
+		return quotes(strings.Clone(key))
+	}
+	err := s.Object(func(key string) error {
+		if key != "Data" {
+			return s.Skip()
+		}
+		return s.Object(func(key string) error {
+			if key == "pairs" {
+				return s.Object(bases)
+			}
+			return bases(key)
+		})
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read pairs: %w", err)
+	}
+	return list, nil
+}
+
+func instrument(base, quote string) source.Instrument {
+	return source.Instrument{
+		VendorID: base + "/" + quote, Symbol: base + quote, Base: base, Quote: quote, Listed: market.NegInf, Delisted: market.PosInf,
+	}
 }
 
 // parse reads the rows of a v2 or a v1 answer (CC6) and counts those of zeros, which are no data (CC10).

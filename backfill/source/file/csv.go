@@ -131,7 +131,10 @@ func row(cells [][]byte, order *columns, tf market.Timeframe) (market.Bar, error
 		} else {
 			*into[i], err = scan.ParseFloat(cells[at])
 		}
-		if err != nil {
+		switch {
+		case err != nil && i > 0:
+			return b, fmt.Errorf("%s at %s: %w", fields[i], b.TS, err)
+		case err != nil:
 			return b, fmt.Errorf("%s: %w", fields[i], err)
 		}
 	}

@@ -203,7 +203,7 @@ func (s *Source) Fetch(ctx context.Context, q source.Query) (source.Answer, erro
 	}
 	op := "fetch " + q.VendorID + " " + q.Series.Timeframe.String()
 	fail := func(err error) (source.Answer, error) {
-		return source.Answer{}, &source.Error{Source: Name, Op: op, Err: err}
+		return source.Answer{}, &source.Error{Source: Name, Op: op, Err: err, Again: errors.Is(err, ErrChanged)}
 	}
 	if err := ctx.Err(); err != nil {
 		return fail(err)
@@ -260,33 +260,46 @@ func (s *Source) notThere(op string, series market.Series, files map[market.Seri
 
 // load returns the bars of one series, ascending and distinct. The slice is shared: callers do not change it.
 func (s *Source) load(series market.Series, paths []string) ([]market.Bar, error) {
-	var stamp strings.Builder
-	for _, path := range paths {
-		stat, err := os.Stat(path)
-		if err != nil {
-			return nil, fmt.Errorf("read file: %w", err)
-		}
-		fmt.Fprintf(&stamp, "%s %d %d\n", path, stat.Size(), stat.ModTime().UnixNano())
+	stamp, err := stampOf(paths)
+	if err != nil {
+		return nil, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.used++
-	if p := s.cache[series]; p != nil && p.stamp == stamp.String() {
+	if p := s.cache[series]; p != nil && p.stamp == stamp {
 		p.used = s.used
 		return p.bars, nil
 	}
 	var all []market.Bar
 	for _, path := range paths {
 		bars, err := read(path, series.Timeframe)
+		// A file that is written meanwhile may have been read half: a number that is cut is a number too.
+		if after, gone := stampOf(paths); gone != nil || after != stamp {
+			return nil, fmt.Errorf("read file %s: %w", path, errors.Join(ErrChanged, gone))
+		}
 		if err != nil {
 			return nil, err
 		}
 		all = append(all, bars...)
 	}
 	all = distinct(all)
-	s.cache[series] = &parsed{stamp: stamp.String(), bars: all, used: s.used}
+	s.cache[series] = &parsed{stamp: stamp, bars: all, used: s.used}
 	s.evict()
 	return all, nil
+}
+
+// stampOf says of what size and age files are.
+func stampOf(paths []string) (string, error) {
+	var stamp strings.Builder
+	for _, path := range paths {
+		stat, err := os.Stat(path)
+		if err != nil {
+			return "", fmt.Errorf("read file: %w", err)
+		}
+		fmt.Fprintf(&stamp, "%s %d %d\n", path, stat.Size(), stat.ModTime().UnixNano())
+	}
+	return stamp.String(), nil
 }
 
 // evict drops the series that were not used for longest, all but the newest.
@@ -332,6 +345,9 @@ func distinct(bars []market.Bar) []market.Bar {
 	}
 	return kept
 }
+
+// ErrChanged is the error of a file that was written while it was read. It may be well the next time.
+var ErrChanged = errors.New("changed while it was read")
 
 // ErrRow is what a malformed row's error wraps, beside what is wrong with it.
 var ErrRow = errors.New("malformed row")

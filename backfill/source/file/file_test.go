@@ -2,10 +2,13 @@ package file_test
 
 import (
 	"compress/gzip"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -109,7 +112,7 @@ func TestMalformed(t *testing.T) {
 	t.Parallel()
 	start := market.Instant(1704067200 * 1e6)
 	for text, want := range map[string]string{
-		"1704067200,1,1,1,1,0\n1704067260,1,1,x,1,0\n":                     "BTCUSD_1m.csv:2: malformed row: low",
+		"1704067200,1,1,1,1,0\n1704067260,1,1,x,1,0\n":                     "BTCUSD_1m.csv:2: malformed row: low at 2024-01-01T00:01:00Z",
 		"1704067201,1,1,1,1,0\n":                                           "BTCUSD_1m.csv:1: malformed row: time",
 		"ts,open,high,low,close,volume\n1704067200,1,1,2,1,0\n":            "BTCUSD_1m.csv:2: malformed row: impossible bar",
 		"ts,open,high,low,close\n":                                         "no column for volume",
@@ -161,5 +164,109 @@ func TestRecordings(t *testing.T) {
 		for _, s := range source.Judge(s.Info(), q, a, &a).Segments {
 			require.True(t, s.State == coverage.Final || s.State == coverage.Absent)
 		}
+	}
+}
+
+func fetchMinutes(t *testing.T, s *file.Source, n int64) (source.Answer, error) {
+	t.Helper()
+	start := market.Instant(1704067200 * 1e6)
+	return s.Fetch(t.Context(), source.Query{
+		VendorID: "BTCUSD", Series: market.Series{Timeframe: market.M1}, Range: market.Range{Start: start, End: market.M1.Add(start, n)},
+	})
+}
+
+// A file that is cut short is an error that names it, not a shorter history.
+func TestCutShort(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	path := filepath.Join(dir, "BTCUSD_1m.csv.gz")
+	var text strings.Builder
+	for i := range 5000 {
+		fmt.Fprintf(&text, "%d,%d,%d,%d,%d,1\n", 1704067200+i*60, i*7919%997+1, i*7919%997+1, i*7919%997+1, i*7919%997+1)
+	}
+	write(t, path, text.String())
+	_, err := fetchMinutes(t, open(t, dir), 10)
+	require.NoError(t, err)
+	whole, err := os.ReadFile(filepath.Clean(path))
+	require.NoError(t, err)
+	for _, size := range []int{0, 5, len(whole) / 2, len(whole) - 4} {
+		require.NoError(t, os.WriteFile(path, whole[:size], 0o600))
+		_, err = fetchMinutes(t, open(t, dir), 10)
+		require.ErrorContains(t, err, "BTCUSD_1m.csv.gz", "%d bytes", size)
+	}
+	require.NoError(t, os.WriteFile(path, append(slices.Clone(whole[:len(whole)-8]), 0, 0, 0, 0, 0, 0, 0, 0), 0o600))
+	_, err = fetchMinutes(t, open(t, dir), 10)
+	require.ErrorIs(t, err, gzip.ErrChecksum)
+}
+
+// A file that changes is read anew; one that changes while it is read is an error that may be well the next time.
+func TestChanged(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	path := filepath.Join(dir, "BTCUSD_1m.csv")
+	write(t, path, "1704067200,1,1,1,1,0\n")
+	s := open(t, dir)
+	a, err := fetchMinutes(t, s, 10)
+	require.NoError(t, err)
+	require.Len(t, a.Bars, 1)
+	write(t, path, "1704067200,1,1,1,1,0\n1704067260,1,1,1,1,0\n")
+	a, err = fetchMinutes(t, s, 10)
+	require.NoError(t, err)
+	require.Len(t, a.Bars, 2)
+
+	// A pipe's size is unknown, its reader waits for the writer: so a change falls into the reading.
+	require.NoError(t, os.Remove(path))
+	require.NoError(t, syscall.Mkfifo(path, 0o600))
+	written := make(chan error, 1)
+	go func() {
+		pipe, err := os.OpenFile(filepath.Clean(path), os.O_WRONLY, 0)
+		if err == nil {
+			_, err = pipe.WriteString("1704067200,1,1,1,1,0\n1704067260,1,1,1,1,")
+		}
+		if err == nil {
+			err = errors.Join(os.Chtimes(path, day(2020, 1).Time(), day(2020, 1).Time()), pipe.Close())
+		}
+		written <- err
+	}()
+	_, err = fetchMinutes(t, s, 10)
+	require.NoError(t, <-written)
+	require.ErrorIs(t, err, file.ErrChanged)
+	again, _ := source.Retryable(err)
+	require.True(t, again)
+}
+
+// The same weeks of one market at two exchanges: a dense one whose flat rows have no volume, and a sparse one.
+func TestDenseAndSparse(t *testing.T) {
+	t.Parallel()
+	data := sourcetest.Recordings(t)
+	read := func(folder string) map[market.Instant]market.Bar {
+		s := open(t, filepath.Join(data, folder))
+		first := market.FromTime(time.Date(2023, 3, 1, 0, 0, 0, 0, time.UTC))
+		all := map[market.Instant]market.Bar{}
+		for n := range int64(21) {
+			a, err := s.Fetch(t.Context(), source.Query{
+				VendorID: "BTCUSDC", Series: market.Series{Timeframe: market.M1},
+				Range: market.Range{Start: market.D1.Add(first, n), End: market.D1.Add(first, n+1)},
+			})
+			require.NoError(t, err)
+			for _, b := range a.Bars {
+				all[b.TS] = b
+			}
+		}
+		return all
+	}
+	dense, sparse := read("binanceus"), read("kraken_archive")
+	require.Len(t, dense, 30240)
+	require.Less(t, len(sparse), 30240)
+	flat := 0
+	for _, b := range dense {
+		if b.Volume == 0 {
+			flat++
+			require.InDelta(t, b.Open, b.Close, 0)
+		}
+	}
+	require.Equal(t, 12971, flat)
+	for _, b := range sparse {
+		require.Positive(t, b.Volume)
 	}
 }

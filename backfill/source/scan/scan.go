@@ -164,19 +164,27 @@ func (s *Scanner) Text() (string, error) {
 	return text, nil
 }
 
-// scalar takes a number, bare or in a string, and returns its text.
+// scalar takes a number, bare or in a string, or what stands in its place up to the next separator, and returns its text.
 func (s *Scanner) scalar() ([]byte, error) {
 	if s.Peek() == '"' {
 		return s.text()
 	}
 	start := s.pos
-	for s.pos < len(s.data) && numeric(s.data[s.pos]) {
+	for s.pos < len(s.data) && !separator(s.data[s.pos]) {
 		s.pos++
 	}
 	if s.pos == start {
 		return nil, s.fail("a number")
 	}
 	return s.data[start:s.pos], nil
+}
+
+func separator(c byte) bool {
+	switch c {
+	case ',', ':', '[', ']', '{', '}', '"', ' ', '\t', '\n', '\r':
+		return true
+	}
+	return false
 }
 
 func numeric(c byte) bool {

@@ -20,6 +20,18 @@ func TestNumbers(t *testing.T) {
 		_, err := scan.New([]byte(text)).Float()
 		require.Error(t, err, text)
 	}
+	s := scan.New([]byte(`[null, 1.x4, 2]`))
+	seen := 0
+	require.NoError(t, s.Array(func() error {
+		_, err := s.Float()
+		seen++
+		if seen < 3 {
+			require.ErrorIs(t, err, scan.ErrNumber, "the value has been taken: the next one follows")
+			return nil
+		}
+		return err
+	}))
+	require.Equal(t, 3, seen)
 }
 
 func TestText(t *testing.T) {

@@ -80,6 +80,25 @@ func testGarbage(t *testing.T, r *rig) {
 		require.ErrorIs(t, err, source.ErrAnswer, name)
 		again, _ := source.Retryable(err)
 		require.True(t, again, name)
+		require.ErrorContains(t, err, r.BTCUSD+" "+r.base().String(), name)
+		if field, named := map[string]string{"number": `not a number`, "off grid": "time is off the grid", "impossible": "low"}[name]; named {
+			require.ErrorContains(t, err, field, name)
+			require.Regexp(t, `\b(read (open|high|low|close|volume)|time|low)\b`, err.Error(), name)
+			require.Regexp(t, `\b2024-01-0\dT\d\d:\d\d:\d\dZ`, err.Error(), name)
+		}
+		r.well(t)
+	}
+}
+
+// A list that names no market is no list: else every symbol were unknown.
+func testNoInstruments(t *testing.T, r *rig) {
+	t.Helper()
+	for _, body := range []string{`[]`, `{}`, `{"symbols":[]}`, `{"Response":"Success","Data":{"pairs":{}}}`, `<html>`} {
+		r.exchange.Script(exchange.Fault{Body: body})
+		_, err := r.source.Instruments(t.Context())
+		require.ErrorIs(t, err, source.ErrAnswer, body)
+		again, _ := source.Retryable(err)
+		require.True(t, again, body)
 		r.well(t)
 	}
 }

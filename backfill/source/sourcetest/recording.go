@@ -41,6 +41,12 @@ func Recorded(tb testing.TB, names ...string) Recording {
 	return r
 }
 
+// Answering serves text to every request and returns the URL.
+func Answering(tb testing.TB, text string) string {
+	tb.Helper()
+	return Replay(tb, Recording{Status: http.StatusOK, Body: json.RawMessage(text)})
+}
+
 // Replay serves r to every request and returns the URL.
 func Replay(tb testing.TB, r Recording) string {
 	tb.Helper()

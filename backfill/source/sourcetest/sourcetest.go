@@ -99,6 +99,7 @@ func Run(t *testing.T, s Subject) { //nolint:thelper // it is the test
 		{"garbage", true, testGarbage},
 		{"untidy rows", true, testUntidy},
 		{"late rows", true, testLate},
+		{"no instruments", true, testNoInstruments},
 		{"hole", true, testHole},
 		{"clock", true, testClock},
 	} {
