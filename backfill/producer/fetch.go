@@ -30,29 +30,25 @@ func newLane(s source.Source, places int) *lane {
 	}
 }
 
-// enter waits for a place.
-func (l *lane) enter(ctx context.Context, user bool) (leave func(), err error) {
-	if !user {
+// enter waits for a place. Bulk needs one of its own too, until the slot is raised.
+func (l *lane) enter(ctx context.Context, s *slot) (leave func(), err error) {
+	back := func() {}
+	if !s.urgent() {
 		select {
 		case l.bulk <- struct{}{}:
+			back = func() { <-l.bulk }
+		case <-s.raised:
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		}
 	}
 	select {
 	case l.places <- struct{}{}:
+		return func() { <-l.places; back() }, nil
 	case <-ctx.Done():
-		if !user {
-			<-l.bulk
-		}
+		back()
 		return nil, context.Cause(ctx)
 	}
-	return func() {
-		<-l.places
-		if !user {
-			<-l.bulk
-		}
-	}, nil
 }
 
 // broken returns an error while the breaker is open.
@@ -95,32 +91,32 @@ func (l *lane) rest(ctx context.Context, d time.Duration, now time.Time) bool {
 
 // page fetches one page of at most the source's limit from the newer end of r, publishes it, and returns what of r is
 // left.
-func (r *run) page(ctx context.Context, want market.Range) (rest market.Range, err error) {
+func (r *run) page(ctx context.Context, s *slot, want market.Range) (rest market.Range, err error) {
 	query := source.Query{VendorID: r.job.VendorID, Series: r.job.Series, Range: want}
-	first, err := r.fetch(ctx, query)
+	first, err := r.fetch(ctx, s, query)
 	if err != nil {
 		return market.Range{}, err
 	}
 	answer := first
 	judged := source.Judge(r.info, query, first, nil)
 	if judged.Again {
-		if answer, err = r.fetch(ctx, query); err != nil {
+		if answer, err = r.fetch(ctx, s, query); err != nil {
 			return market.Range{}, err
 		}
 		judged = source.Judge(r.info, query, answer, &first)
 	}
 	page := topic.Page{Asked: want, FetchedAt: answer.Sent, Bars: answer.Bars}
-	for _, s := range judged.Segments {
-		page.Segments = append(page.Segments, topic.Segment{Range: s.Range, State: s.State, Reason: s.Reason, RetryAt: s.RetryAt})
+	for _, g := range judged.Segments {
+		page.Segments = append(page.Segments, topic.Segment{Range: g.Range, State: g.State, Reason: g.Reason, RetryAt: g.RetryAt})
 	}
 	if len(page.Segments) == 0 {
 		return judged.Rest, nil
 	}
-	return judged.Rest, r.publish(ctx, page)
+	return judged.Rest, r.publish(ctx, page, !s.urgent())
 }
 
 // fetch asks until there is an answer, the attempts are used up, or the source says that asking is of no use.
-func (r *run) fetch(ctx context.Context, q source.Query) (source.Answer, error) {
+func (r *run) fetch(ctx context.Context, s *slot, q source.Query) (source.Answer, error) {
 	config := &r.p.config
 	backoff := config.Backoff
 	for attempt := 1; ; attempt++ {
@@ -128,7 +124,7 @@ func (r *run) fetch(ctx context.Context, q source.Query) (source.Answer, error) 
 			return source.Answer{}, err
 		}
 		r.queue(ctx)
-		answer, err := r.ask(ctx, q)
+		answer, err := r.ask(ctx, s, q)
 		if err == nil {
 			return answer, nil
 		}
@@ -155,16 +151,16 @@ func (r *run) fetch(ctx context.Context, q source.Query) (source.Answer, error) 
 // longestRetryAfter is how long a Retry-After is waited out; beyond it the job fails and says so.
 const longestRetryAfter = time.Minute
 
-func (r *run) ask(ctx context.Context, q source.Query) (source.Answer, error) {
-	user := r.user.Load()
-	leave, err := r.lane.enter(ctx, user)
+func (r *run) ask(ctx context.Context, s *slot, q source.Query) (source.Answer, error) {
+	leave, err := r.lane.enter(ctx, s)
 	if err != nil {
 		return source.Answer{}, err
 	}
 	defer leave()
-	q.Priority = r.priority()
+	q.Priority = s.priority()
 	request := Request{Source: r.lane.source.Name()}
 	began := r.p.config.Now()
+	ctx = source.WithRaised(ctx, s.raised)
 	answer, err := r.lane.source.Fetch(source.WithTrace(ctx, func(d time.Duration) { request.Waited += d }), q)
 	request.Took = r.p.config.Now().Sub(began) - request.Waited
 	request.Skew, request.Bars, request.Err = answer.Skew, len(answer.Bars), err

@@ -54,7 +54,9 @@ func (p *Producer) report(ctx context.Context) error {
 	var cancelled, wanted bool
 	_, err = pgx.ForEachRow(rows, []any{&id, &cancelled, &wanted}, func() error {
 		r := runs[id]
-		r.user.Store(wanted)
+		if was := r.user.Swap(wanted); wanted && !was {
+			p.slots.raise(r)
+		}
 		if stop := r.stop.Load(); cancelled && stop != nil {
 			(*stop)(errCancelled)
 		}

@@ -280,11 +280,11 @@ func (r *run) outside(ctx context.Context) error {
 	if len(fresh) == 0 {
 		return nil
 	}
-	return r.publish(ctx, topic.Page{Asked: r.job.Range, Segments: fresh, FetchedAt: r.p.now()})
+	return r.publish(ctx, topic.Page{Asked: r.job.Range, Segments: fresh, FetchedAt: r.p.now()}, false)
 }
 
 // publish completes a page, publishes it and waits until the broker has it.
-func (r *run) publish(ctx context.Context, page topic.Page) error {
+func (r *run) publish(ctx context.Context, page topic.Page, bulk bool) error {
 	page.RecordID, page.Deployment, page.JobID = uuid.NewString(), r.p.config.Deployment, r.job.ID
 	page.Series, page.Source, page.Generation = r.job.Series, r.job.Source, r.job.Generation
 	r.machine.To(actor.PublishingFixed)
@@ -292,7 +292,7 @@ func (r *run) publish(ctx context.Context, page topic.Page) error {
 	if err := r.p.publish(ctx, r.p.config.Names.PageRecord(page)); err != nil {
 		return err
 	}
-	r.p.slots.published(r.owner.id, !r.user.Load(), &page)
+	r.p.slots.published(r.owner.id, bulk, &page)
 	r.advanced(ctx, &page)
 	return nil
 }
@@ -367,7 +367,7 @@ func (r *run) slot(ctx context.Context, whole market.Range, start market.Instant
 		if r.missing(market.RangeSet{wanted}).Empty() {
 			return nil
 		}
-		mine, other := r.p.slots.claim(key)
+		mine, other := r.p.slots.claim(key, r)
 		if mine == nil {
 			select {
 			case <-other.done:
@@ -380,7 +380,7 @@ func (r *run) slot(ctx context.Context, whole market.Range, start market.Instant
 			}
 			continue
 		}
-		err := r.fill(ctx, whole, wanted)
+		err := r.fill(ctx, mine, whole, wanted)
 		r.p.slots.release(key, mine, err, ctx.Err() != nil)
 		return err
 	}
@@ -391,18 +391,16 @@ func (r *run) slot(ctx context.Context, whole market.Range, start market.Instant
 const maxSlotRounds = 16
 
 // fill fetches the holes of a slot that the job wants a part of.
-func (r *run) fill(ctx context.Context, whole, wanted market.Range) error {
-	if !r.user.Load() {
-		if err := r.p.slots.room(ctx, r.owner.id, r.p.config.BulkWindow, &r.user); err != nil {
-			return err
-		}
+func (r *run) fill(ctx context.Context, s *slot, whole, wanted market.Range) error {
+	if err := r.p.slots.room(ctx, r.owner.id, r.p.config.BulkWindow, s); err != nil {
+		return err
 	}
 	for _, hole := range r.missing(market.RangeSet{whole}) {
 		if !hole.Overlaps(wanted) {
 			continue
 		}
 		for rest := hole; !rest.Empty(); {
-			next, err := r.page(ctx, rest)
+			next, err := r.page(ctx, s, rest)
 			if err != nil {
 				return err
 			}

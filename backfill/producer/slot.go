@@ -3,10 +3,10 @@ package producer
 import (
 	"context"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"barkeep/backfill/coverage"
+	"barkeep/backfill/source"
 	"barkeep/backfill/topic"
 	"barkeep/internal/market"
 )
@@ -19,9 +19,30 @@ type slotKey struct {
 
 // slot is a fetch in flight. err and abandoned are set before done is closed.
 type slot struct {
+	owner     *run
 	done      chan struct{}
 	err       error
 	abandoned bool
+	// raised is closed once a user waits for the slot: its priority is the highest among its jobs (PIPELINE 16).
+	raised chan struct{}
+	raise  func()
+}
+
+// urgent reports whether a user waits for the slot.
+func (s *slot) urgent() bool {
+	select {
+	case <-s.raised:
+		return true
+	default:
+		return false
+	}
+}
+
+func (s *slot) priority() source.Priority {
+	if s.urgent() {
+		return source.User
+	}
+	return source.Bulk
 }
 
 type seriesKey struct {
@@ -69,16 +90,33 @@ func newSlotTable(store *coverage.Store, now func() time.Time) *slotTable {
 	}
 }
 
-// claim gives the slot to the caller, or returns the fetch that is in flight.
-func (t *slotTable) claim(key slotKey) (mine, other *slot) {
+// claim gives the slot to the run, or returns the fetch that is in flight, which is a user's from then on if the run is.
+func (t *slotTable) claim(key slotKey, r *run) (mine, other *slot) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if s := t.inFlight[key]; s != nil {
-		return nil, s
+	s := t.inFlight[key]
+	mine, other = nil, s
+	if s == nil {
+		raised := make(chan struct{})
+		s = &slot{owner: r, done: make(chan struct{}), raised: raised, raise: sync.OnceFunc(func() { close(raised) })}
+		t.inFlight[key] = s
+		mine, other = s, nil
 	}
-	s := &slot{done: make(chan struct{})}
-	t.inFlight[key] = s
-	return s, nil
+	if r.user.Load() {
+		s.raise()
+	}
+	return mine, other
+}
+
+// raise makes the fetches of a run a user's: somebody waits for its job again.
+func (t *slotTable) raise(r *run) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, s := range t.inFlight {
+		if s.owner == r {
+			s.raise()
+		}
+	}
 }
 
 func (t *slotTable) release(key slotKey, s *slot, err error, abandoned bool) {
@@ -144,12 +182,12 @@ func (t *slotTable) missing(series market.Series, generation int64, set market.R
 	return set.Subtract(market.NewRangeSet(there...))
 }
 
-// room waits until fewer than limit bulk pages of the partition are on their way to the database, or somebody waits for
-// the job.
-func (t *slotTable) room(ctx context.Context, partition int32, limit int, user *atomic.Bool) error {
+// room waits until fewer than limit bulk pages of the partition are on their way to the database, or a user waits for the
+// slot.
+func (t *slotTable) room(ctx context.Context, partition int32, limit int, s *slot) error {
 	for {
 		changed := t.store.Changed()
-		if t.onTheWay(partition) < limit || user.Load() {
+		if s.urgent() || t.onTheWay(partition) < limit {
 			return nil
 		}
 		timer := time.NewTimer(time.Second)
@@ -158,6 +196,8 @@ func (t *slotTable) room(ctx context.Context, partition int32, limit int, user *
 			timer.Stop()
 			return context.Cause(ctx)
 		case <-changed:
+			timer.Stop()
+		case <-s.raised:
 			timer.Stop()
 		case <-timer.C:
 		}

@@ -2,6 +2,7 @@ package source
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -57,28 +58,38 @@ func (l *Limiter) Earliest() time.Duration {
 	return max(pause, 0)
 }
 
-// Wait returns when a request may be sent, or the context's cause. Bulk waits while a user does.
+// Wait returns when a request may be sent, or the context's cause. Bulk waits while a user does, and becomes a user's when
+// the context's WithRaised says so.
 func (l *Limiter) Wait(ctx context.Context, p Priority) error {
-	if p >= User {
-		l.enter()
-		defer l.leave()
-		for {
-			if err := l.pausedOut(ctx); err != nil {
-				return err
-			}
-			if err := l.bucket.Wait(ctx); err != nil {
-				return err
-			}
-			if !l.paused() {
-				return nil
-			}
-		}
-	}
-	for {
-		if err := l.noUser(ctx); err != nil {
+	if p < User {
+		if err := l.waitBulk(ctx, raisedOf(ctx)); !errors.Is(err, errRaised) {
 			return err
 		}
-		if err := l.pausedOut(ctx); err != nil {
+	}
+	l.enter()
+	defer l.leave()
+	for {
+		if err := l.pausedOut(ctx, nil); err != nil {
+			return err
+		}
+		if err := l.bucket.Wait(ctx); err != nil {
+			return err
+		}
+		if !l.paused() {
+			return nil
+		}
+	}
+}
+
+// errRaised ends a wait as bulk, to go on as a user's.
+var errRaised = errors.New("a user waits for this request")
+
+func (l *Limiter) waitBulk(ctx context.Context, raised <-chan struct{}) error {
+	for {
+		if err := l.noUser(ctx, raised); err != nil {
+			return err
+		}
+		if err := l.pausedOut(ctx, raised); err != nil {
 			return err
 		}
 		// A bulk request takes a token only where it need not wait for it: a reservation would stand before the next user.
@@ -88,7 +99,7 @@ func (l *Limiter) Wait(ctx context.Context, p Priority) error {
 			return nil
 		}
 		reservation.Cancel()
-		if err := sleep(ctx, delay); err != nil {
+		if err := sleep(ctx, delay, raised); err != nil {
 			return err
 		}
 	}
@@ -111,7 +122,7 @@ func (l *Limiter) leave() {
 }
 
 // noUser waits until no user does.
-func (l *Limiter) noUser(ctx context.Context) error {
+func (l *Limiter) noUser(ctx context.Context, raised <-chan struct{}) error {
 	for {
 		l.mu.Lock()
 		if l.users == 0 {
@@ -126,6 +137,8 @@ func (l *Limiter) noUser(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
+		case <-raised:
+			return errRaised
 		case <-idle:
 		}
 	}
@@ -137,7 +150,7 @@ func (l *Limiter) paused() bool {
 	return l.until.After(l.now())
 }
 
-func (l *Limiter) pausedOut(ctx context.Context) error {
+func (l *Limiter) pausedOut(ctx context.Context, raised <-chan struct{}) error {
 	for {
 		l.mu.Lock()
 		left := l.until.Sub(l.now())
@@ -145,18 +158,20 @@ func (l *Limiter) pausedOut(ctx context.Context) error {
 		if left <= 0 {
 			return ctx.Err()
 		}
-		if err := sleep(ctx, left); err != nil {
+		if err := sleep(ctx, left, raised); err != nil {
 			return err
 		}
 	}
 }
 
-func sleep(ctx context.Context, d time.Duration) error {
+func sleep(ctx context.Context, d time.Duration, raised <-chan struct{}) error {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
 		return context.Cause(ctx)
+	case <-raised:
+		return errRaised
 	case <-timer.C:
 		return nil
 	}

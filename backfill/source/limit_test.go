@@ -43,6 +43,42 @@ func TestUsersFirst(t *testing.T) {
 	})
 }
 
+// TestRule16_BulkIsRaisedWhileItWaits: a user begins to wait for the page of a bulk request that stands behind users and for
+// the rate limit; it goes before the other bulk requests, which came earlier.
+func TestRule16_BulkIsRaisedWhileItWaits(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := source.NewLimiter(1, 1, nil)
+		require.NoError(t, l.Wait(t.Context(), source.User))
+		var mu sync.Mutex
+		var order []string
+		var wg sync.WaitGroup
+		start := func(ctx context.Context, name string, p source.Priority) {
+			wg.Go(func() {
+				if l.Wait(ctx, p) == nil {
+					mu.Lock()
+					order = append(order, name)
+					mu.Unlock()
+				}
+			})
+			synctest.Wait()
+		}
+		raise := make(chan struct{})
+		start(t.Context(), "bulk", source.Bulk)
+		start(source.WithRaised(t.Context(), raise), "raised", source.Bulk)
+		start(t.Context(), "user", source.User)
+		close(raise)
+		wg.Wait()
+		require.Equal(t, []string{"user", "raised", "bulk"}, order)
+		l.Pause(time.Minute)
+		already := make(chan struct{})
+		close(already)
+		began := time.Now()
+		require.NoError(t, l.Wait(source.WithRaised(t.Context(), already), source.Bulk))
+		require.Equal(t, time.Minute, time.Since(began), "a pause holds users too")
+	})
+}
+
 func TestPause(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
