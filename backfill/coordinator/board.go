@@ -280,14 +280,15 @@ func (c *Coordinator) renew(ctx context.Context) error {
 }
 
 const (
-	// sweepEvery is how often old rows of jobs are deleted, and keptFor how long those that ended are kept.
+	// sweepEvery is how often old rows of jobs are deleted, and keptFor how long those are kept that ended, or whose record
+	// was never published or is gone from its topic.
 	sweepEvery = time.Hour
 	keptFor    = 7 * 24 * time.Hour
 )
 
-// sweep deletes the rows of jobs that ended long ago.
+// sweep deletes the rows of jobs that ended long ago, or that nobody has worked on since.
 func (c *Coordinator) sweep(ctx context.Context) error {
-	_, err := c.config.Pool.Exec(ctx, `DELETE FROM barkeep.job WHERE ended_at < now() - make_interval(secs => $1)`, keptFor.Seconds())
+	_, err := c.config.Pool.Exec(ctx, `DELETE FROM barkeep.job WHERE coalesce(ended_at, updated_at) < now() - make_interval(secs => $1)`, keptFor.Seconds())
 	if err != nil {
 		return fmt.Errorf("delete old jobs: %w", err)
 	}

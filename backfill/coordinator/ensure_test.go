@@ -37,6 +37,7 @@ type counted struct {
 	pages   map[market.Range]int
 	fetches atomic.Int64
 	fail    atomic.Pointer[func(q source.Query) error]
+	alter   atomic.Pointer[func(a *source.Answer)]
 }
 
 func (c *counted) Fetch(ctx context.Context, q source.Query) (source.Answer, error) {
@@ -49,7 +50,11 @@ func (c *counted) Fetch(ctx context.Context, q source.Query) (source.Answer, err
 	c.mu.Lock()
 	c.pages[q.Range]++
 	c.mu.Unlock()
-	return c.Source.Fetch(ctx, q)
+	answer, err := c.Source.Fetch(ctx, q)
+	if alter := c.alter.Load(); alter != nil && err == nil {
+		(*alter)(&answer)
+	}
+	return answer, err
 }
 
 type rig struct {

@@ -121,3 +121,73 @@ func TestRule17_EventsMayBeLost(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, 90*1440, r.bars("sim:BTCUSD", "1m", "2023-01-01Z", "2023-04-01Z"))
 }
+
+// TestRule18_UnavailableIsAskedForLessAndLess: a range that the source cannot give is not asked for again before its time, and
+// that grows.
+func TestRule18_UnavailableIsAskedForLessAndLess(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, sim.Config{})
+	none := func(a *source.Answer) { a.Bars, a.Unavailable = nil, "not on this plan" }
+	r.source.alter.Store(&none)
+	r.consumer()
+	c := r.coordinator()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	req := need("sim:BTCUSD", market.M1, "2024-01-01T00:00:00Z", "2024-01-01T05:00:00Z")
+	for i, want := range []float64{30, 60, 120} {
+		stop := r.producer() // a new one remembers nothing but what is stored
+		require.Eventually(t, func() bool {
+			_, err := c.Ensure(ctx, req, nil)
+			requireState(t, err, "58000")
+			require.ErrorContains(t, err, "not on this plan")
+			return r.source.fetches.Load() == int64(i+1)
+		}, 10*time.Second, 20*time.Millisecond)
+		_, err := c.Ensure(ctx, req, nil)
+		requireState(t, err, "58000")
+		require.Equal(t, int64(i+1), r.source.fetches.Load(), "it is remembered")
+		stop()
+		var wait float64
+		require.NoError(t, r.db.Pool.QueryRow(ctx, `SELECT extract(epoch FROM retry_at - fetched_at)::float8 FROM barkeep.coverage
+		  WHERE state = 4`).Scan(&wait))
+		require.InEpsilon(t, want, wait, 0.36) // three times ± 10 %
+		_, err = r.db.Pool.Exec(ctx, `WITH old AS (UPDATE barkeep.coverage SET retry_at = retry_at - interval '1 h',
+		    fetched_at = fetched_at - interval '1 h') UPDATE barkeep.symbol SET version = version + 1`)
+		require.NoError(t, err)
+	}
+}
+
+// TestRule16_CancelledJobEnds: cancel_job, or the row's end, stops the pages; the end comes by the log.
+func TestRule16_CancelledJobEnds(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, sim.Config{PageLimit: 100, Latency: 20 * time.Millisecond})
+	r.consumer()
+	r.producer()
+	c := r.coordinator()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for _, end := range []struct{ sql, state string }{
+		{`SELECT barkeep.cancel_job(id) FROM barkeep.job WHERE state = 'fetching'`, "cancelled"},
+		{`UPDATE barkeep.job SET state = 'failed', ended_at = now() WHERE state = 'fetching'`, "failed"},
+	} {
+		before := r.source.fetches.Load()
+		waiting, leave := context.WithCancel(ctx)
+		ended := make(chan error, 1)
+		go func() {
+			_, err := c.Ensure(waiting, need("sim:BTCUSD", market.M1, "2020-01-01T00:00:00Z", "2024-01-01T00:00:00Z"), nil)
+			ended <- err
+		}()
+		require.Eventually(t, func() bool { return r.source.fetches.Load() > before+20 }, 20*time.Second, time.Millisecond)
+		leave()
+		require.Error(t, <-ended)
+		require.Eventually(t, func() bool {
+			tag, err := r.db.Pool.Exec(ctx, end.sql)
+			return err == nil && tag.RowsAffected() == 1
+		}, 10*time.Second, 10*time.Millisecond)
+		require.Eventually(t, func() bool { return len(r.actors.Machines()) == 0 }, 10*time.Second, 10*time.Millisecond)
+		var state string
+		require.Eventually(t, func() bool {
+			err := r.db.Pool.QueryRow(ctx, `SELECT state FROM barkeep.job ORDER BY asked_at DESC LIMIT 1`).Scan(&state)
+			return err == nil && state == end.state
+		}, 10*time.Second, 10*time.Millisecond)
+	}
+}

@@ -1,6 +1,7 @@
 package coordinator
 
 import (
+	"errors"
 	"testing"
 	"time"
 
@@ -34,4 +35,30 @@ func TestRule17_ProgressNeverGoesBack(t *testing.T) {
 		require.Equal(t, int64(1000), told.Total)
 	}
 	require.Zero(t, told.Left)
+}
+
+// TestRule18_FailuresAreRememberedLonger: 30 s, then twice as long each time up to 10 min, with jitter; a success, or long
+// silence, forgets.
+func TestRule18_FailuresAreRememberedLonger(t *testing.T) {
+	t.Parallel()
+	m, now := newMemory(), time.Unix(1_700_000_000, 0)
+	key, failure := symbolKey("NOSUCH"), errors.New("unknown")
+	kept := func() time.Duration {
+		m.remember(key, failure, now)
+		m.remember(key, errors.New("another waiter"), now)
+		require.Equal(t, failure, m.recall(key, now))
+		began := now
+		for m.recall(key, now) != nil {
+			now = now.Add(100 * time.Millisecond)
+		}
+		return now.Sub(began)
+	}
+	for _, want := range []float64{30, 60, 120, 240, 480, 600, 600} {
+		require.InEpsilon(t, want, kept().Seconds(), 0.11)
+	}
+	m.forget(key)
+	require.InEpsilon(t, 30, kept().Seconds(), 0.11)
+	now = now.Add(longestGrudge + time.Second)
+	require.InEpsilon(t, 30, kept().Seconds(), 0.11)
+	require.NoError(t, m.recall(symbolKey("OTHER"), now))
 }

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"barkeep/backfill/coverage"
 	"barkeep/backfill/source"
 	"barkeep/backfill/topic"
 	"barkeep/internal/market"
@@ -106,6 +107,7 @@ func (r *run) page(ctx context.Context, s *slot, want market.Range) (rest market
 		judged = source.Judge(r.info, query, answer, &first)
 	}
 	page := topic.Page{Asked: want, FetchedAt: answer.Sent, Bars: answer.Bars}
+	r.postpone(judged.Segments)
 	for _, g := range judged.Segments {
 		page.Segments = append(page.Segments, topic.Segment{Range: g.Range, State: g.State, Reason: g.Reason, RetryAt: g.RetryAt})
 	}
@@ -113,6 +115,25 @@ func (r *run) page(ctx context.Context, s *slot, want market.Range) (rest market
 		return judged.Rest, nil
 	}
 	return judged.Rest, r.publish(ctx, page, !s.urgent())
+}
+
+// postpone makes the time until an unavailable range is asked for again longer, where it was unavailable the last time, with
+// jitter (PIPELINE 18).
+func (r *run) postpone(segments []source.Segment) {
+	for i := range segments {
+		g := &segments[i]
+		if g.State != coverage.Unavailable || g.RetryAt == 0 {
+			continue
+		}
+		wait := source.UnavailableFor
+		for _, before := range r.p.store.Snapshot().Segments(r.job.Series) {
+			if before.State == coverage.Unavailable && before.RetryAt > before.FetchedAt && before.Range.Overlaps(g.Range) {
+				wait = max(wait, 2*before.RetryAt.Sub(before.FetchedAt))
+			}
+		}
+		wait = time.Duration(float64(min(wait, source.UnavailableAtMost)) * (0.9 + 0.2*rand.Float64()))
+		g.RetryAt = g.RetryAt.Shift(wait - source.UnavailableFor)
+	}
 }
 
 // fetch asks until there is an answer, the attempts are used up, or the source says that asking is of no use.

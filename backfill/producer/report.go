@@ -54,16 +54,21 @@ func (p *Producer) report(ctx context.Context) error {
 	var cancelled, wanted bool
 	_, err = pgx.ForEachRow(rows, []any{&id, &cancelled, &wanted}, func() error {
 		r := runs[id]
+		delete(runs, id)
 		if was := r.user.Swap(wanted); wanted && !was {
 			p.slots.raise(r)
 		}
-		if stop := r.stop.Load(); cancelled && stop != nil {
-			(*stop)(errCancelled)
+		if cancelled {
+			r.halt(errCancelled)
 		}
 		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("write jobs: %w", err)
+	}
+	// A page that could not be used has failed its job, or the database went back: nobody waits for the rest.
+	for _, r := range runs {
+		r.halt(errEnded)
 	}
 	return nil
 }

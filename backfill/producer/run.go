@@ -80,8 +80,8 @@ func (r *run) do(ctx context.Context) {
 	if ctx.Err() != nil {
 		return
 	}
-	if errors.Is(context.Cause(working), errCancelled) || errors.Is(context.Cause(working), errSuperseded) {
-		err = context.Cause(working)
+	if why := context.Cause(working); err != nil && (errors.Is(why, errCancelled) || errors.Is(why, errEnded)) {
+		err = why
 	}
 	if !errors.Is(err, errEnded) {
 		if err := p.publish(ctx, p.config.Names.EndRecord(r.end(ctx, err))); err != nil {
@@ -98,6 +98,13 @@ func (r *run) do(ctx context.Context) {
 	// In one step: a record of this job that comes between the two would join a run that is over, and never be marked.
 	p.endLocked(r.owner, r.offsets...)
 	r.forgetLocked()
+}
+
+// halt ends the job's work, where that has begun.
+func (r *run) halt(why error) {
+	if stop := r.stop.Load(); stop != nil {
+		(*stop)(why)
+	}
 }
 
 // forgetLocked takes the run out of the table, unless another run of the job has its place; Producer.mu is held.

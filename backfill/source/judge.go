@@ -18,8 +18,12 @@ type Segment struct {
 	RetryAt market.Instant
 }
 
-// unavailableFor is how long a range stays unavailable before it is asked for again.
-const unavailableFor = time.Hour
+// UnavailableFor is how long a range stays unavailable before it is asked for again the first time; who has seen it fail
+// before makes that longer, up to UnavailableAtMost (PIPELINE 18).
+const (
+	UnavailableFor    = 30 * time.Second
+	UnavailableAtMost = 10 * time.Minute
+)
 
 // Judgement is what can be said after one or two readings of a range.
 type Judgement struct {
@@ -81,7 +85,7 @@ func Judge(info Info, q Query, last Answer, earlier *Answer) Judgement {
 }
 
 func unavailable(r market.Range, a *Answer) Segment {
-	return Segment{Range: r, State: coverage.Unavailable, Reason: a.Unavailable, RetryAt: a.Sent.Shift(unavailableFor)}
+	return Segment{Range: r, State: coverage.Unavailable, Reason: a.Unavailable, RetryAt: a.Sent.Shift(UnavailableFor)}
 }
 
 // judge walks the bars of a page once and cuts its range where the state changes.

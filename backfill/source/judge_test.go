@@ -80,7 +80,7 @@ func TestRule5And6(t *testing.T) {
 		"rows that begin at the end of the source's depth (CC9)": {
 			info: dense, a: source.Answer{Bars: bars(2, 3, 4, 5), Sent: old, Unavailable: "why"},
 			want: []source.Segment{
-				{Range: market.Range{Start: minute(0), End: minute(2)}, State: coverage.Unavailable, Reason: "why", RetryAt: old.Shift(time.Hour)},
+				{Range: market.Range{Start: minute(0), End: minute(2)}, State: coverage.Unavailable, Reason: "why", RetryAt: old.Shift(source.UnavailableFor)},
 				span(2, 6, final),
 			},
 		},

@@ -220,3 +220,18 @@ func BenchmarkPage(b *testing.B) {
 		}
 	}
 }
+
+// TestRule14_LargestPageFits: the most bars, with the widest numbers and irregular times, stay below 512 KiB.
+func TestRule14_LargestPageFits(t *testing.T) {
+	t.Parallel()
+	p := topic.Page{
+		RecordID: strings.Repeat("r", 36), Deployment: strings.Repeat("d", 36), JobID: strings.Repeat("j", 36), Source: "cryptocompare",
+		Series: market.Series{Symbol: market.Symbol(strings.Repeat("S", 64)), Timeframe: market.Mo1}, Asked: market.Always,
+		FetchedAt: market.PosInf - 1, Generation: math.MaxInt64,
+	}
+	for i := range market.Instant(topic.MaxPageBars) {
+		p.Bars = append(p.Bars, market.Bar{TS: i * i * 90_000_000_000, Open: math.Pi, High: math.MaxFloat64, Low: math.SmallestNonzeroFloat64})
+	}
+	p.Segments = []topic.Segment{{Range: market.Always, State: coverage.Final, Reason: strings.Repeat("x", 300)}}
+	require.LessOrEqual(t, len(topic.MarshalPage(p)), topic.MaxPageBytes)
+}
