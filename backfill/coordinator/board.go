@@ -30,8 +30,9 @@ const (
 
 // job is one that somebody of this process waits for. Waiters with the same gap share it.
 type job struct {
-	record topic.Job
-	id     uuid.UUID
+	record  topic.Job
+	id      uuid.UUID
+	askedBy string
 
 	// The rest is guarded by board.mu.
 	waiters   map[chan struct{}]struct{} // each holds one token

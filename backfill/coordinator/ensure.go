@@ -12,6 +12,7 @@ import (
 
 	"barkeep/backfill/coverage"
 	"barkeep/backfill/directory"
+	"barkeep/backfill/topic"
 	"barkeep/internal/actor"
 	"barkeep/internal/market"
 )
@@ -338,7 +339,7 @@ func (p *part) inFlight() market.RangeSet {
 func (f *filling) settle(ctx context.Context) (refreshed bool, err error) {
 	for _, p := range f.parts {
 		for _, j := range slices.Clone(p.jobs) {
-			state, _, failure := f.c.jobs.look(j)
+			state, end, failure := f.c.jobs.look(j)
 			if state == jobOpen {
 				continue
 			}
@@ -358,6 +359,10 @@ func (f *filling) settle(ctx context.Context) (refreshed bool, err error) {
 			// A binding of another generation is read anew.
 			p.binding = nil
 			if left := f.c.Snapshot().Missing(p.series, asked, f.req.Freshness, f.now); !left.Empty() {
+				// Who only joined another's job asks for one of their own.
+				if end == topic.Cancelled && j.askedBy == f.req.AskedBy {
+					return false, cancelled(p.series, j.record.Range)
+				}
 				p.rounds++
 				if p.rounds >= maxRounds {
 					return false, unfilled(p.series, left)
@@ -383,6 +388,9 @@ const staleFactor = 10
 
 // excuse lets a part go on with a stale tail where that is not too old, and returns the failure otherwise.
 func (f *filling) excuse(p *part, asked market.RangeSet, failure error) error {
+	if f.c.Snapshot().Covered(p.series, asked, f.req.Freshness, f.now) {
+		return nil // another job brought it
+	}
 	stale := staleFactor * coverage.Freshness(p.series.Timeframe, f.req.Freshness)
 	left := f.c.Snapshot().Missing(p.series, asked, stale, f.now)
 	if !left.Empty() {

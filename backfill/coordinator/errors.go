@@ -64,6 +64,13 @@ func jobFailed(series market.Series, r market.Range, code, message string) *Erro
 	return e
 }
 
+func cancelled(series market.Series, r market.Range) *Error {
+	return &Error{
+		Code: pgerrcode.QueryCanceled, Message: fmt.Sprintf("the fetch of %s %s was cancelled", series, r),
+		Advice: "Somebody called barkeep.cancel_job. The statement may be sent again.",
+	}
+}
+
 func unavailable(series market.Series, r market.Range, reason string, retry market.Instant) *Error {
 	e := &Error{Code: pgerrcode.SystemError, Message: fmt.Sprintf("bars of %s in %s are not available: %s", series, r, reason)}
 	if retry != 0 && !retry.IsInf() {

@@ -100,7 +100,7 @@ func (f *filling) submit(ctx context.Context, index *coverage.Index, p *part, ga
 			continue
 		}
 		j, fresh, err := f.c.jobs.join(shareKey{p.series, r, p.binding.Generation}, f.wake, f.c.config.MaxJobs, func() *job {
-			return f.c.newJob(p, r)
+			return f.c.newJob(p, r, f.req.AskedBy)
 		})
 		if err != nil {
 			return err
@@ -127,9 +127,9 @@ func (f *filling) poke() {
 // maxJobsOfPart bounds the jobs of one series of a statement.
 const maxJobsOfPart = 16
 
-func (c *Coordinator) newJob(p *part, r market.Range) *job {
+func (c *Coordinator) newJob(p *part, r market.Range, askedBy string) *job {
 	id, now := newID(), c.config.Now()
-	return &job{id: id, published: now, record: topic.Job{
+	return &job{id: id, askedBy: askedBy, published: now, record: topic.Job{
 		ID: id.String(), Deployment: c.config.Deployment, Series: p.series, Range: r, Priority: 1,
 		Source: p.binding.Source, VendorID: p.binding.VendorID, Generation: p.binding.Generation, AskedAt: market.FromTime(now),
 	}}
