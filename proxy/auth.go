@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"strings"
+
+	"github.com/jackc/pgx/v5/pgproto3"
 )
 
 // The requests inside an Authentication message.
@@ -50,6 +52,12 @@ func (s *session) authenticate() error {
 			s.tx = message[5]
 		}
 		last := message[0]
+		if last == 'Z' {
+			if err := s.identify(); err != nil {
+				return err
+			}
+			message = encode(&pgproto3.ReadyForQuery{TxStatus: s.tx})
+		}
 		s.greeting = append(s.greeting, message...)
 		// What needs no answer goes out with what follows.
 		if answer || last == 'Z' || last == 'E' || s.have == s.from {

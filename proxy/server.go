@@ -56,6 +56,9 @@ type Upstream struct {
 	Network, Address string
 	// TLS, where not nil, is asked for with SSLRequest and required.
 	TLS *tls.Config
+	// SystemIdentifier is the server's, as the service's own connections found it; another one is refused. Empty checks
+	// nothing. IdentifyQuery returns one row of two texts: "true" in recovery, else "false", and the system identifier.
+	SystemIdentifier, IdentifyQuery string
 }
 
 // Config is what a Server needs. Zero limits are replaced by DESIGN §14's defaults.

@@ -17,6 +17,7 @@ import (
 	"barkeep/backfill/source/builtin"
 	"barkeep/internal/actor"
 	"barkeep/internal/catalog"
+	"barkeep/internal/schema"
 	"barkeep/internal/status"
 	"barkeep/proxy"
 )
@@ -145,12 +146,18 @@ func (a *app) upstream(ctx context.Context) (proxy.Upstream, error) {
 		return proxy.Upstream{}, fmt.Errorf("connect to the database: %w", err)
 	}
 	defer conn.Release()
+	id, err := schema.Identify(ctx, conn.Conn())
+	if err != nil {
+		return proxy.Upstream{}, err
+	}
 	cfg := &conn.Conn().Config().Config
 	port := strconv.Itoa(int(cfg.Port))
+	up := proxy.Upstream{SystemIdentifier: id, IdentifyQuery: schema.IdentifyQuery}
 	if strings.HasPrefix(cfg.Host, "/") {
-		return proxy.Upstream{Network: "unix", Address: cfg.Host + "/.s.PGSQL." + port}, nil
+		up.Network, up.Address = "unix", cfg.Host+"/.s.PGSQL."+port
+		return up, nil
 	}
-	up := proxy.Upstream{Network: "tcp", Address: net.JoinHostPort(cfg.Host, port)}
+	up.Network, up.Address = "tcp", net.JoinHostPort(cfg.Host, port)
 	if _, encrypted := conn.Conn().PgConn().Conn().(*tls.Conn); encrypted {
 		up.TLS = cfg.TLSConfig
 	}

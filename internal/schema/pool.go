@@ -2,8 +2,10 @@ package schema
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
+	"sync"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -21,14 +23,15 @@ func ConnectConfig(dsn string) (*pgx.ConnConfig, error) {
 
 // PoolConfig reads the address of a database and adds the settings that every service connection has, whatever the
 // server, the database or the role say: names are looked up in pg_catalog only, times are UTC, and bars may be written
-// (which the guard of ohlcv allows to members of the service role). A server in recovery is refused at connect.
+// (which the guard of ohlcv allows to members of the service role). A server in recovery is refused at connect, and
+// one that is not the server of the pool's first connection (PIPELINE 24).
 func PoolConfig(dsn string) (*pgxpool.Config, error) {
 	config, err := pgxpool.ParseConfig(dsn)
 	if err != nil {
 		return nil, fmt.Errorf("parse the database's address: %w", err)
 	}
 	serviceSettings(config.ConnConfig)
-	config.AfterConnect = refuseStandby
+	config.AfterConnect = (&sameServer{}).check
 	return config, nil
 }
 
@@ -51,13 +54,46 @@ func serviceSettings(config *pgx.ConnConfig) {
 	}
 }
 
-func refuseStandby(ctx context.Context, conn *pgx.Conn) error {
-	var recovery bool
-	if err := conn.QueryRow(ctx, "select pg_catalog.pg_is_in_recovery()").Scan(&recovery); err != nil {
-		return fmt.Errorf("ask the server whether it is a standby: %w", err)
+// ErrOtherServer is returned, wrapped, for a connection that came to another server than the first of its pool: the same
+// address, but other bars and other coverage (PIPELINE 24).
+var ErrOtherServer = errors.New("the address leads to another server than before; restart barkeep if that is meant")
+
+// sameServer is the server that a pool's first connection came to.
+type sameServer struct {
+	mu   sync.Mutex
+	id   string
+	seen bool
+}
+
+// check refuses a standby, and a server other than the first.
+func (s *sameServer) check(ctx context.Context, conn *pgx.Conn) error {
+	id, err := Identify(ctx, conn)
+	if err != nil {
+		return err
 	}
-	if recovery {
-		return ErrInRecovery
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.seen {
+		s.id, s.seen = id, true
+	}
+	if s.id != id {
+		return fmt.Errorf("%w: system identifier %s, not %s", ErrOtherServer, id, s.id)
 	}
 	return nil
+}
+
+// IdentifyQuery asks a server who it is: whether it is in recovery, and its system identifier, both as text.
+const IdentifyQuery = `select pg_catalog.pg_is_in_recovery()::pg_catalog.text, system_identifier::pg_catalog.text from pg_catalog.pg_control_system()`
+
+// Identify returns the server's system identifier, which a primary shares only with its standbys. A server in recovery is
+// refused with ErrInRecovery (PIPELINE 24).
+func Identify(ctx context.Context, conn *pgx.Conn) (string, error) {
+	var recovery, id string
+	if err := conn.QueryRow(ctx, IdentifyQuery).Scan(&recovery, &id); err != nil {
+		return "", fmt.Errorf("ask the server who it is: %w", err)
+	}
+	if recovery != "false" {
+		return "", ErrInRecovery
+	}
+	return id, nil
 }

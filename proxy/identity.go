@@ -1,0 +1,63 @@
+package proxy
+
+import (
+	"fmt"
+	"log/slog"
+
+	"github.com/jackc/pgerrcode"
+	"github.com/jackc/pgx/v5/pgproto3"
+)
+
+var (
+	errStandby = &Error{
+		Code: pgerrcode.CannotConnectNow, Message: "the database is in recovery: bars cannot be stored there", Fatal: true,
+		HintText: "Connect barkeep to the primary.",
+	}
+	errOtherServer = &Error{
+		Code: pgerrcode.CannotConnectNow, Message: "the database is another server than the one whose bars barkeep keeps", Fatal: true,
+		HintText: "Restart barkeep if the database was replaced on purpose.",
+	}
+)
+
+// identify asks the upstream who it is, before the client may speak: what is known of bars holds for one server
+// (PIPELINE 24). It returns errStandby or errOtherServer. A role that may not ask is let in: the service's own connections
+// are checked too.
+func (s *session) identify() error {
+	up := &s.server.cfg.Upstream
+	if !s.planned || up.SystemIdentifier == "" {
+		return nil
+	}
+	if _, err := s.upstream.Write(encode(&pgproto3.Query{String: up.IdentifyQuery})); err != nil {
+		return fmt.Errorf("write to upstream: %w", err)
+	}
+	var row pgproto3.DataRow
+	for {
+		message, err := s.nextUpstream()
+		if err != nil {
+			return err
+		}
+		switch message[0] {
+		case 'D':
+			if err := row.Decode(message[5:]); err != nil {
+				return fmt.Errorf("read who the upstream is: %w", err)
+			}
+			if len(row.Values) != 2 {
+				return fmt.Errorf("read who the upstream is: %d columns", len(row.Values))
+			}
+			if string(row.Values[0]) != "false" {
+				return s.refuse(errStandby)
+			}
+			if string(row.Values[1]) != up.SystemIdentifier {
+				return s.refuse(errOtherServer)
+			}
+		case 'E':
+			s.log.Warn("a session's server cannot be identified", slog.String("user", s.user), slog.Any("error", upstreamError(message)))
+		case 'S':
+			s.parameterStatus(message[5:])
+			s.greeting = append(s.greeting, message...)
+		case 'Z':
+			s.tx = message[5]
+			return nil
+		}
+	}
+}
