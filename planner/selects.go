@@ -268,10 +268,45 @@ func (a *analyzer) sortColumn(sel *pg.SelectStmt, l *level, node *pg.Node) opera
 		name := fields[0].GetString_().GetSval()
 		for _, t := range targets {
 			target := t.GetResTarget()
-			if target.GetName() == name {
+			if target.GetName() == name || (target.GetName() == "" && mayBeNamed(target.GetVal(), name)) {
 				return a.resolve(l, target.GetVal().GetColumnRef().GetFields())
 			}
 		}
 	}
 	return a.resolve(l, fields)
+}
+
+// mayBeNamed reports whether PostgreSQL may give that name to an output column without AS: the name of the column below
+// casts, collations, fields and the ELSE of a CASE, or that of a function. A column itself is left to resolve.
+func mayBeNamed(node *pg.Node, name string) bool {
+	switch n := node.GetNode().(type) {
+	case *pg.Node_TypeCast:
+		return lastName(n.TypeCast.GetTypeName().GetNames()) == name || mayHide(n.TypeCast.GetArg(), name)
+	case *pg.Node_CollateClause:
+		return mayHide(n.CollateClause.GetArg(), name)
+	case *pg.Node_CaseExpr:
+		return mayHide(n.CaseExpr.GetDefresult(), name)
+	case *pg.Node_AIndirection:
+		return lastName(n.AIndirection.GetIndirection()) == name || mayHide(n.AIndirection.GetArg(), name)
+	case *pg.Node_FuncCall:
+		return lastName(n.FuncCall.GetFuncname()) == name
+	case *pg.Node_SubLink:
+		targets := n.SubLink.GetSubselect().GetSelectStmt().GetTargetList()
+		return len(targets) != 1 || targets[0].GetResTarget().GetName() == name || mayHide(targets[0].GetResTarget().GetVal(), name)
+	}
+	return false
+}
+
+// mayHide is mayBeNamed for what stands inside of another expression.
+func mayHide(node *pg.Node, name string) bool {
+	return lastName(node.GetColumnRef().GetFields()) == name || mayBeNamed(node, name)
+}
+
+func lastName(names []*pg.Node) string {
+	for _, n := range slices.Backward(names) {
+		if s := n.GetString_(); s != nil {
+			return s.GetSval()
+		}
+	}
+	return ""
 }
