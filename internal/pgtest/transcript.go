@@ -11,6 +11,7 @@
 //	C S|P name                   Close
 //	H   S   X                    Flush, Sync, Terminate
 //	d text   c   f text          CopyData (a newline is added), CopyDone, CopyFail
+//	F oid [value …]              FunctionCall, text arguments
 //
 // or waits: "wait Z 2" until the second ReadyForQuery from here, any message type will do. Lines that begin with # say
 // what the transcript is about. Messages that are sent without a wait between them go out in one write.
@@ -133,8 +134,25 @@ func parse(kind, rest string) (pgproto3.FrontendMessage, error) {
 		return &pgproto3.CopyDone{}, nil
 	case "f":
 		return &pgproto3.CopyFail{Message: rest}, nil
+	case "F":
+		return call(words[:len(words)-2])
 	}
 	return nil, fmt.Errorf("unknown line %q", kind)
+}
+
+func call(words []string) (pgproto3.FrontendMessage, error) {
+	if len(words) == 0 {
+		return nil, errors.New("FunctionCall without a function")
+	}
+	function, err := strconv.ParseUint(words[0], 10, 32)
+	if err != nil {
+		return nil, fmt.Errorf("parse function: %w", err)
+	}
+	out := &pgproto3.FunctionCall{Function: uint32(function)}
+	for _, value := range words[1:] {
+		out.Arguments = append(out.Arguments, []byte(value))
+	}
+	return out, nil
 }
 
 // wait reads until the count-th message of the kind has come, or the end of the connection where kind is "end".
@@ -185,6 +203,8 @@ func summary(message pgproto3.BackendMessage) string {
 			values[i] = string(value)
 		}
 		return "D " + strings.Join(values, "|")
+	case *pgproto3.NotificationResponse:
+		return fmt.Sprintf("A %s %s", m.Channel, m.Payload)
 	case *pgproto3.BackendKeyData:
 		return kind
 	}
