@@ -67,6 +67,9 @@ func TestServe(t *testing.T) {
 	require.NoError(t, conn.QueryRow(ctx, `select count(*) from daily where symbol='sim:BTCUSD' and ts >= '2024-01-01Z' and ts < '2024-01-08Z'`).Scan(&bars))
 	require.Equal(t, 7, bars, "a view is known as soon as its statement ended")
 	require.Contains(t, httpGet(ctx, t, "http://"+at.status+"/"), "sim:BTCUSD 1m")
+	require.Eventually(t, func() bool { // a statement may be answered before its job's end record is read
+		return db.Pool.QueryRow(ctx, `select count(*) from barkeep.job where ended_at is null`).Scan(&jobs) == nil && jobs == 0
+	}, 10*time.Second, 5*time.Millisecond)
 	metrics := httpGet(ctx, t, "http://"+at.status+"/metrics")
 	for _, want := range []string{
 		`barkeep_source_bars_total{source="sim"}`, `barkeep_jobs{state="done"} 2`, "barkeep_actor_undeclared_steps_total 0", "barkeep_consumer_lag_records 0",
