@@ -6,8 +6,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
+	"barkeep/backfill/coverage"
 	"barkeep/backfill/directory"
 	"barkeep/backfill/source"
 	"barkeep/internal/dbtest"
@@ -135,4 +137,49 @@ func TestAListingFoundLaterReplacesTheUnknownOne(t *testing.T) {
 	var rows int
 	require.NoError(t, db.Pool.QueryRow(ctx, `SELECT count(*) FROM barkeep.instrument`).Scan(&rows))
 	require.Equal(t, 1, rows)
+}
+
+// The sequence: a name passes to another coin (LUNAUSDT did). Under the old generation the absence after the delisting
+// would hide the new coin's bars, and a page of the old one could still be stored.
+func TestRule11_ANameThatPassesToAnotherInstrument(t *testing.T) {
+	t.Parallel()
+	db := dbtest.New(t)
+	ctx := t.Context()
+	const day = market.Instant(86_400_000_000)
+	s := &fixed{name: "alpha", list: []source.Instrument{coin("old", "LUNUSD", day)}}
+	require.NoError(t, directory.Announce(ctx, db.Pool, []source.Source{s}))
+	require.NoError(t, directory.Refresh(ctx, db.Pool, s, time.Hour))
+	for _, symbol := range []market.Symbol{"LUNUSD", "alpha:LUNUSD"} {
+		_, bound, err := directory.Bind(ctx, db.Pool, symbol, time.Hour)
+		require.NoError(t, err)
+		require.True(t, bound)
+	}
+	series := market.Series{Symbol: "LUNUSD", Timeframe: market.M1}
+	require.NoError(t, pgx.BeginFunc(ctx, db.Pool, func(tx pgx.Tx) error {
+		return coverage.Apply(ctx, tx, series,
+			coverage.Segment{Range: market.Range{Start: day, End: 10 * day}, State: coverage.Final, Source: "alpha", Generation: 1, FetchedAt: 1},
+			coverage.Segment{Range: market.Range{Start: 10 * day, End: 40 * day}, State: coverage.Absent, Source: "alpha", Generation: 1, FetchedAt: 1})
+	}))
+	// The delisting alone changes nothing but the end.
+	s.list[0].Delisted = 10 * day
+	require.NoError(t, directory.Refresh(ctx, db.Pool, s, 0))
+	b, _, err := directory.Lookup(ctx, db.Pool, "LUNUSD")
+	require.NoError(t, err)
+	require.Equal(t, []any{"old", int64(1), 10 * day}, []any{b.VendorID, b.Generation, b.Delisted})
+
+	s.list = []source.Instrument{coin("new", "LUNUSD", 20*day)}
+	for range 2 { // again: the same list opens nothing
+		require.NoError(t, directory.Refresh(ctx, db.Pool, s, 0))
+		for _, symbol := range []market.Symbol{"LUNUSD", "alpha:LUNUSD"} {
+			b, known, err := directory.Lookup(ctx, db.Pool, symbol)
+			require.NoError(t, err)
+			require.True(t, known)
+			require.Equal(t, []any{"new", int64(2), 20 * day, market.PosInf}, []any{b.VendorID, b.Generation, b.Listed, b.Delisted})
+		}
+	}
+	store := coverage.NewStore(db.Pool, coverage.Config{})
+	require.NoError(t, store.Load(ctx))
+	segments := store.Snapshot().Segments(series)
+	require.Len(t, segments, 1, "what was said of the time after the delisting is gone")
+	require.Equal(t, market.Range{Start: day, End: 10 * day}, segments[0].Range)
 }

@@ -128,6 +128,9 @@ func store(ctx context.Context, conn *pgx.Conn, name string, list []source.Instr
 	if err := tx.SendBatch(ctx, batch).Close(); err != nil {
 		return fmt.Errorf("store instruments: %w", err)
 	}
+	if err := relist(ctx, tx, name); err != nil {
+		return err
+	}
 	if err := tx.Commit(ctx); err != nil {
 		return fmt.Errorf("store instruments: %w", err)
 	}
