@@ -5,10 +5,16 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -16,28 +22,87 @@ import (
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
+	"barkeep/backfill/source/sim"
 	"barkeep/internal/dbtest"
 	"barkeep/internal/market"
 )
 
-// differentialStatements is how many random statements a run compares; -rapid.checks overrules it.
-const differentialStatements = "600"
-
 // TestDifferential is promise 1 of DESIGN §1: a statement through an empty barkeep returns what it returns straight at a
-// database that holds every bar. It prints rapid's seed and the shrunk statement where they differ.
+// database that holds every bar. It prints the market's seed, and rapid's and the shrunk statement where they differ.
+// BARKEEP_TEST_SEED sets the market's seed.
 func TestDifferential(t *testing.T) {
-	if checks := flag.Lookup("rapid.checks"); checks != nil && checks.Value.String() == checks.DefValue {
-		require.NoError(t, flag.Set("rapid.checks", differentialStatements))
-		t.Cleanup(func() { _ = flag.Set("rapid.checks", checks.DefValue) })
+	seed := rand.Uint64()
+	if text := os.Getenv("BARKEEP_TEST_SEED"); text != "" {
+		var err error
+		seed, err = strconv.ParseUint(text, 10, 64)
+		require.NoError(t, err)
 	}
-	dir, bars := randomMarket(t, 1)
-	compareDatabases(t, dir, bars)
+	t.Logf("BARKEEP_TEST_SEED=%d", seed)
+	dir, bars := randomMarket(t, seed)
+	compareDatabases(t, 500, dir, bars, scene{
+		symbols: []string{"file:AAA", "file:BBB", "file:GAP"}, timeframes: []string{"1h", "1m", "1d"}, start: grammarStart,
+	})
+}
+
+// TestDifferential_Sim compares on the simulated market, around the hour at which one of its coins is listed.
+func TestDifferential_Sim(t *testing.T) {
+	start := time.Date(2023, 6, 14, 0, 0, 0, 0, time.UTC)
+	window := market.Range{Start: market.FromTime(start.AddDate(0, 0, -1)), End: market.FromTime(start.AddDate(0, 0, 4))}
+	at := scene{
+		timeframes: []string{"1h", "1m", "1d"}, start: start, window: fmt.Sprintf("between '%s' and '%s'", window.Start, window.End-1),
+	}
+	bars := map[market.Series][]market.Bar{}
+	for _, coin := range sim.Coins() {
+		if !slices.Contains([]string{"BTCUSD", "GAPUSD", "NEWUSD", "OLDUSD"}, coin.Symbol()) {
+			continue
+		}
+		at.symbols = append(at.symbols, "sim:"+coin.Symbol())
+		for _, tf := range []market.Timeframe{market.M1, market.H1, market.D1} {
+			series := market.Series{Symbol: market.Symbol("sim:" + coin.Symbol()), Timeframe: tf}
+			bars[series] = coin.Bars(nil, tf, window)
+		}
+	}
+	compareDatabases(t, 120, t.TempDir(), bars, at)
+}
+
+// TestDifferential_Recordings compares on bars that exchanges have recorded, with the holes and prices that they have.
+func TestDifferential_Recordings(t *testing.T) {
+	data := os.Getenv("BARKEEP_TEST_DATA")
+	if data == "" {
+		t.Skip("no recordings")
+	}
+	for _, c := range []struct {
+		tf    market.Timeframe
+		files map[string]string
+		start time.Time
+	}{
+		{market.M1, map[string]string{
+			"BTCUSDC": "binanceus/BTCUSDC_1m_20230301_20230321.csv.gz", "BTCUSD": "binanceus/BTCUSD_1m_20230301_20230321.csv.gz",
+		}, time.Date(2023, 3, 1, 0, 0, 0, 0, time.UTC)},
+		{market.M1, map[string]string{"KRAKEN": "kraken_archive/BTCUSDC_1m_2023Q1.csv.gz"}, time.Date(2023, 1, 1, 0, 0, 0, 0, time.UTC)},
+		{market.M5, map[string]string{"ETHBTC": "freqtrade/ETH_BTC-5m.csv.gz"}, time.Date(2018, 1, 10, 0, 0, 0, 0, time.UTC)},
+	} {
+		t.Run(strings.Join(slices.Sorted(maps.Keys(c.files)), ","), func(t *testing.T) {
+			dir, bars := t.TempDir(), map[market.Series][]market.Bar{}
+			at := scene{timeframes: []string{c.tf.String()}, start: c.start}
+			for _, name := range slices.Sorted(maps.Keys(c.files)) {
+				series := market.Series{Symbol: market.Symbol("file:" + name), Timeframe: c.tf}
+				at.symbols = append(at.symbols, string(series.Symbol))
+				bars[series] = copyRecording(t, filepath.Join(data, c.files[name]), filepath.Join(dir, name+"_"+c.tf.String()+".csv.gz"))
+			}
+			compareDatabases(t, 60, dir, bars, at)
+		})
+	}
 }
 
 // compareDatabases runs random statements through an empty barkeep over the files in dir and straight at a database
-// that holds bars.
-func compareDatabases(t *testing.T, dir string, bars map[market.Series][]market.Bar) {
+// that holds bars; -rapid.checks overrules how many.
+func compareDatabases(t *testing.T, statements int, dir string, bars map[market.Series][]market.Bar, at scene) {
 	t.Helper()
+	if checks := flag.Lookup("rapid.checks"); checks != nil && checks.Value.String() == checks.DefValue {
+		require.NoError(t, flag.Set("rapid.checks", strconv.Itoa(statements)))
+		t.Cleanup(func() { _ = flag.Set("rapid.checks", checks.DefValue) })
+	}
 	full := dbtest.New(t)
 	fill(t, full.Pool, bars)
 	direct, err := pgx.Connect(t.Context(), full.URL)
@@ -53,7 +118,7 @@ func compareDatabases(t *testing.T, dir string, bars map[market.Series][]market.
 		same, refused, failed int
 	}
 	rapid.Check(t, func(rt *rapid.T) {
-		s := drawStatement(rt)
+		s := drawStatement(rt, at)
 		if rapid.IntRange(0, 2).Draw(rt, "empty first") > 0 {
 			stack.empty(t)
 		}

@@ -25,16 +25,24 @@ func (s statement) String() string {
 	return fmt.Sprintf("zone=%s simple=%v ordered=%v args=%q\n%s", s.zone, s.simple, s.ordered, s.args, s.sql)
 }
 
-// series is what the random market holds, in the window that the predicates are drawn around.
-var (
-	grammarSymbols    = []string{"file:AAA", "file:BBB", "file:GAP"}
-	grammarTimeframes = []string{"1m", "1h", "1d"}
-	grammarZones      = []string{"UTC", "UTC", "Asia/Tokyo", "America/New_York"}
-	grammarStart      = time.Date(2024, 3, 9, 0, 0, 0, 0, time.UTC)
-)
+// scene is what a database holds, for statements to be drawn around.
+type scene struct {
+	symbols, timeframes []string
+	// start is where the bars begin that the bounds of ts are drawn around.
+	start time.Time
+	// window bounds every statement, where the history is too long to be read whole.
+	window string
+}
+
+// grammarStart is where the random market's minutes begin.
+var grammarStart = time.Date(2024, 3, 9, 0, 0, 0, 0, time.UTC)
+
+var grammarZones = []string{"UTC", "UTC", "Asia/Tokyo", "America/New_York"}
 
 // grammar draws statements. Every form that the planner knows has a rule here.
 type grammar struct {
+	scene
+
 	t    *rapid.T
 	args []string
 	bind bool
@@ -66,7 +74,7 @@ func (g *grammar) instant() string {
 	if g.chance("on the hour", 50) {
 		minutes -= minutes % 60
 	}
-	at := grammarStart.Add(time.Duration(minutes) * time.Minute)
+	at := g.start.Add(time.Duration(minutes) * time.Minute)
 	switch rapid.IntRange(0, 5).Draw(g.t, "instant form") {
 	case 0:
 		return g.text(at.Format("2006-01-02 15:04:05"), "::timestamptz")
@@ -86,7 +94,7 @@ func (g *grammar) instant() string {
 
 func (g *grammar) symbols(alias string) string {
 	column := alias + "symbol"
-	one := func() string { return g.text(g.pick("symbol", grammarSymbols...), "::text") }
+	one := func() string { return g.text(g.pick("symbol", g.scene.symbols...), "::text") }
 	switch rapid.IntRange(0, 4).Draw(g.t, "symbol form") {
 	case 0:
 		return column + " in (" + one() + ", " + one() + ")"
@@ -100,9 +108,9 @@ func (g *grammar) symbols(alias string) string {
 }
 
 func (g *grammar) timeframe(alias string) string {
-	one := g.text(g.pick("timeframe", grammarTimeframes...), "::text")
+	one := g.text(g.pick("timeframe", g.timeframes...), "::text")
 	if g.chance("timeframes", 15) {
-		return alias + "timeframe in (" + one + ", '1h')"
+		return alias + "timeframe in (" + one + ", '" + g.timeframes[0] + "')"
 	}
 	return alias + "timeframe = " + one
 }
@@ -161,7 +169,15 @@ func (g *grammar) where(alias string) string {
 	if g.chance("shuffled", 30) {
 		parts[0], parts[len(parts)-1] = parts[len(parts)-1], parts[0]
 	}
-	return strings.Join(parts, " and ")
+	return strings.Join(append(parts, g.bounds(alias)...), " and ")
+}
+
+// bounds is the scene's window, where it has one.
+func (g *grammar) bounds(alias string) []string {
+	if g.window == "" {
+		return nil
+	}
+	return []string{alias + "ts " + g.window}
 }
 
 func (g *grammar) table() string { return g.pick("table", "ohlcv", "public.ohlcv", "OHLCV", `"ohlcv"`) }
@@ -188,7 +204,7 @@ func (g *grammar) query() (sql string, ordered bool) {
 	from, where := g.relation("o")
 	switch rapid.IntRange(0, 9).Draw(g.t, "query") {
 	case 0:
-		return fmt.Sprintf("select o.symbol, count(*), sum(o.volume), min(o.ts), max(o.close) from %s where %s group by o.symbol", from, where), false
+		return fmt.Sprintf("select o.symbol, count(*), sum(o.volume::numeric), min(o.ts), max(o.close) from %s where %s group by o.symbol", from, where), false
 	case 1:
 		return fmt.Sprintf("select o.symbol, o.timeframe, o.ts, o.close from %s where %s order by o.symbol, o.timeframe, o.ts limit %d", from, where,
 			rapid.IntRange(0, 40).Draw(g.t, "limit")), true
@@ -215,14 +231,15 @@ func (g *grammar) query() (sql string, ordered bool) {
 
 // latest is PLANNER 17's plain form.
 func (g *grammar) latest() (sql string, ordered bool) {
-	where := "symbol = " + g.text(g.pick("symbol", grammarSymbols...), "::text") + " and timeframe = " +
-		g.text(g.pick("timeframe", grammarTimeframes...), "::text")
+	where := "symbol = " + g.text(g.pick("symbol", g.scene.symbols...), "::text") + " and timeframe = " +
+		g.text(g.pick("timeframe", g.timeframes...), "::text")
 	if g.chance("bounded", 60) {
 		where += " and " + g.tsLeaf("")
 	}
 	if g.chance("filtered", 20) {
 		where += " and close > open"
 	}
+	where = strings.Join(append([]string{where}, g.bounds("")...), " and ")
 	offset := ""
 	if g.chance("offset", 30) {
 		offset = fmt.Sprintf(" offset %d", rapid.IntRange(0, 5).Draw(g.t, "offset"))
@@ -256,9 +273,9 @@ func (g *grammar) join() (sql string, ordered bool) {
 }
 
 // drawStatement draws a whole statement with its protocol, parameters and zone.
-func drawStatement(t *rapid.T) statement {
+func drawStatement(t *rapid.T, at scene) statement {
 	simple := rapid.Bool().Draw(t, "simple")
-	g := &grammar{t: t, bind: !simple}
+	g := &grammar{scene: at, t: t, bind: !simple}
 	sql, ordered := g.query()
 	return statement{sql: sql, args: g.args, ordered: ordered, simple: simple, zone: rapid.SampledFrom(grammarZones).Draw(t, "zone")}
 }

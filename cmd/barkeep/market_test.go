@@ -1,12 +1,15 @@
 package main
 
 import (
+	"bufio"
 	"compress/gzip"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -62,4 +65,55 @@ func writeBars(tb testing.TB, path string, bars []market.Bar) {
 	}
 	require.NoError(tb, zipped.Close())
 	require.NoError(tb, file.Close())
+}
+
+// recordedRows is how much of a recording is compared: three days of minutes.
+const recordedRows = 3 * 1440
+
+// copyRecording copies the first rows of a recording, as they are, and returns them as bars.
+func copyRecording(tb testing.TB, from, to string) []market.Bar {
+	tb.Helper()
+	in, err := os.Open(from)
+	require.NoError(tb, err)
+	defer in.Close()
+	unzipped, err := gzip.NewReader(in)
+	require.NoError(tb, err)
+	out, err := os.Create(to)
+	require.NoError(tb, err)
+	zipped := gzip.NewWriter(out)
+	var bars []market.Bar
+	lines := bufio.NewScanner(unzipped)
+	for n := 0; n <= recordedRows && lines.Scan(); n++ {
+		_, err = io.WriteString(zipped, lines.Text()+"\n")
+		require.NoError(tb, err)
+		if n > 0 { // a header
+			bars = append(bars, recordedBar(tb, strings.Split(lines.Text(), ",")))
+		}
+	}
+	require.NoError(tb, lines.Err())
+	require.NoError(tb, zipped.Close())
+	require.NoError(tb, out.Close())
+	require.NotEmpty(tb, bars)
+	return bars
+}
+
+func recordedBar(tb testing.TB, cells []string) market.Bar {
+	tb.Helper()
+	var numbers [5]float64
+	for i := range numbers {
+		var err error
+		numbers[i], err = strconv.ParseFloat(cells[i+1], 64)
+		require.NoError(tb, err)
+	}
+	at, err := time.Parse("2006-01-02 15:04:05Z07:00", cells[0])
+	if count, notNumber := strconv.ParseInt(cells[0], 10, 64); notNumber == nil {
+		at, err = time.UnixMilli(count), nil
+		if len(cells[0]) == len("1672531200") {
+			at = time.Unix(count, 0)
+		}
+	}
+	require.NoError(tb, err)
+	return market.Bar{
+		TS: market.FromTime(at), Open: numbers[0], High: numbers[1], Low: numbers[2], Close: numbers[3], Volume: numbers[4],
+	}
 }
