@@ -178,7 +178,9 @@ func execute(ctx context.Context, conn *pgx.Conn, s statement) ([]string, error)
 	} else {
 		args := make([][]byte, len(s.args))
 		for i, a := range s.args {
-			args[i] = []byte(a)
+			if a != nullParameter {
+				args[i] = []byte(a)
+			}
 		}
 		result := conn.PgConn().ExecParams(ctx, s.sql, args, nil, nil, nil).Read()
 		if result.Err != nil {

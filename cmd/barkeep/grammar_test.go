@@ -39,6 +39,9 @@ var grammarStart = time.Date(2024, 3, 9, 0, 0, 0, 0, time.UTC)
 
 var grammarZones = []string{"UTC", "UTC", "Asia/Tokyo", "America/New_York"}
 
+// nullParameter stands for NULL among the arguments of a statement.
+const nullParameter = "\x00"
+
 // grammar draws statements. Every form that the planner knows has a rule here.
 type grammar struct {
 	scene
@@ -58,11 +61,17 @@ func (g *grammar) chance(label string, percent int) bool {
 
 // text is a string constant: a literal, or a parameter where the statement takes them.
 func (g *grammar) text(value, cast string) string {
+	if g.chance("null", 3) {
+		value = nullParameter
+	}
 	if g.bind && g.chance("as parameter", 50) {
 		g.args = append(g.args, value)
 		return fmt.Sprintf("$%d%s", len(g.args), cast)
 	}
 	quoted := "'" + value + "'"
+	if value == nullParameter {
+		quoted = "null"
+	}
 	if cast != "" && g.chance("with cast", 40) {
 		return quoted + cast
 	}
@@ -117,7 +126,16 @@ func (g *grammar) timeframe(alias string) string {
 
 func (g *grammar) tsLeaf(alias string) string {
 	column := alias + "ts"
-	switch rapid.IntRange(0, 7).Draw(g.t, "ts form") {
+	switch rapid.IntRange(0, 11).Draw(g.t, "ts form") {
+	case 6:
+		return column + g.pick("between", " between symmetric ", " not between ", " not between symmetric ") + g.instant() + " and " + g.instant()
+	case 7:
+		return column + g.pick("list", " not in (timestamptz '2024-03-09 05:00Z', "+g.instant()+")",
+			" <> all (array[timestamptz '2024-03-09 05:00Z', "+g.instant()+"])")
+	case 8:
+		return g.pick("column", column, alias+"symbol", alias+"timeframe") + g.pick("null test", " is null", " is not null")
+	case 9:
+		return column + g.pick("distinct", " is distinct from ", " is not distinct from ") + g.instant()
 	case 0:
 		return column + " between " + g.instant() + " and " + g.instant()
 	case 1:
@@ -155,7 +173,7 @@ func (g *grammar) condition(alias string, depth int) string {
 	case 1:
 		return "not (" + g.condition(alias, depth-1) + ")"
 	case 2:
-		return "(" + g.condition(alias, depth-1) + ") is " + g.pick("test", "true", "not true", "not false", "false")
+		return "(" + g.condition(alias, depth-1) + ") is " + g.pick("test", "true", "not true", "not false", "false", "unknown", "not unknown")
 	default:
 		return "(" + g.condition(alias, depth-1) + " and " + g.condition(alias, depth-1) + ")"
 	}
@@ -202,7 +220,7 @@ const keys = "symbol, timeframe, ts"
 
 func (g *grammar) query() (sql string, ordered bool) {
 	from, where := g.relation("o")
-	switch rapid.IntRange(0, 9).Draw(g.t, "query") {
+	switch rapid.IntRange(0, 11).Draw(g.t, "query") {
 	case 0:
 		return fmt.Sprintf("select o.symbol, count(*), sum(o.volume::numeric), min(o.ts), max(o.close) from %s where %s group by o.symbol", from, where), false
 	case 1:
@@ -217,7 +235,17 @@ func (g *grammar) query() (sql string, ordered bool) {
 		return fmt.Sprintf("select o.symbol, o.timeframe, o.ts, o.close from %s where %s %s select p.symbol, p.timeframe, p.ts, p.close from %s where %s",
 			from, where, g.pick("set", "union all", "union", "except", "intersect"), second, more), false
 	case 5:
-		return fmt.Sprintf("with c as (select * from %s where %s) select %s, close from c where %s", from, where, keys, g.condition("", 1)), false
+		name := g.pick("cte", "c", "ohlcv")
+		return fmt.Sprintf("with %s as %s (select * from %s where %s) select %s, close from %s where %s", name,
+			g.pick("materialized", "", "materialized", "not materialized"), from, where, keys, name, g.condition("", 1)), false
+	case 8:
+		second, more := g.relation("p")
+		merge := g.pick("merge", "a join b using (symbol, timeframe, ts)", "a left join b using (ts, timeframe, symbol)",
+			"a natural join b", "a natural full join b", "a full join b using (symbol, timeframe, ts)")
+		return fmt.Sprintf("with a as (select o.symbol, o.timeframe, o.ts, o.open from %s where %s), b as (select p.symbol, p.timeframe, p.ts, p.close from %s where %s) "+
+			"select symbol, timeframe, ts, open, close from %s where %s", from, where, second, more, merge, g.tsLeaf("")), false
+	case 9:
+		return fmt.Sprintf("select o.ts::time, o.close from %s where %s order by ts, close, symbol, timeframe limit 7", from, where), false
 	case 6:
 		return fmt.Sprintf("select %s, rn from (select o.*, row_number() over (partition by o.symbol, o.timeframe order by o.ts) rn from %s where %s) w where %s",
 			keys, from, where, g.tsLeaf("")), false
