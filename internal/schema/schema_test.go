@@ -72,7 +72,7 @@ func TestHypertableWhereOffered(t *testing.T) {
 
 const insertBar = `insert into public.ohlcv values ('sim:X', '1m', '2024-01-01Z', 1, 2, 1, 2, 3)`
 
-func TestGuard(t *testing.T) {
+func TestRule8_GuardRefusesASuperuser(t *testing.T) {
 	for name, open := range map[string]func(testing.TB) *dbtest.DB{"hypertable": dbtest.New, "plain": dbtest.NewPlain} {
 		t.Run(name, func(t *testing.T) {
 			db := open(t)
@@ -94,8 +94,8 @@ func TestGuard(t *testing.T) {
 	}
 }
 
-// TestGuardAsksForTheRole: the setting alone, which everyone can make, opens nothing.
-func TestGuardAsksForTheRole(t *testing.T) {
+// TestRule8_GuardAsksForTheRole: the setting alone, which everyone can make, opens nothing.
+func TestRule8_GuardAsksForTheRole(t *testing.T) {
 	db := dbtest.New(t)
 	role := newRole(t, db.URL, "")
 	admin := connect(t, db.URL)
@@ -110,6 +110,29 @@ func TestGuardAsksForTheRole(t *testing.T) {
 	require.NoError(t, err)
 	_, err = user.Exec(t.Context(), insertBar)
 	require.NoError(t, err)
+}
+
+// TestRule8_GuardRefusesTheOwner: owning the table is not the service role either.
+func TestRule8_GuardRefusesTheOwner(t *testing.T) {
+	db := dbtest.New(t)
+	role := newRole(t, db.URL, "")
+	admin := connect(t, db.URL)
+	_, err := admin.Exec(t.Context(), "grant usage, create on schema public, barkeep to "+role+"; alter table public.ohlcv owner to "+role)
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		_, err := admin.Exec(context.WithoutCancel(t.Context()), "reassign owned by "+role+" to current_user; drop owned by "+role)
+		require.NoError(t, err)
+	})
+	user := connect(t, asRole(t, db.URL, role))
+	for _, setting := range []string{"off", "on"} {
+		_, err = user.Exec(t.Context(), "set barkeep.maintenance = "+setting)
+		require.NoError(t, err)
+		for _, statement := range []string{insertBar, "update ohlcv set close = 1", "delete from ohlcv", "truncate ohlcv"} {
+			_, err := user.Exec(t.Context(), statement)
+			require.Equal(t, "42501", sqlState(err), statement)
+			require.ErrorContains(t, err, "barkeep: ", "it is the guard that refuses")
+		}
+	}
 }
 
 func TestReader(t *testing.T) {
