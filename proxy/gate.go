@@ -172,6 +172,9 @@ func (s *session) plan(ctx context.Context, held *hold) (need, error) {
 		if !template.Reads() {
 			continue
 		}
+		if wrong := s.reader.settings.wrong; wrong != nil {
+			return need{}, wrong
+		}
 		u.args.Prepared = s.prepared(env)
 		plan, err := s.bindPlan(ctx, template, u.args, env, held.bracket)
 		if err != nil {

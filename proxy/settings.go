@@ -3,11 +3,13 @@ package proxy
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5/pgproto3"
 
 	"barkeep/planner"
@@ -19,6 +21,9 @@ type settings struct {
 	statementTimeout, idleTimeout, transactionTimeout, timeout time.Duration
 	freshness                                                  time.Duration
 	maxBars                                                    int64
+	// wrong refuses each statement that reads ohlcv: PostgreSQL takes any value for a setting that it does not know, and a
+	// default in its place would be silent.
+	wrong *Error
 }
 
 // repeatable reports whether one snapshot serves the whole transaction.
@@ -86,7 +91,8 @@ func (s *session) settingsOf(values map[string]string) settings {
 	cfg := s.server.cfg
 	out := settings{
 		searchPath: values["search_path"], isolation: values["transaction_isolation"], role: values["role"],
-		messages: values["client_min_messages"], mode: values["barkeep.mode"], unbounded: values["barkeep.unbounded"],
+		messages: values["client_min_messages"],
+		mode:     strings.ToLower(values["barkeep.mode"]), unbounded: strings.ToLower(values["barkeep.unbounded"]),
 		statementTimeout:   duration(values["statement_timeout"]),
 		transactionTimeout: duration(values["transaction_timeout"]),
 		idleTimeout:        duration(values["idle_session_timeout"]),
@@ -106,7 +112,45 @@ func (s *session) settingsOf(values map[string]string) settings {
 	if out.maxBars, err = strconv.ParseInt(values["barkeep.max_bars"], 10, 64); err != nil || out.maxBars <= 0 {
 		out.maxBars = cfg.MaxBars
 	}
+	out.wrong = wrongSetting(values)
 	return out
+}
+
+// ownSettings are barkeep's, each with what it may be and whether a text is that. The empty text is the default.
+var ownSettings = []struct {
+	name, allowed string
+	valid         func(string) bool
+}{
+	{"barkeep.mode", "Available values: wait, partial, stored, strict.", oneOf("wait", "partial", "stored", "strict")},
+	{"barkeep.unbounded", "Available values: stored, error.", oneOf("stored", "error")},
+	{"barkeep.timeout", `A duration, such as "10min"; valid units are "us", "ms", "s", "min", "h", and "d".`, isDuration},
+	{"barkeep.freshness", `A duration, such as "15s"; valid units are "us", "ms", "s", "min", "h", and "d".`, isDuration},
+	{"barkeep.max_bars", "A whole number above 0.", func(text string) bool {
+		n, err := strconv.ParseInt(text, 10, 64)
+		return err == nil && n > 0
+	}},
+}
+
+func oneOf(list ...string) func(string) bool {
+	return func(text string) bool { return slices.Contains(list, strings.ToLower(text)) }
+}
+
+func isDuration(text string) bool {
+	_, ok := parseDuration(text)
+	return ok
+}
+
+// wrongSetting returns the error for the first of barkeep's settings that has a value it cannot have, or nil.
+func wrongSetting(values map[string]string) *Error {
+	for _, each := range ownSettings {
+		if text := values[each.name]; text != "" && !each.valid(text) {
+			return &Error{
+				Code: pgerrcode.InvalidParameterValue, Message: fmt.Sprintf("invalid value for parameter %q: %q", each.name, text),
+				HintText: each.allowed,
+			}
+		}
+	}
+	return nil
 }
 
 var durationUnits = map[string]time.Duration{
@@ -116,14 +160,19 @@ var durationUnits = map[string]time.Duration{
 
 // duration reads a setting as PostgreSQL writes it; 0 is none, as is what cannot be read.
 func duration(text string) time.Duration {
+	d, _ := parseDuration(text)
+	return d
+}
+
+func parseDuration(text string) (d time.Duration, ok bool) {
 	text = strings.TrimSpace(text)
 	number := strings.TrimRight(text, "abcdefghijklmnopqrstuvwxyz ")
 	unit, ok := durationUnits[strings.TrimSpace(text[len(number):])]
 	value, err := strconv.ParseFloat(number, 64)
-	if err != nil || !ok || value <= 0 {
-		return 0
+	if nanoseconds := value * float64(unit); err == nil && ok && nanoseconds >= 0 && nanoseconds < math.MaxInt64 {
+		return time.Duration(nanoseconds), true
 	}
-	return time.Duration(value * float64(unit))
+	return 0, false
 }
 
 // param returns a setting that the upstream reports.
