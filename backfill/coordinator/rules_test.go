@@ -2,6 +2,7 @@ package coordinator_test
 
 import (
 	"context"
+	"net"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"barkeep/backfill/coordinator"
 	"barkeep/backfill/producer"
 	"barkeep/backfill/source"
+	"barkeep/backfill/source/binance"
 	"barkeep/backfill/source/sim"
 	"barkeep/backfill/topic"
 	"barkeep/internal/market"
@@ -302,4 +304,39 @@ func TestRule17_NotificationsLost(t *testing.T) {
 	r.source.fail.Store(&refusing)
 	_, err = c.Ensure(ctx, need("sim:BTCUSD", market.M1, "2023-01-01T00:00:00Z", "2023-01-02T00:00:00Z"), nil)
 	requireState(t, err, "58000")
+}
+
+// A vendor that cannot be reached: whoever asks hears so within seconds, with the time of the next attempt, whether the
+// symbol is bound or its list was never read.
+func TestRule18_UnreachableVendor(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, sim.Config{})
+	var config net.ListenConfig
+	closed, err := config.Listen(t.Context(), "tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	require.NoError(t, closed.Close())
+	vendor, err := binance.New(source.Config{URL: "http://" + closed.Addr().String()})
+	require.NoError(t, err)
+	_, err = r.db.Pool.Exec(t.Context(), `INSERT INTO barkeep.symbol (symbol, source, vendor_id, listed_at)
+	  VALUES ('binance:BTCUSDT', 'binance', 'BTCUSDT', '2018-01-01Z')`)
+	require.NoError(t, err)
+	p, err := producer.New(producer.Config{
+		Options: r.opts, Pool: r.db.Pool, Names: r.names, Deployment: r.dep, Registry: source.RegistryOf(vendor), Logger: r.log,
+	})
+	require.NoError(t, err)
+	r.start(p.Run)
+	r.consumer()
+	c := r.coordinator()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	began := time.Now()
+	_, err = c.Ensure(ctx, need("binance:BTCUSDT", market.M1, "2024-01-01T00:00:00Z", "2024-01-02T00:00:00Z"), nil)
+	requireState(t, err, "58000")
+	require.ErrorContains(t, err, source.ErrUnreachable.Error())
+	require.ErrorContains(t, err, "connection refused")
+	require.ErrorContains(t, err, "it is asked again after ")
+	_, err = c.Ensure(ctx, need("binance:ETHUSDT", market.M1, "2024-01-01T00:00:00Z", "2024-01-02T00:00:00Z"), nil)
+	requireState(t, err, "58000")
+	require.ErrorContains(t, err, source.ErrUnreachable.Error())
+	require.Less(t, time.Since(began), 15*time.Second)
 }

@@ -2,6 +2,7 @@ package producer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"sync"
@@ -57,18 +58,23 @@ func (l *lane) broken(now time.Time) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if now.Before(l.until) {
-		return fmt.Errorf("%w; it is asked again after %s", l.cause, l.until.UTC().Format(time.RFC3339))
+		return l.openLocked()
 	}
 	return nil
 }
 
-// trip opens the breaker: who waits to ask again fails at once (PIPELINE 18).
-func (l *lane) trip(until time.Time, cause error) {
+func (l *lane) openLocked() error {
+	return fmt.Errorf("%w; it is asked again after %s", l.cause, l.until.UTC().Format(time.RFC3339))
+}
+
+// trip opens the breaker: who waits to ask again fails at once (PIPELINE 18). It returns the error that those get.
+func (l *lane) trip(until time.Time, cause error) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.until, l.cause = until, cause
 	close(l.tripped)
 	l.tripped = make(chan struct{})
+	return l.openLocked()
 }
 
 // rest waits for d, or until the breaker is open. It reports false when ctx ended.
@@ -139,7 +145,7 @@ func (r *run) postpone(segments []source.Segment) {
 // fetch asks until there is an answer, the attempts are used up, or the source says that asking is of no use.
 func (r *run) fetch(ctx context.Context, s *slot, q source.Query) (source.Answer, error) {
 	config := &r.p.config
-	backoff := config.Backoff
+	backoff, began := config.Backoff, config.Now()
 	for attempt := 1; ; attempt++ {
 		if err := r.lane.broken(config.Now()); err != nil {
 			return source.Answer{}, err
@@ -156,9 +162,9 @@ func (r *run) fetch(ctx context.Context, s *slot, q source.Query) (source.Answer
 		if !again {
 			return source.Answer{}, err
 		}
-		if attempt >= config.Attempts || after > longestRetryAfter {
-			r.lane.trip(config.Now().Add(max(config.Breaker, after)), err)
-			return source.Answer{}, err
+		gone := errors.Is(err, source.ErrUnreachable) && attempt >= unreachableAttempts && config.Now().Sub(began) >= unreachableFor
+		if attempt >= config.Attempts || after > longestRetryAfter || gone {
+			return source.Answer{}, r.lane.trip(config.Now().Add(max(config.Breaker, after)), err)
 		}
 		wait := max(time.Duration(float64(backoff)*(0.5+rand.Float64())), after)
 		backoff = min(2*backoff, config.BackoffLimit)
@@ -169,8 +175,14 @@ func (r *run) fetch(ctx context.Context, s *slot, q source.Query) (source.Answer
 	}
 }
 
-// longestRetryAfter is how long a Retry-After is waited out; beyond it the job fails and says so.
-const longestRetryAfter = time.Minute
+const (
+	// longestRetryAfter is how long a Retry-After is waited out; beyond it the job fails and says so.
+	longestRetryAfter = time.Minute
+	// unreachableFor and unreachableAttempts are how long a source that cannot be reached is tried: without a network the
+	// user is to hear it within seconds.
+	unreachableFor      = 3 * time.Second
+	unreachableAttempts = 3
+)
 
 func (r *run) ask(ctx context.Context, s *slot, q source.Query) (source.Answer, error) {
 	leave, err := r.lane.enter(ctx, s)

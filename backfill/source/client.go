@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -18,6 +19,8 @@ import (
 const (
 	// requestTimeout bounds a whole request, the slow body included.
 	requestTimeout = 30 * time.Second
+	// connectTimeout bounds the resolution of the name and the connection: whoever does not answer is away.
+	connectTimeout = 3 * time.Second
 	// maxBodyBytes bounds an answer after decompression: the longest instrument lists have some megabytes.
 	maxBodyBytes = 64 << 20
 	// defaultRetryAfter and bannedFor hold where a 429 and a 418 do not say how long (BN1).
@@ -53,7 +56,8 @@ func NewClient(name string, config Config, header http.Header) (*Client, error) 
 	return &Client{
 		name: name, base: base, header: header, now: now, limiter: NewLimiter(config.Rate, config.Burst, now),
 		http: &http.Client{Transport: &http.Transport{
-			Proxy: http.ProxyFromEnvironment, MaxIdleConnsPerHost: 32, IdleConnTimeout: time.Minute,
+			DialContext: (&net.Dialer{Timeout: connectTimeout, KeepAlive: 30 * time.Second}).DialContext,
+			Proxy:       http.ProxyFromEnvironment, MaxIdleConnsPerHost: 32, IdleConnTimeout: time.Minute,
 			ResponseHeaderTimeout: requestTimeout, ForceAttemptHTTP2: true,
 		}},
 	}, nil
@@ -141,13 +145,18 @@ func readBody(answer *http.Response) ([]byte, error) {
 	return body, nil
 }
 
-// plain drops the URL, which may hold a key, from an error of net/http, and names our own timeout.
+// plain drops the URL, which may hold a key, from an error of net/http, names our own timeout, and tells that no connection
+// came about.
 func plain(ctx context.Context, err error) error {
 	if cause := context.Cause(ctx); cause != nil {
 		return cause
 	}
 	if u, found := errors.AsType[*url.Error](err); found {
-		return u.Err
+		err = u.Err
+	}
+	_, unresolved := errors.AsType[*net.DNSError](err)
+	if op, found := errors.AsType[*net.OpError](err); unresolved || found && (op.Op == "dial" || op.Op == "proxyconnect") {
+		return fmt.Errorf("%w: %w", ErrUnreachable, err)
 	}
 	return err
 }

@@ -27,6 +27,8 @@ var (
 	ErrAnswer = errors.New("unusable answer")
 	// ErrServer: the source failed by its own account, HTTP 5xx.
 	ErrServer = errors.New("source failed")
+	// ErrUnreachable: no connection came about, as without a network (its name not resolved, refused, no answer).
+	ErrUnreachable = errors.New("cannot be reached")
 )
 
 // Error is what every method of a Source returns. Its text names the source and is fit for a user: it holds no key.
