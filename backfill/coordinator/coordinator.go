@@ -180,6 +180,25 @@ func (c *Coordinator) Missing(reqs []market.Requirement, freshness time.Duration
 	return bars, covered
 }
 
+// CoveredAt reports whether what is covered now was covered at an older index too: a snapshot of that time sees the bars. It
+// asks nobody.
+func (c *Coordinator) CoveredAt(at *coverage.Index, reqs []market.Requirement, freshness time.Duration) bool {
+	index, now := c.Snapshot(), market.FromTime(c.config.Now())
+	for i := range reqs {
+		r := &reqs[i]
+		if !at.Covered(r.Series, r.Ranges, atLeast(freshness), now) {
+			return false
+		}
+		for _, n := range r.Counts {
+			needs, known := c.counts.get(index, r.Series, n, atLeast(freshness), now)
+			if !known || !at.Covered(r.Series, market.NewRangeSet(needs), atLeast(freshness), now) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
 func add(a, b int64) int64 {
 	if a > int64(market.PosInf)-b {
 		return int64(market.PosInf)

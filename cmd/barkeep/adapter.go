@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"time"
 
 	"barkeep/backfill/coordinator"
 	"barkeep/backfill/coverage"
@@ -27,21 +26,10 @@ func (f filler) Missing(_ context.Context, request proxy.Request) (bars int64, e
 	if covered && request.At == nil {
 		return 0, nil
 	}
-	if covered && f.coveredAt(request) {
+	if at := indexOf(request.At); covered && at != nil && f.CoveredAt(at, request.Requirements, request.Freshness) {
 		return 0, nil
 	}
 	return max(bars, 1), nil
-}
-
-// coveredAt is sure for ranges only; a request of n bars is left to Ensure.
-func (filler) coveredAt(request proxy.Request) bool {
-	index, now := indexOf(request.At), market.FromTime(time.Now())
-	for _, need := range request.Requirements {
-		if len(need.Counts) > 0 || !index.Covered(need.Series, need.Ranges, request.Freshness, now) {
-			return false
-		}
-	}
-	return true
 }
 
 // Ensure returns when the request is covered.
