@@ -122,8 +122,8 @@ func compareDatabases(t *testing.T, statements int, dir string, bars map[market.
 		if rapid.IntRange(0, 2).Draw(rt, "empty first") > 0 {
 			stack.empty(t)
 		}
-		want, wantErr := execute(t.Context(), direct, s)
-		got, gotErr := execute(t.Context(), through, s)
+		want, wantErr := inBlock(t.Context(), direct, s)
+		got, gotErr := inBlock(t.Context(), through, s)
 		tally.Lock()
 		defer tally.Unlock()
 		switch code := sqlState(gotErr); {
@@ -163,30 +163,76 @@ func fill(tb testing.TB, pool *pgxpool.Pool, bars map[market.Series][]market.Bar
 	require.NoError(tb, err)
 }
 
-// execute runs s in the session and returns its rows as text.
-func execute(ctx context.Context, conn *pgx.Conn, s statement) ([]string, error) {
-	if err := conn.PgConn().Exec(ctx, "set timezone = '"+s.zone+"'").Close(); err != nil {
+// snapshotTries is how often a block is tried whose snapshot is older than the fill: the first try has it filled.
+const snapshotTries = 3
+
+// inBlock executes s in its block. What is told to be tried again (40001) is tried again.
+func inBlock(ctx context.Context, conn *pgx.Conn, s statement) (rows []string, err error) {
+	zone := s.zone
+	if s.zoneInside {
+		zone = "Pacific/Apia"
+	}
+	do := func(sql string) error { return conn.PgConn().Exec(ctx, sql).Close() }
+	if err := do("set timezone = '" + zone + "'; set datestyle = '" + s.dateStyle + "'"); err != nil {
 		return nil, err
 	}
-	var results []*pgconn.Result
-	if s.simple {
-		all, err := conn.PgConn().Exec(ctx, s.sql).ReadAll()
-		if err != nil {
+	if s.block == noBlock {
+		return execute(ctx, conn, s)
+	}
+	for range snapshotTries {
+		begin := "begin isolation level read committed"
+		if s.block != readCommitted {
+			begin = "begin isolation level repeatable read"
+		}
+		if err := do(begin); err != nil {
 			return nil, err
 		}
-		results = all
-	} else {
-		args := make([][]byte, len(s.args))
-		for i, a := range s.args {
-			if a != nullParameter {
-				args[i] = []byte(a)
+		if s.block == snapshotAlready {
+			if err := do("select count(*) from pg_class"); err != nil {
+				return nil, err
 			}
 		}
-		result := conn.PgConn().ExecParams(ctx, s.sql, args, nil, nil, nil).Read()
+		rows, err = execute(ctx, conn, s)
+		if failure := do("rollback"); failure != nil {
+			return nil, failure
+		}
+		if sqlState(err) != "40001" {
+			break
+		}
+	}
+	return rows, err
+}
+
+// execute runs s in the session and returns its rows as text.
+func execute(ctx context.Context, conn *pgx.Conn, s statement) ([]string, error) {
+	var results []*pgconn.Result
+	switch s.way {
+	case asExtended:
+		values, oids, formats := make([][]byte, len(s.args)), make([]uint32, len(s.args)), make([]int16, len(s.args))
+		for i, a := range s.args {
+			values[i], oids[i] = a.value, a.oid
+			if a.binary {
+				formats[i] = 1
+			}
+		}
+		result := conn.PgConn().ExecParams(ctx, s.sql, values, oids, formats, nil).Read()
 		if result.Err != nil {
 			return nil, result.Err
 		}
 		results = append(results, result)
+	case asCopy:
+		var out strings.Builder
+		if _, err := conn.PgConn().CopyTo(ctx, &out, "copy ("+s.sql+") to stdout"); err != nil {
+			return nil, err
+		}
+		return strings.Split(out.String(), "\n"), nil
+	default:
+		all, err := conn.PgConn().Exec(ctx, s.text()).ReadAll()
+		if err != nil {
+			_ = conn.PgConn().Exec(ctx, "deallocate all").Close() // a PREPARE outlives the failure of its Query
+			return nil, err
+		}
+		results = all
 	}
 	var rows []string
 	for _, result := range results {

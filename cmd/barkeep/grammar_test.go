@@ -1,28 +1,85 @@
 package main
 
 import (
+	"encoding/binary"
 	"fmt"
 	"strings"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgtype"
 	"pgregory.net/rapid"
+)
+
+// argument is the value of a parameter, as a driver sends it.
+type argument struct {
+	value  []byte // nil is NULL
+	oid    uint32 // 0 leaves the type to the server
+	binary bool
+}
+
+func (a argument) String() string {
+	if a.value == nil {
+		return fmt.Sprintf("NULL:%d", a.oid)
+	}
+	return fmt.Sprintf("%q:%d:%v", a.value, a.oid, a.binary)
+}
+
+// The ways in which a statement is executed.
+const (
+	asQuery    = "query"    // a Query
+	asExtended = "extended" // Parse, Bind and Execute
+	asPrepared = "prepared" // PREPARE and EXECUTE in one Query
+	asCursor   = "cursor"   // DECLARE and FETCH in one Query
+	asTable    = "table"    // CREATE TEMP TABLE AS and what it holds
+	asCopy     = "copy"     // COPY (…) TO STDOUT
+)
+
+// The blocks in which a statement is executed.
+const (
+	noBlock         = ""
+	readCommitted   = "read committed"
+	repeatableRead  = "repeatable read"
+	snapshotAlready = "repeatable read, with its snapshot taken"
 )
 
 // statement is one random statement of the differential test.
 type statement struct {
 	sql string
-	// args are the text parameters of $1 …; simple statements have none.
-	args []string
+	// args are the parameters of $1 …; only extended statements have any.
+	args []argument
 	// ordered is set where the order of the rows is part of the answer.
 	ordered bool
 	// zone is the session's TimeZone.
 	zone string
-	// simple says that the statement goes as a Query, else as Parse, Bind and Execute.
-	simple bool
+	// dateStyle is the session's DateStyle, way how the statement goes, and block what it goes in.
+	dateStyle, way, block string
+	// zoneInside sets the zone in the statement's own Query; the session's is another.
+	zoneInside bool
 }
 
 func (s statement) String() string {
-	return fmt.Sprintf("zone=%s simple=%v ordered=%v args=%q\n%s", s.zone, s.simple, s.ordered, s.args, s.sql)
+	return fmt.Sprintf("zone=%s (inside: %v) datestyle=%s way=%s block=%q ordered=%v args=%v\n%s", s.zone, s.zoneInside, s.dateStyle, s.way, s.block,
+		s.ordered, s.args, s.sql)
+}
+
+// text is the Query of a statement that is not extended.
+func (s statement) text() string {
+	begin, end := "begin; ", "; commit"
+	if s.block != noBlock {
+		begin, end = "", ""
+	}
+	switch s.way {
+	case asPrepared:
+		return "prepare p as " + s.sql + "; execute p; deallocate p"
+	case asCursor:
+		return begin + "declare c cursor for " + s.sql + "; fetch all from c; close c" + end
+	case asTable:
+		return "create temp table t as " + s.sql + "; select * from t; drop table t"
+	}
+	if s.zoneInside {
+		return "set timezone = '" + s.zone + "'; " + s.sql
+	}
+	return s.sql
 }
 
 // scene is what a database holds, for statements to be drawn around.
@@ -47,8 +104,10 @@ type grammar struct {
 	scene
 
 	t    *rapid.T
-	args []string
+	args []argument
 	bind bool
+	// european says that DateStyle has the day before the month.
+	european bool
 }
 
 func (g *grammar) pick(label string, from ...string) string {
@@ -65,7 +124,7 @@ func (g *grammar) text(value, cast string) string {
 		value = nullParameter
 	}
 	if g.bind && g.chance("as parameter", 50) {
-		g.args = append(g.args, value)
+		g.args = append(g.args, g.argument(value, cast))
 		return fmt.Sprintf("$%d%s", len(g.args), cast)
 	}
 	quoted := "'" + value + "'"
@@ -78,13 +137,62 @@ func (g *grammar) text(value, cast string) string {
 	return quoted
 }
 
+// argument sends a text or an instant as one of the drivers would.
+func (g *grammar) argument(value, cast string) argument {
+	const textOID, unknown = pgtype.TextOID, pgtype.UnknownOID
+	a := argument{value: []byte(value)}
+	switch {
+	case value == nullParameter:
+		a.value = nil
+	case cast == "::text":
+		a.oid = rapid.SampledFrom([]uint32{0, textOID, pgtype.VarcharOID, unknown}).Draw(g.t, "oid")
+		a.binary = g.chance("binary", 40)
+	case g.chance("typed", 30):
+		a.oid = pgtype.TimestamptzOID
+	}
+	return a
+}
+
+// instantArgument sends an instant in binary.
+func (g *grammar) instantArgument(at time.Time) string {
+	const epoch2000 = 946684800
+	micros := at.UnixMicro() - epoch2000*1_000_000
+	a := argument{oid: pgtype.TimestamptzOID, binary: true, value: binary.BigEndian.AppendUint64(nil, uint64(micros))}
+	switch rapid.IntRange(0, 5).Draw(g.t, "binary form") {
+	case 0:
+		a.oid = pgtype.TimestampOID
+	case 1:
+		days := (at.Unix() - epoch2000) / 86400
+		a.oid, a.value = pgtype.DateOID, binary.BigEndian.AppendUint32(nil, uint32(days))
+	case 2:
+		a.value = nil
+	}
+	g.args = append(g.args, a)
+	return fmt.Sprintf("$%d", len(g.args))
+}
+
 func (g *grammar) instant() string {
 	minutes := rapid.IntRange(-600, 3*1440+600).Draw(g.t, "minute")
 	if g.chance("on the hour", 50) {
 		minutes -= minutes % 60
 	}
 	at := g.start.Add(time.Duration(minutes) * time.Minute)
-	switch rapid.IntRange(0, 5).Draw(g.t, "instant form") {
+	if g.bind && g.chance("as binary parameter", 25) {
+		return g.instantArgument(at)
+	}
+	switch rapid.IntRange(0, 9).Draw(g.t, "instant form") {
+	case 6:
+		return "date '" + at.Format("2006-01-02") + "'"
+	case 7:
+		layout := "01/02/2006 15:04:05"
+		if g.european {
+			layout = "02/01/2006 15:04:05"
+		}
+		return g.text(at.Format(layout), "::timestamptz")
+	case 8:
+		return g.pick("open", "'infinity'::timestamptz", "'-infinity'::timestamptz", "timestamp '"+at.Format("2006-01-02 15:04:05")+"'")
+	case 9:
+		return fmt.Sprintf("now() %s interval '%d hours'", g.pick("sign", "-", "+"), rapid.IntRange(0, 24*1400).Draw(g.t, "hours"))
 	case 0:
 		return g.text(at.Format("2006-01-02 15:04:05"), "::timestamptz")
 	case 1:
@@ -300,10 +408,17 @@ func (g *grammar) join() (sql string, ordered bool) {
 	}
 }
 
-// drawStatement draws a whole statement with its protocol, parameters and zone.
+// drawStatement draws a whole statement on the scene: the way it goes, its parameters, the session's settings and its block.
 func drawStatement(t *rapid.T, at scene) statement {
-	simple := rapid.Bool().Draw(t, "simple")
-	g := &grammar{scene: at, t: t, bind: !simple}
-	sql, ordered := g.query()
-	return statement{sql: sql, args: g.args, ordered: ordered, simple: simple, zone: rapid.SampledFrom(grammarZones).Draw(t, "zone")}
+	g := &grammar{scene: at, t: t}
+	s := statement{
+		way:   g.pick("way", asQuery, asQuery, asExtended, asExtended, asExtended, asPrepared, asCursor, asTable, asCopy),
+		block: g.pick("block", noBlock, noBlock, noBlock, readCommitted, repeatableRead, snapshotAlready),
+		zone:  g.pick("zone", grammarZones...), dateStyle: g.pick("datestyle", "ISO, MDY", "ISO, MDY", "ISO, DMY", "SQL, DMY", "German, DMY", "Postgres, MDY"),
+	}
+	g.bind, g.european = s.way == asExtended, strings.HasSuffix(s.dateStyle, "DMY")
+	s.sql, s.ordered = g.query()
+	s.args = g.args
+	s.zoneInside = s.way == asQuery && g.chance("zone inside", 20)
+	return s
 }
