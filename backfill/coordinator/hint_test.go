@@ -165,15 +165,18 @@ func TestRule16_CancelledJobEnds(t *testing.T) {
 	c := r.coordinator()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	for _, end := range []struct{ sql, state string }{
-		{`SELECT barkeep.cancel_job(id) FROM barkeep.job WHERE state = 'fetching'`, "cancelled"},
-		{`UPDATE barkeep.job SET state = 'failed', ended_at = now() WHERE state = 'fetching'`, "failed"},
+	for _, end := range []struct {
+		symbol     market.Symbol
+		sql, state string
+	}{
+		{"sim:BTCUSD", `SELECT barkeep.cancel_job(id) FROM barkeep.job WHERE state = 'fetching'`, "cancelled"},
+		{"sim:ETHUSD", `UPDATE barkeep.job SET state = 'failed', ended_at = now() WHERE state = 'fetching'`, "failed"},
 	} {
 		before := r.source.fetches.Load()
 		waiting, leave := context.WithCancel(ctx)
 		ended := make(chan error, 1)
 		go func() {
-			_, err := c.Ensure(waiting, need("sim:BTCUSD", market.M1, "2020-01-01T00:00:00Z", "2024-01-01T00:00:00Z"), nil)
+			_, err := c.Ensure(waiting, need(end.symbol, market.M1, "2020-01-01T00:00:00Z", "2024-01-01T00:00:00Z"), nil)
 			ended <- err
 		}()
 		require.Eventually(t, func() bool { return r.source.fetches.Load() > before+20 }, 20*time.Second, time.Millisecond)
