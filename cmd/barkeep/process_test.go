@@ -1,0 +1,327 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"regexp"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kfake"
+
+	"barkeep/internal/dbtest"
+	"barkeep/internal/exchange"
+	"barkeep/internal/market"
+)
+
+// asCommand, set in the environment, makes the test's binary the command itself: a process that can be killed.
+const asCommand = "TEST_AS_COMMAND"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asCommand) == "" {
+		os.Exit(m.Run())
+	}
+	go func() {
+		_, _ = io.Copy(io.Discard, os.Stdin) // ends with the test's process
+		os.Exit(3)
+	}()
+	main()
+}
+
+// site is what processes of barkeep work on: a database, a broker and an exchange of the test's own.
+type site struct {
+	t *testing.T
+	// databaseURL and brokers are what processes are told.
+	databaseURL string
+	brokers     string
+	db          *dbtest.DB
+	exchange    *exchange.Server
+	exchangeURL string
+}
+
+// newSite gives a site with a broker in memory, and the broker.
+func newSite(t *testing.T) (*site, *kfake.Cluster) {
+	t.Helper()
+	broker := dbtest.FakeBroker(t)
+	return siteOn(t, broker.ListenAddrs()[0]), broker
+}
+
+func siteOn(t *testing.T, brokers string) *site {
+	t.Helper()
+	s := &site{t: t, db: dbtest.New(t), brokers: brokers, exchange: exchange.New(exchange.Config{})}
+	s.databaseURL = s.db.URL
+	server := httptest.NewServer(s.exchange)
+	t.Cleanup(server.Close)
+	s.exchangeURL = server.URL
+	return s
+}
+
+// process is a running command.
+type process struct {
+	cmd *exec.Cmd
+	// addr is where a proxy listens.
+	addr  string
+	stdin io.Closer
+	once  sync.Once
+}
+
+// kill is kill -9.
+func (p *process) kill() {
+	p.once.Do(func() {
+		_ = p.cmd.Process.Kill()
+		_ = p.cmd.Wait() // an exit by a signal is what was asked for
+		_ = p.stdin.Close()
+	})
+}
+
+// start runs one of barkeep's commands and waits until it is ready. It is killed with the test at the latest.
+func (s *site) start(role string, more ...string) *process {
+	s.t.Helper()
+	args := []string{
+		role, "--listen=127.0.0.1:0", "--upstream-url=" + s.databaseURL, "--brokers=" + s.brokers,
+	}
+	return s.run(append(args, more...)...)
+}
+
+func (s *site) run(args ...string) *process {
+	t := s.t
+	t.Helper()
+	for _, vendor := range onlineVendors {
+		if vendor != "binance" {
+			args = append(args, "--set=sources."+vendor+".enabled=false") // tests stay on loopback
+		}
+	}
+	args = append(args, "--set=sources.binance.url="+s.exchangeURL, "--set=sources.binance.rate=1000", "--set=sources.binance.burst=1000",
+		"--status-listen=127.0.0.1:0")
+	p := &process{cmd: exec.CommandContext(t.Context(), os.Args[0], args...)}
+	p.cmd.Env = append(os.Environ(), asCommand+"=1")
+	ready := make(chan string, 1)
+	lines := &readyLog{out: t.Output(), prefix: args[0], ready: ready}
+	p.cmd.Stdout, p.cmd.Stderr = lines, lines
+	p.cmd.WaitDelay = 5 * time.Second
+	var err error
+	p.stdin, err = p.cmd.StdinPipe()
+	require.NoError(t, err)
+	require.NoError(t, p.cmd.Start())
+	t.Cleanup(p.kill)
+	select {
+	case p.addr = <-ready:
+	case <-time.After(60 * time.Second):
+		require.Fail(t, "barkeep "+args[0]+" does not start")
+	}
+	return p
+}
+
+// readyLog passes a process's lines on to the test's log and tells when one says that it is ready.
+type readyLog struct {
+	out    io.Writer
+	prefix string
+	ready  chan<- string
+
+	mu   sync.Mutex
+	rest []byte // guarded by mu
+}
+
+var readyLine = regexp.MustCompile(`barkeep listens on ([^,; ]+)|msg="barkeep runs"`)
+
+// Write takes what may be a part of a line.
+func (l *readyLog) Write(text []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.rest = append(l.rest, text...)
+	for {
+		end := bytes.IndexByte(l.rest, '\n')
+		if end < 0 {
+			return len(text), nil
+		}
+		line := l.rest[:end+1]
+		if found := readyLine.FindSubmatch(line); found != nil {
+			select {
+			case l.ready <- string(found[1]):
+			default: // it said so before
+			}
+		}
+		_, _ = l.out.Write(append([]byte(l.prefix+": "), line...))
+		l.rest = l.rest[end+1:]
+	}
+}
+
+// connect opens a session through a proxy.
+func (s *site) connect(p *process) *pgx.Conn {
+	s.t.Helper()
+	config := s.db.Pool.Config().ConnConfig
+	conn, err := pgx.Connect(s.t.Context(), "postgres://"+config.User+":"+config.Password+"@"+p.addr+"/"+config.Database+"?sslmode=disable")
+	require.NoError(s.t, err)
+	s.t.Cleanup(func() { _ = conn.Close(context.Background()) })
+	return conn
+}
+
+// symbol is what the tests ask for: an instrument that the exchange lists as Binance.
+const symbol = "binance:BTCUSDT"
+
+// minutes is a stretch of one-minute bars.
+func minutes(from string, pages int64) market.Range {
+	start, err := time.Parse(time.RFC3339, from)
+	if err != nil {
+		panic(err)
+	}
+	// A page of Binance is 1,000 bars, counted from the epoch.
+	first := (market.FromTime(start).Time().Unix()/60 + 999) / 1000 * 1000
+	open := func(n int64) market.Instant { return market.FromTime(time.Unix(60*n, 0)) }
+	return market.Range{Start: open(first), End: open(first + 1000*pages)}
+}
+
+const readBars = `select ts, open, high, low, close, volume from public.ohlcv where symbol = $1 and timeframe = $2 and ts >= $3 and ts < $4 order by ts`
+
+// querier is a session through barkeep or a pool straight at the database.
+type querier interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+}
+
+// ask reads the minutes of a range.
+func ask(ctx context.Context, q querier, r market.Range) ([]market.Bar, error) {
+	rows, err := q.Query(ctx, readBars, symbol, "1m", r.Start.Time(), r.End.Time())
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (market.Bar, error) {
+		var b market.Bar
+		var ts time.Time
+		err := row.Scan(&ts, &b.Open, &b.High, &b.Low, &b.Close, &b.Volume)
+		b.TS = market.FromTime(ts)
+		return b, err
+	})
+}
+
+func truth(r market.Range) []market.Bar { return exchange.Truth("BTC", "USDT", market.M1, r) }
+
+// answer is what a statement in the background came to.
+type answer struct {
+	bars []market.Bar
+	err  error
+}
+
+// asking asks in the background. The caller receives the answer.
+func (s *site) asking(conn *pgx.Conn, r market.Range) <-chan answer {
+	got := make(chan answer, 1)
+	go func() {
+		bars, err := ask(s.t.Context(), conn, r)
+		got <- answer{bars, err}
+	}()
+	return got
+}
+
+// right demands that the answer is the exchange's truth.
+func (s *site) right(r market.Range, got <-chan answer) {
+	s.t.Helper()
+	select {
+	case a := <-got:
+		require.NoError(s.t, a.err)
+		s.same(truth(r), a.bars, "answer")
+	case <-time.After(90 * time.Second):
+		require.Fail(s.t, "no answer")
+	}
+}
+
+func (s *site) same(want, got []market.Bar, what string) {
+	s.t.Helper()
+	require.Len(s.t, got, len(want), what)
+	for i := range want {
+		require.Equal(s.t, want[i], got[i], what)
+	}
+}
+
+// stored returns the ranges of the minutes that the database vouches for, after checking each against the truth: what a
+// segment covers is there and right, and there is no bar that the exchange has not.
+func (s *site) stored() market.RangeSet {
+	t := s.t
+	t.Helper()
+	rows, err := s.db.Pool.Query(t.Context(), `select greatest(range_start, '2000-01-01Z'), least(range_end, now()), state from barkeep.coverage
+	  where symbol = $1 and timeframe = '1m' order by 1`, symbol)
+	require.NoError(t, err)
+	var vouched market.RangeSet
+	var start, end time.Time
+	var state int
+	_, err = pgx.ForEachRow(rows, []any{&start, &end, &state}, func() error {
+		r := market.Range{Start: market.FromTime(start), End: market.FromTime(end)}
+		switch state {
+		case 1, 2:
+			bars, err := ask(t.Context(), s.db.Pool, r)
+			require.NoError(t, err)
+			s.same(truth(r), bars, "bars of the segment "+r.String())
+			vouched = vouched.Add(r)
+		case 3:
+			require.Empty(t, truth(r), "absent, "+r.String())
+		}
+		return nil
+	})
+	require.NoError(t, err)
+	all, err := ask(t.Context(), s.db.Pool, market.Range{Start: market.FromTime(time.Unix(0, 0)), End: market.FromTime(time.Now())})
+	require.NoError(t, err)
+	var there []market.Bar
+	if len(all) > 0 {
+		there = truth(market.Range{Start: all[0].TS, End: market.M1.Next(all[len(all)-1].TS)})
+	}
+	known := make(map[market.Instant]market.Bar, len(there))
+	for _, b := range there {
+		known[b.TS] = b
+	}
+	for _, b := range all {
+		require.Equal(t, known[b.TS], b, "a bar of the table")
+	}
+	return vouched
+}
+
+// holds demands that the database holds r, and that all jobs end.
+func (s *site) holds(r market.Range) {
+	s.t.Helper()
+	require.True(s.t, s.stored().ContainsRange(r), "the coverage has a gap")
+	require.Eventually(s.t, func() bool {
+		var open int
+		err := s.db.Pool.QueryRow(s.t.Context(), `select count(*)::int from barkeep.job where ended_at is null`).Scan(&open)
+		return err == nil && open == 0
+	}, 30*time.Second, 20*time.Millisecond, "a job does not end")
+}
+
+// fetched returns how many pages within r the exchange was asked for, and how many of those again.
+func (s *site) fetched(r market.Range) (pages, again int) {
+	for page, n := range s.exchange.Asked() {
+		if page.Timeframe != market.M1 || !page.Range.Overlaps(r) {
+			continue
+		}
+		pages++
+		again += n - 1
+	}
+	return pages, again
+}
+
+// once demands that each of the pages of r was asked for once.
+func (s *site) once(r market.Range) {
+	s.t.Helper()
+	pages, again := s.fetched(r)
+	require.EqualValues(s.t, market.M1.Count(r)/1000, pages)
+	require.Zero(s.t, again, "pages fetched again")
+}
+
+// until waits for something that comes by itself.
+func (s *site) until(what string, met func() bool) {
+	s.t.Helper()
+	require.Eventually(s.t, met, 60*time.Second, 2*time.Millisecond, what)
+}
+
+// receive waits for a signal.
+func (s *site) receive(what string, from <-chan struct{}) {
+	s.t.Helper()
+	select {
+	case <-from:
+	case <-time.After(60 * time.Second):
+		require.Fail(s.t, "never came: "+what)
+	}
+}
