@@ -188,6 +188,7 @@ func (w *worker) bury(ctx context.Context, e *entry, cause error) error {
 			kgo.RecordHeader{Key: "barkeep-origin", Value: fmt.Appendf(nil, "%s/%d/%d", e.raw.Topic, e.raw.Partition, e.raw.Offset)}),
 	}
 	if err := w.reader.ProduceSync(ctx, letter).FirstErr(); err != nil {
+		topic.Renew(w.reader, letter.Topic, err)
 		return fmt.Errorf("publish dead letter: %w", err)
 	}
 	w.dead.Add(1)

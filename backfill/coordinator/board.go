@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"barkeep/backfill/directory"
 	"barkeep/backfill/topic"
@@ -345,7 +346,8 @@ func (c *Coordinator) readRows(ctx context.Context, ids []uuid.UUID) error {
 	for _, j := range again {
 		c.config.Logger.LogAttrs(ctx, slog.LevelWarn, "job was silent, publish it again",
 			slog.String("job_id", j.record.ID), slog.String("symbol", string(j.record.Series.Symbol)))
-		if err := c.client.ProduceSync(ctx, c.config.Names.JobRecord(j.record)).FirstErr(); err != nil {
+		record := c.config.Names.JobRecord(j.record)
+		if err := c.produce(ctx, []*kgo.Record{record})[record]; err != nil {
 			return fmt.Errorf("publish job again: %w", err)
 		}
 	}

@@ -164,12 +164,9 @@ func (c *Coordinator) publish(ctx context.Context, made []*job, askedBy string, 
 	for i, j := range made {
 		records[i] = c.config.Names.JobRecord(j.record)
 	}
-	byRecord := make(map[*kgo.Record]error, len(made))
-	for _, result := range c.client.ProduceSync(ctx, records...) {
-		byRecord[result.Record] = result.Err
-	}
+	failed := c.produce(ctx, records)
 	for i, j := range made {
-		err := byRecord[records[i]]
+		err := failed[records[i]]
 		if err == nil {
 			continue
 		}
@@ -185,3 +182,28 @@ func (c *Coordinator) publish(ctx context.Context, made []*job, askedBy string, 
 const publishTimeout = 15 * time.Second
 
 var errPublish = errors.New("submitting jobs took too long")
+
+// produce publishes records and returns the errors of those that the broker does not have.
+func (c *Coordinator) produce(ctx context.Context, records []*kgo.Record) map[*kgo.Record]error {
+	failed := make(map[*kgo.Record]error)
+	for _, result := range c.client.ProduceSync(ctx, records...) {
+		if result.Err != nil {
+			failed[result.Record] = result.Err
+		}
+	}
+	var again []*kgo.Record
+	original := make(map[*kgo.Record]*kgo.Record)
+	for r, err := range failed {
+		if topic.Renew(c.client, r.Topic, err) {
+			fresh := &kgo.Record{Topic: r.Topic, Key: r.Key, Value: r.Value, Headers: r.Headers}
+			again = append(again, fresh)
+			original[fresh] = r
+		}
+	}
+	for _, result := range c.client.ProduceSync(ctx, again...) {
+		if delete(failed, original[result.Record]); result.Err != nil {
+			failed[original[result.Record]] = result.Err
+		}
+	}
+	return failed
+}

@@ -134,6 +134,7 @@ func (p *Producer) publish(ctx context.Context, r *kgo.Record) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
+		topic.Renew(p.client, r.Topic, err)
 		p.config.Logger.LogAttrs(ctx, slog.LevelWarn, "cannot publish, try again", slog.String("topic", r.Topic), slog.Any("error", err))
 		if !pause(ctx, backoff) {
 			return context.Cause(ctx)

@@ -225,7 +225,9 @@ func (p *Producer) Run(ctx context.Context) error {
 func (p *Producer) consume(ctx context.Context) {
 	for ctx.Err() == nil {
 		fetches := p.client.PollFetches(ctx)
+		replaced := false
 		fetches.EachError(func(name string, partition int32, err error) {
+			replaced = replaced || topic.Replaced(err)
 			if ctx.Err() == nil {
 				p.config.Logger.LogAttrs(ctx, slog.LevelWarn, "cannot read jobs", slog.String("topic", name),
 					slog.Int("partition", int(partition)), slog.Any("error", err))
@@ -236,6 +238,11 @@ func (p *Producer) consume(ctx context.Context) {
 		}
 		if fetches.NumRecords() == 0 && fetches.Err() != nil {
 			pause(ctx, p.config.Backoff)
+		}
+		if replaced {
+			// The jobs of the topic that is gone are published again by who waits for them.
+			p.client.PurgeTopicsFromConsuming(p.config.Names.Jobs())
+			p.client.AddConsumeTopics(p.config.Names.Jobs())
 		}
 	}
 }

@@ -84,9 +84,11 @@ func (r *run) do(ctx context.Context) {
 		err = why
 	}
 	if !errors.Is(err, errEnded) {
+		mark := p.slots.mark()
 		if err := p.publish(ctx, p.config.Names.EndRecord(r.end(ctx, err))); err != nil {
 			return
 		}
+		p.slots.closed(seriesKey{r.job.Series, r.job.Generation}, mark, r.id)
 	}
 	if err == nil {
 		r.machine.To(actor.Idle)
@@ -190,8 +192,8 @@ func (r *run) prepare(ctx context.Context) error {
 		return errSuperseded
 	}
 	r.user.Store(wanted)
-	if err := r.p.store.RefreshSymbol(ctx, r.job.Series.Symbol); err != nil {
-		return &databaseError{err}
+	if err := r.refresh(ctx); err != nil {
+		return err
 	}
 	if err := r.findSource(); err != nil {
 		return err

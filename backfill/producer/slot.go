@@ -5,6 +5,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/google/uuid"
+
 	"barkeep/backfill/coverage"
 	"barkeep/backfill/source"
 	"barkeep/backfill/topic"
@@ -57,6 +59,10 @@ type sent struct {
 	fetchedAt market.Instant
 	retryAt   market.Instant
 	at        time.Time
+	// number counts the stretches of the table; closer is the first job whose end was published after this one: when that
+	// end is ingested, this is too, or it is lost.
+	number int64
+	closer uuid.UUID
 }
 
 // bulkPage is a bulk page that was published and not seen in the coverage yet.
@@ -73,6 +79,7 @@ type slotTable struct {
 	mu       sync.Mutex
 	inFlight map[slotKey]*slot    // guarded by mu
 	recent   map[seriesKey][]sent // guarded by mu
+	numbered int64                // the last sent.number, guarded by mu
 	bulk     map[int32][]bulkPage // guarded by mu
 }
 
@@ -133,11 +140,14 @@ func (t *slotTable) published(partition int32, bulk bool, page *topic.Page) {
 	defer t.mu.Unlock()
 	key, now := seriesKey{page.Series, page.Generation}, t.now()
 	for _, s := range page.Segments {
-		t.recent[key] = append(t.recent[key], sent{s.Range, s.State, page.FetchedAt, s.RetryAt, now})
+		t.numbered++
+		t.recent[key] = append(t.recent[key], sent{
+			r: s.Range, state: s.State, fetchedAt: page.FetchedAt, retryAt: s.RetryAt, at: now, number: t.numbered,
+		})
 	}
 	if bulk && len(page.Segments) > 0 {
 		s := page.Segments[0]
-		t.bulk[partition] = append(t.bulk[partition], bulkPage{page.Series, sent{s.Range, s.State, page.FetchedAt, s.RetryAt, now}})
+		t.bulk[partition] = append(t.bulk[partition], bulkPage{page.Series, sent{r: s.Range, fetchedAt: page.FetchedAt, at: now}})
 	}
 }
 

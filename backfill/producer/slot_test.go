@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 	"pgregory.net/rapid"
@@ -63,4 +64,32 @@ func TestOffsetsAreMarkedInOrder(t *testing.T) {
 	p.endLocked(owned, 9)
 	require.Equal(t, int64(10), owned.next)
 	require.Empty(t, owned.open)
+}
+
+func TestWhatTheLogLostBecomesAGap(t *testing.T) {
+	t.Parallel()
+	table := newSlotTable(coverage.NewStore(nil, coverage.Config{}), time.Now)
+	series := market.Series{Symbol: "sim:BTCUSD", Timeframe: market.M1}
+	key := seriesKey{series, 1}
+	early, late := slotOf(market.M1, 1000, 0), slotOf(market.M1, 1000, 1e12)
+	publish := func(r market.Range) {
+		table.published(0, false, &topic.Page{
+			Series: series, Generation: 1, FetchedAt: 1, Segments: []topic.Segment{{Range: r, State: coverage.Final}},
+		})
+	}
+	missing := func() market.RangeSet { return table.missing(series, 1, market.NewRangeSet(early, late), 0) }
+	first, second := uuid.New(), uuid.New()
+
+	publish(early)
+	mark := table.mark()
+	publish(late) // while the end of the first job is on its way: it may come after that
+	table.closed(key, mark, first)
+	require.Equal(t, []uuid.UUID{first}, table.closers(key))
+	table.drop(key, nil)
+	require.Empty(t, missing(), "nothing has ended")
+	table.drop(key, []uuid.UUID{first})
+	require.Equal(t, market.RangeSet{early}, missing())
+	table.closed(key, table.mark(), second)
+	table.drop(key, table.closers(key))
+	require.Equal(t, market.NewRangeSet(early, late), missing())
 }

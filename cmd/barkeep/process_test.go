@@ -6,7 +6,7 @@ import (
 	"io"
 	"net/http/httptest"
 	"os"
-	"os/exec"
+	commands "os/exec"
 	"regexp"
 	"sync"
 	"testing"
@@ -65,7 +65,7 @@ func siteOn(t *testing.T, brokers string) *site {
 
 // process is a running command.
 type process struct {
-	cmd *exec.Cmd
+	cmd *commands.Cmd
 	// addr is where a proxy listens.
 	addr  string
 	stdin io.Closer
@@ -100,7 +100,7 @@ func (s *site) run(args ...string) *process {
 	}
 	args = append(args, "--set=sources.binance.url="+s.exchangeURL, "--set=sources.binance.rate=1000", "--set=sources.binance.burst=1000",
 		"--status-listen=127.0.0.1:0")
-	p := &process{cmd: exec.CommandContext(t.Context(), os.Args[0], args...)}
+	p := &process{cmd: commands.CommandContext(t.Context(), os.Args[0], args...)}
 	p.cmd.Env = append(os.Environ(), asCommand+"=1")
 	ready := make(chan string, 1)
 	lines := &readyLog{out: t.Output(), prefix: args[0], ready: ready}

@@ -1,0 +1,104 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"barkeep/backfill/topic"
+	"barkeep/internal/embedded"
+	"barkeep/internal/exchange"
+)
+
+// TestRule20_BrokerGoneAndItsLogCutShort: pages and the end of their job were acknowledged, and are gone before anybody
+// read them. The statement that waits is answered all the same, and what was stored before is not fetched again.
+func TestRule20_BrokerGoneAndItsLogCutShort(t *testing.T) {
+	t.Parallel()
+	folder := t.TempDir()
+	broker, err := embedded.StartBroker(t.Context(), embedded.BrokerConfig{DataDir: folder, NoSync: true})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = broker.Stop() })
+	again := func(cut func()) {
+		require.NoError(t, broker.Stop())
+		cut()
+		broker, err = embedded.StartBroker(t.Context(), embedded.BrokerConfig{DataDir: folder, NoSync: true})
+		require.NoError(t, err)
+	}
+	s := siteOn(t, broker.Brokers[0])
+	proxy := s.start("proxy")
+	s.start("producer")
+	consumer := s.start("consumer")
+	conn := s.connect(proxy)
+	stored, lost := minutes("2024-01-01T00:00:00Z", 4), minutes("2024-03-01T00:00:00Z", 10)
+	s.right(stored, s.asking(conn, stored))
+	s.holds(stored)
+
+	log, copied := filepath.Join(folder, "broker", "log"), filepath.Join(t.TempDir(), "log")
+	again(func() { require.NoError(t, os.CopyFS(copied, os.DirFS(log))) })
+	consumer.kill()
+	got := s.asking(conn, lost)
+	s.until("all pages are fetched", func() bool { pages, _ := s.fetched(lost); return pages == 10 })
+	s.until("the job's end is published", func() bool { return s.ends() == 2 })
+	again(func() {
+		require.NoError(t, os.RemoveAll(log))
+		require.NoError(t, os.CopyFS(log, os.DirFS(copied)))
+	})
+	s.start("consumer")
+	s.right(lost, got)
+	s.holds(lost)
+	s.holds(stored)
+	s.once(stored)
+	_, twice := s.fetched(lost)
+	require.Equal(t, 10, twice, "what was lost is fetched once more, not oftener")
+}
+
+// ends counts the end records in the log.
+func (s *site) ends() (n int) {
+	s.t.Helper()
+	client, err := kgo.NewClient(kgo.SeedBrokers(s.brokers), kgo.ConsumeTopics("barkeep.bars"))
+	require.NoError(s.t, err)
+	defer client.Close()
+	offsets, err := kadm.NewClient(client).ListEndOffsets(s.t.Context(), "barkeep.bars")
+	require.NoError(s.t, err)
+	left := int64(0)
+	offsets.Each(func(o kadm.ListedOffset) { left += o.Offset })
+	for left > 0 {
+		for _, r := range client.PollFetches(s.t.Context()).Records() {
+			left--
+			if _, end, err := topic.UnmarshalBars(r.Value); err == nil && end != nil {
+				n++
+			}
+		}
+	}
+	return n
+}
+
+// TestRule20_TopicsMadeAnew: in mid-job all topics are deleted and made again. What was stored stays, the rest is fetched.
+func TestRule20_TopicsMadeAnew(t *testing.T) {
+	t.Parallel()
+	s, broker := newSite(t)
+	s.exchange.Script(exchange.Fault{Path: "klines", Delay: 200 * time.Millisecond})
+	proxy := s.start("proxy")
+	s.start("producer")
+	s.start("consumer")
+	conn := s.connect(proxy)
+	r := minutes("2024-01-01T00:00:00Z", 60)
+	got := s.asking(conn, r)
+	s.until("the job is under way", func() bool { pages, _ := s.fetched(r); return pages >= 20 })
+	var deployment string
+	require.NoError(t, s.db.Pool.QueryRow(t.Context(), `select id::text from barkeep.deployment`).Scan(&deployment))
+	for _, name := range []string{"barkeep.jobs", "barkeep.bars"} {
+		require.NoError(t, broker.DeleteTopic(name))
+	}
+	require.NoError(t, topic.Ensure(t.Context(), []kgo.Opt{kgo.SeedBrokers(s.brokers)}, topic.Names{}, deployment))
+	s.right(r, got)
+	s.holds(r)
+	next := minutes("2024-06-01T00:00:00Z", 4)
+	s.right(next, s.asking(conn, next))
+	s.once(next)
+}
