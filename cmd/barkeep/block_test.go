@@ -23,7 +23,7 @@ func TestRule23_AHoldThatBlocksIngestEnds(t *testing.T) {
 	s := startStack(t, t.TempDir())
 	conn := connect(t, s.clientURL())
 	requireHour(t, conn, coveredHour)
-	exec(t, conn, `begin; lock table ohlcv in share mode`)
+	mustExec(t, conn, `begin; lock table ohlcv in share mode`)
 	requireLockNotAvailable(t, conn)
 	requireHour(t, conn, missingHour)
 }
@@ -34,7 +34,7 @@ func TestRule23_AHoldThatBlocksBehindAnotherEnds(t *testing.T) {
 	s := startStack(t, t.TempDir())
 	conn := connect(t, s.clientURL())
 	requireHour(t, conn, coveredHour)
-	exec(t, conn, `begin`)
+	mustExec(t, conn, `begin`)
 	requireHour(t, conn, coveredHour)
 	other := connect(t, s.db.URL)
 	locked := make(chan error, 1)
@@ -74,7 +74,7 @@ func requireLockNotAvailable(t *testing.T, conn *pgx.Conn) {
 	_, err = conn.Exec(t.Context(), `select 1`)
 	require.ErrorAs(t, err, &pgErr)
 	require.Equal(t, pgerrcode.InFailedSQLTransaction, pgErr.Code)
-	exec(t, conn, `rollback`)
+	mustExec(t, conn, `rollback`)
 }
 
 func connect(t *testing.T, url string) *pgx.Conn {
@@ -85,7 +85,7 @@ func connect(t *testing.T, url string) *pgx.Conn {
 	return conn
 }
 
-func exec(t *testing.T, conn *pgx.Conn, sql string) {
+func mustExec(t *testing.T, conn *pgx.Conn, sql string) {
 	t.Helper()
 	_, err := conn.Exec(t.Context(), sql)
 	require.NoError(t, err)

@@ -66,8 +66,8 @@ func TestRule15_ProducerKilledMidJob(t *testing.T) {
 // errLost has the broker close the connection instead of an answer.
 var errLost = errors.New("lost on the way")
 
-// inHand is how many pages of a source a producer has in hand at one time.
-const inHand = 8
+// inHand bounds the pages that a producer has in hand at one time: those being fetched, and as many being published.
+const inHand = 2 * 8
 
 // TestProxyKilled: its clients are cut off, its job goes on, and who asks the next proxy gets what was fetched meanwhile.
 func TestProxyKilled(t *testing.T) {
