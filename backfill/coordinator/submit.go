@@ -201,7 +201,8 @@ func (c *Coordinator) produce(ctx context.Context, records []*kgo.Record) map[*k
 		}
 	}
 	for _, result := range c.client.ProduceSync(ctx, again...) {
-		if delete(failed, original[result.Record]); result.Err != nil {
+		delete(failed, original[result.Record])
+		if result.Err != nil {
 			failed[original[result.Record]] = result.Err
 		}
 	}
