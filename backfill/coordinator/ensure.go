@@ -312,18 +312,17 @@ func (f *filling) gap(ctx context.Context, index *coverage.Index, p *part) (mark
 			p.needs = p.needs.Add(needs)
 			continue
 		}
-		if !p.fetching(market.RangeSet{more}) {
+		next := market.RangeSet{more}
+		// What is being fetched is waited for before more is: a page that has come in part says nothing of how many there are.
+		left := index.Missing(p.series, next.Intersect(p.inFlight()), f.req.Freshness, f.now)
+		if left.Empty() {
 			p.factors[i] = min(2*p.factors[i], 1<<16)
+			left = index.Missing(p.series, next, f.req.Freshness, f.now)
 		}
-		gap = gap.Union(index.Missing(p.series, market.RangeSet{more}, f.req.Freshness, f.now))
+		gap = gap.Union(left)
 	}
 	p.version, p.gap, p.gapped = version, gap, true
 	return gap.Subtract(p.excused), nil
-}
-
-// fetching reports whether the part's open jobs cover the set.
-func (p *part) fetching(set market.RangeSet) bool {
-	return p.inFlight().ContainsSet(set)
 }
 
 func (p *part) inFlight() market.RangeSet {

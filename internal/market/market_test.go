@@ -137,15 +137,12 @@ func TestRangeSetAgainstBitmap(t *testing.T) {
 		b, bbits := draw(t, "b")
 		same(t, a, abits)
 		var or, and, less bitmap
-		all := true
 		for i := range size {
 			or[i], and[i], less[i] = abits[i] || bbits[i], abits[i] && bbits[i], abits[i] && !bbits[i]
-			all = all && (!bbits[i] || abits[i])
 		}
 		same(t, a.Union(b), or)
 		same(t, a.Intersect(b), and)
 		same(t, a.Subtract(b), less)
-		require.Equal(t, all, a.ContainsSet(b))
 		for _, r := range b {
 			require.Equal(t, market.RangeSet{r}.Subtract(a).Empty(), a.ContainsRange(r))
 		}

@@ -125,16 +125,6 @@ func (s RangeSet) ContainsRange(r Range) bool {
 	return k < len(s) && s[k].Start <= r.Start && r.End <= s[k].End
 }
 
-// ContainsSet reports whether all of o lies in the set.
-func (s RangeSet) ContainsSet(o RangeSet) bool {
-	for _, r := range o {
-		if !s.ContainsRange(r) {
-			return false
-		}
-	}
-	return true
-}
-
 // Add returns the set with r.
 func (s RangeSet) Add(r Range) RangeSet { return s.Union(RangeSet{r}) }
 
