@@ -77,9 +77,11 @@ func (s *session) gate(ctx context.Context, units []unit) error {
 	for round := range s.server.cfg.MaxRounds {
 		done, err := s.round(ctx, held, round)
 		if err != nil || done {
+			held.settle(err)
 			return err
 		}
 	}
+	held.settle(errUnsettled)
 	return errUnsettled
 }
 

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"barkeep/internal/actor"
 	"barkeep/internal/market"
 	"barkeep/planner"
 )
@@ -33,6 +34,7 @@ type hold struct {
 	until   context.Context //nolint:containedctx // the life of the hold is shorter than a call of gate, which ends it
 	finish  []func()
 	noticed time.Time
+	machine *actor.Machine // nil before the first wait
 
 	mu       sync.Mutex // guards progress
 	progress market.Progress
@@ -54,6 +56,20 @@ func (h *hold) end() {
 	}
 }
 
+// settle ends the statement's actor.
+func (h *hold) settle(err error) {
+	switch {
+	case h.machine == nil:
+		return
+	case err != nil:
+		h.machine.Fail()
+	default:
+		h.machine.To(actor.ReturningData)
+		h.machine.To(actor.Idle)
+	}
+	h.machine.Close()
+}
+
 // begin makes sure that waiting makes sense: the session is quiet, may read, there is room, and the text parses.
 func (h *hold) begin(ctx context.Context, what need) (pass bool, err error) {
 	s := h.session
@@ -73,6 +89,10 @@ func (h *hold) begin(ctx context.Context, what need) (pass bool, err error) {
 	}
 	h.finish = append(h.finish, func() { s.server.holds.Add(-1) })
 	h.started = time.Now()
+	h.machine = s.server.cfg.Actors.New(actor.Datastore(), fmt.Sprintf("session %d, %s", s.pid, s.user))
+	for _, state := range []actor.State{actor.Processing, actor.CheckingCoverage, actor.DataMissing, actor.RequestingFetch} {
+		h.machine.To(state)
+	}
 	h.finish = append(h.finish, s.server.cfg.Metrics.hold(h.started))
 	h.noticed = h.started.Add(s.server.cfg.NoticeAfter - s.server.cfg.NoticeEvery)
 	until, stop := h.deadlines(ctx)
@@ -134,6 +154,7 @@ func (h *hold) wait(ctx context.Context, request Request, what need) (bool, erro
 			return pass, err
 		}
 	}
+	h.machine.To(actor.WaitingForData)
 	warnings, err := h.ensure(request) //nolint:contextcheck // until is ctx with the hold's deadlines
 	switch {
 	case err == nil:

@@ -10,6 +10,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
+
+	"barkeep/internal/actor"
 )
 
 // read needs one day of one series.
@@ -170,6 +172,36 @@ func TestOwnDefinitions(t *testing.T) {
 	batch.ExecParams("select * from own", nil, nil, nil, nil)
 	_, err = conn.PgConn().ExecBatch(t.Context(), batch).ReadAll()
 	require.Equal(t, "0A000", code(err), "read in the segment that makes it")
+}
+
+// DESIGN §3: a statement that has a gap is an actor, whose state can be seen; a covered one is none.
+func TestDatastoreIsVisible(t *testing.T) {
+	var actors actor.Registry
+	b := start(t, func(c *Config) { c.Actors = &actors })
+	b.block = make(chan struct{})
+	conn := b.connect(t, nil)
+	ended := make(chan error, 1)
+	ask := func() {
+		_, err := conn.Exec(t.Context(), read, pgx.QueryExecModeSimpleProtocol)
+		ended <- err
+	}
+	waits := func() bool {
+		list := actors.Machines()
+		return len(list) == 1 && list[0].Kind == "datastore" && list[0].State == actor.WaitingForData
+	}
+	go ask()
+	require.Eventually(t, waits, 10*time.Second, time.Millisecond)
+	require.NoError(t, conn.PgConn().CancelRequest(t.Context()))
+	require.Equal(t, "57014", code(<-ended))
+	require.Empty(t, actors.Machines())
+	go ask()
+	require.Eventually(t, waits, 10*time.Second, time.Millisecond)
+	close(b.block)
+	require.NoError(t, <-ended)
+	require.Empty(t, actors.Machines())
+	ask()
+	require.NoError(t, <-ended)
+	require.Zero(t, actors.Undeclared())
 }
 
 func TestTypoFailsBeforeHold(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"barkeep/internal/actor"
 	"barkeep/internal/market"
 	"barkeep/internal/netloop"
 	"barkeep/planner"
@@ -83,6 +84,8 @@ type Config struct {
 	MaxBars                                                  int64
 	Timeout, NoticeAfter, NoticeEvery, StartupTimeout, Grace time.Duration
 
+	// Actors shows statements that wait; nil shows none.
+	Actors  *actor.Registry
 	Logger  *slog.Logger
 	Metrics *Metrics
 }

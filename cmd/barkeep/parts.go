@@ -113,7 +113,7 @@ func (a *app) startProxy(life lifetimes) error {
 		AllowTrust: a.cfg.Auth.AllowTrust, Coordinator: filler{coord}, Catalog: definitions{names, life.work},
 		MaxSessions: a.cfg.Sessions.Max, MaxHolds: a.cfg.Holds.Max, MaxBars: a.cfg.Statement.MaxBars, Timeout: a.cfg.Statement.Timeout,
 		NoticeAfter: a.cfg.Holds.NoticeAfter, NoticeEvery: a.cfg.Holds.NoticeEvery, Grace: sessionGrace(a.cfg.Shutdown.Grace),
-		Logger: a.log, Metrics: proxy.NewMetrics(a.metrics),
+		Actors: a.actors, Logger: a.log, Metrics: proxy.NewMetrics(a.metrics),
 	})
 	a.status.Sessions = func() []status.Session { return sessionRows(server.List()) }
 	a.group.start("blocked ingest", func(ctx context.Context) error {

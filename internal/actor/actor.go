@@ -41,14 +41,16 @@ type Transition struct{ From, To State }
 
 // Kind declares a state machine. Any state leads to Error, and Error to Rest, without being listed.
 type Kind struct {
-	Name        string
+	Name string
+	// What says in one sentence what the actor is.
+	What        string
 	Rest        State
 	Transitions []Transition
 }
 
 // Datastore is a statement that has a gap.
 func Datastore() Kind {
-	return Kind{Name: "datastore", Rest: Idle, Transitions: []Transition{
+	return Kind{Name: "datastore", What: "A statement that has a gap; covered ones have no actor.", Rest: Idle, Transitions: []Transition{
 		{Idle, Processing},
 		{Processing, CheckingCoverage},
 		{CheckingCoverage, DataFound},
@@ -63,7 +65,7 @@ func Datastore() Kind {
 
 // Coordinator is a job or a subscription as its coordinator sees it.
 func Coordinator() Kind {
-	return Kind{Name: "coordinator", Rest: Active, Transitions: []Transition{
+	return Kind{Name: "coordinator", What: "What one statement needs, or a subscription, as its coordinator sees it.", Rest: Active, Transitions: []Transition{
 		{Active, Processing},
 		{Processing, CreatingTopic},
 		{CreatingTopic, Notifying},
@@ -74,7 +76,7 @@ func Coordinator() Kind {
 
 // Producer is a job as its producer sees it.
 func Producer() Kind {
-	return Kind{Name: "producer", Rest: Idle, Transitions: []Transition{
+	return Kind{Name: "producer", What: "A job as its producer sees it; it fetches again for each page.", Rest: Idle, Transitions: []Transition{
 		{Idle, Fetching},
 		{Fetching, PublishingFixed},
 		{PublishingFixed, PublishingLive},
@@ -88,7 +90,7 @@ func Producer() Kind {
 
 // FixedConsumer is a partition of the topic of bars.
 func FixedConsumer() Kind {
-	return Kind{Name: "consumer_fixed", Rest: Idle, Transitions: []Transition{
+	return Kind{Name: "consumer_fixed", What: "A partition of the topic of pages.", Rest: Idle, Transitions: []Transition{
 		{Idle, ProcessingRecord},
 		{ProcessingRecord, Writing},
 		{Writing, Idle},
@@ -97,7 +99,7 @@ func FixedConsumer() Kind {
 
 // DynamicConsumer is a live series.
 func DynamicConsumer() Kind {
-	return Kind{Name: "consumer_dynamic", Rest: Idle, Transitions: []Transition{
+	return Kind{Name: "consumer_dynamic", What: "A live series.", Rest: Idle, Transitions: []Transition{
 		{Idle, Subscribing},
 		{Subscribing, Consuming},
 		{Consuming, Idle},
@@ -132,15 +134,6 @@ func (k Kind) Mermaid() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "stateDiagram-v2\n    [*] --> %s\n", k.Rest)
 	k.each(func(t Transition) { fmt.Fprintf(&b, "    %s --> %s\n", t.From, t.To) })
-	return b.String()
-}
-
-// DOT returns the graph in Graphviz's language.
-func (k Kind) DOT() string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "digraph %s {\n", k.Name)
-	k.each(func(t Transition) { fmt.Fprintf(&b, "    %s -> %s;\n", t.From, t.To) })
-	b.WriteString("}\n")
 	return b.String()
 }
 
