@@ -34,6 +34,7 @@ race: ## run the tests that need nothing, with the race detector
 
 lint: $(LINT) ## check the code with the pinned linter
 	$(LINT) run ./...
+	$(GO) mod tidy -diff
 
 fmt: $(LINT) ## format the code
 	$(LINT) fmt ./...
