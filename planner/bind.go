@@ -14,13 +14,14 @@ import (
 type binding struct {
 	args     Args
 	env      settings
-	bracket  Bracket
+	start    start
 	answers  Answers
 	plan     Plan
 	needs    map[market.Series]*need
 	asked    map[string]Question
 	prepared map[string]*Template // by PREPARE in the text itself
 	nested   int
+	executes bool // a prepared statement was looked up
 }
 
 type need struct {
@@ -29,19 +30,46 @@ type need struct {
 }
 
 // Bind plans one execution. While the plan has questions, its requirements are sound but wider than they need to be.
+// What the plan refers to must not be changed: it may be another execution's plan too.
 func (t *Template) Bind(args Args, env Env, b Bracket, ans Answers) Plan {
 	if t.catalog.version() != env.Catalog.version() {
 		t = Prepare(t.Text, t.oids, env)
 	}
+	constant := len(args.Values) == 0 && len(ans) == 0
+	if known := t.fixed.Load(); constant && known != nil && known.env == env {
+		return known.plan
+	}
 	x := &binding{
-		args: args, env: settings{Env: env, known: true, zoneKnown: true}, bracket: b, answers: ans,
+		args: args, env: settings{Env: env, known: true, zoneKnown: true}, start: start{known: b}, answers: ans,
 		needs: map[market.Series]*need{}, asked: map[string]Question{}, prepared: map[string]*Template{},
 	}
 	if len(args.OIDs) == 0 {
 		x.args.OIDs = t.oids
 	}
 	x.template(t, nil)
-	return x.finish()
+	plan := x.finish()
+	if constant && !x.start.used && !x.executes && len(plan.Questions) == 0 {
+		t.fixed.Store(&fixedPlan{env: env, plan: plan})
+	}
+	return plan
+}
+
+// fixedPlan is the plan of a text that every execution without parameters has in these settings: nothing in it depends on
+// the clock, on answers of the database or on prepared statements (PLANNER 10).
+type fixedPlan struct {
+	env  Env
+	plan Plan
+}
+
+// start is what is known of the transaction's start, and whether the plan depends on it.
+type start struct {
+	known Bracket
+	used  bool
+}
+
+func (s *start) bracket() Bracket {
+	s.used = true
+	return s.known
 }
 
 func (x *binding) finish() Plan {
@@ -164,7 +192,7 @@ func (x *binding) statement(s *statement, named map[int32]value) {
 		x.reason(ReasonBarrier, "a condition stands above a LIMIT, DISTINCT ON, window, aggregate or lock")
 	}
 	e := &evaluator{
-		args: x.args, oids: s.oids, unsure: s.unsure, named: named, env: x.env, bracket: x.bracket, answers: x.answers,
+		args: x.args, oids: s.oids, unsure: s.unsure, named: named, env: x.env, start: &x.start, answers: x.answers,
 		asked: x.asked,
 	}
 	if s.execute != nil {
@@ -228,6 +256,7 @@ func settingText(set *pg.VariableSetStmt) (string, bool) {
 
 // execute plans the statement that EXECUTE names, with EXECUTE's arguments.
 func (x *binding) execute(n *pg.ExecuteStmt, e *evaluator) {
+	x.executes = true
 	inner, known := x.prepared[n.GetName()]
 	if !known && x.args.Prepared != nil {
 		inner, known = x.args.Prepared(n.GetName())

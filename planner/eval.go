@@ -16,7 +16,7 @@ type evaluator struct {
 	unsure  map[int32]bool
 	named   map[int32]value // the arguments of EXECUTE, in place of args
 	env     settings
-	bracket Bracket
+	start   *start
 	answers Answers
 	asked   map[string]Question
 	depth   int
@@ -279,7 +279,7 @@ func (e *evaluator) parseText(text string, to kind) value {
 		}
 	case "now", "today", "yesterday":
 		// A literal is evaluated when the statement is parsed, which may be long ago.
-		return value{kind: to, lo: market.NegInf, hi: e.bracket.Hi.Shift(farZone)}
+		return value{kind: to, lo: market.NegInf, hi: e.start.bracket().Hi.Shift(farZone)}
 	}
 	z, ok := parseTime(text)
 	if !ok {
@@ -349,7 +349,8 @@ func (e *evaluator) sqlValue(f *pg.SQLValueFunction) value {
 }
 
 func (e *evaluator) now() value {
-	return value{kind: kindTimestamptz, lo: e.bracket.Lo, hi: e.bracket.Hi}
+	b := e.start.bracket()
+	return value{kind: kindTimestamptz, lo: b.Lo, hi: b.Hi}
 }
 
 // callName returns a function's name, false where it is in a schema that is not pg_catalog.
@@ -374,7 +375,7 @@ func (e *evaluator) call(node *pg.Node, f *pg.FuncCall) value {
 		return e.now()
 	case len(args) == 0 && (name == "statement_timestamp" || name == "clock_timestamp"):
 		// Both run on after the start of the transaction.
-		return value{kind: kindTimestamptz, lo: e.bracket.Lo, hi: market.PosInf}
+		return value{kind: kindTimestamptz, lo: e.start.bracket().Lo, hi: market.PosInf}
 	case len(args) == 2 && name == "date_trunc":
 		if v := e.truncate(e.eval(args[0]), e.eval(args[1])); v.kind != kindOpaque {
 			return v

@@ -93,6 +93,39 @@ func (c goldenCase) setup(t *testing.T) (env Env, args Args, answer *string) {
 	return env, args, answer
 }
 
+// TestRule10_KeptPlansAreThoseOfAFreshTemplate: a template that has been bound before gives each execution the plan that a fresh
+// one gives, whatever the clock, the settings and the prepared statements are by then.
+func TestRule10_KeptPlansAreThoseOfAFreshTemplate(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob("testdata/plan/*.txt")
+	require.NoError(t, err)
+	later := goldenBracket()
+	later.Lo, later.Hi = later.Lo.Shift(time.Hour), later.Hi.Shift(time.Hour)
+	kept := 0
+	for _, path := range files {
+		for _, c := range readGolden(t, path) {
+			env, args, _ := c.setup(t)
+			other := Env{TimeZone: "Etc/GMT-9", DateStyle: "SQL, DMY", Mode: modeStored, Unbounded: "error", Hidden: true, Catalog: env.Catalog}
+			args.Prepared = func(string) (*Template, bool) { return Prepare("select 1", nil, env), true }
+			old := Prepare(c.sql, args.OIDs, env)
+			first := old.Bind(args, env, goldenBracket(), nil)
+			if old.fixed.Load() != nil {
+				kept++
+			}
+			require.Equal(t, first, old.Bind(args, env, goldenBracket(), nil), c.sql)
+			reads := args
+			reads.Prepared = func(string) (*Template, bool) { return Prepare("table ohlcv", nil, env), true }
+			for _, a := range []Args{args, reads} {
+				for _, e := range []Env{env, other, env} {
+					want := Prepare(c.sql, a.OIDs, e).Bind(a, e, later, nil)
+					require.Equal(t, want, old.Bind(a, e, later, nil), c.sql)
+				}
+			}
+		}
+	}
+	require.Greater(t, kept, 50, "most texts are constant")
+}
+
 func TestGolden(t *testing.T) {
 	t.Parallel()
 	files, err := filepath.Glob("testdata/plan/*.txt")

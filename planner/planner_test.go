@@ -235,6 +235,15 @@ func BenchmarkCachedBind(b *testing.B) {
 	}
 }
 
+func BenchmarkConstantBind(b *testing.B) {
+	c := NewCache(100)
+	text := "select ts from ohlcv where symbol = 'BTCUSD' and timeframe = '1m' and ts >= '2024-01-01Z' and ts < '2024-01-02Z'"
+	b.ReportAllocs()
+	for b.Loop() {
+		c.Prepare(text, nil, Env{}).Bind(Args{}, Env{}, goldenBracket(), nil)
+	}
+}
+
 func BenchmarkMayRead(b *testing.B) {
 	catalog := goldenCatalog()
 	for b.Loop() {

@@ -4,12 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 
 	pg "github.com/pganalyze/pg_query_go/v6"
 	"google.golang.org/protobuf/proto"
 )
 
-// Template is a text as far as it can be planned without parameters. It is immutable and safe for concurrent use.
+// Template is a text as far as it can be planned without parameters. It is safe for concurrent use.
 type Template struct {
 	// Text is the text as it came.
 	Text string
@@ -23,6 +24,8 @@ type Template struct {
 	oids    []uint32
 	catalog *Catalog
 	created []string
+	columns []string
+	fixed   atomic.Pointer[fixedPlan] // the newest
 }
 
 // Prepared is what a SQL PREPARE registers.
@@ -68,6 +71,7 @@ func Prepare(text string, paramOIDs []uint32, env Env) *Template {
 		t.created = append(t.created, name)
 	}
 	slices.Sort(t.created)
+	t.columns = t.readColumns()
 	return t
 }
 
@@ -93,7 +97,9 @@ func (t *Template) Writes() bool {
 
 // Columns returns the columns of ohlcv that the text may read, sorted, or nil for all of them. Where it is empty but not
 // nil, rows are only counted: a right to read any column will do.
-func (t *Template) Columns() []string {
+func (t *Template) Columns() []string { return t.columns }
+
+func (t *Template) readColumns() []string {
 	found := map[string]bool{}
 	for _, s := range t.list {
 		for _, sc := range s.scans {
@@ -109,9 +115,6 @@ func (t *Template) Columns() []string {
 				found[col] = true
 			}
 		}
-	}
-	if t.ParseErr != nil {
-		return nil
 	}
 	list := []string{}
 	for _, col := range ohlcvColumns {

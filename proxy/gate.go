@@ -33,8 +33,8 @@ func (*refusal) Error() string { return "statement refused by the upstream" }
 // need is what the units of a segment need together.
 type need struct {
 	requirements []market.Requirement
-	columns      []string
-	all          bool // all columns
+	columns      []string // in any order, some perhaps twice
+	all          bool     // all columns
 	warnings     []string
 	reasons      []planner.Reason
 }
@@ -162,7 +162,6 @@ func (s *session) blockFailed() bool {
 func (s *session) plan(ctx context.Context, held *hold) (need, error) {
 	env := s.env()
 	var out need
-	columns := map[string]struct{}{}
 	for _, u := range held.units {
 		template := u.stmt.template(s.server.cache, env)
 		if template.Writes() {
@@ -192,13 +191,9 @@ func (s *session) plan(ctx context.Context, held *hold) (need, error) {
 		if names := template.Columns(); names == nil {
 			out.all = true
 		} else {
-			for _, name := range names {
-				columns[name] = struct{}{}
-			}
+			out.columns = append(out.columns, names...)
 		}
 	}
-	out.columns = slices.AppendSeq([]string{}, maps.Keys(columns))
-	slices.Sort(out.columns)
 	out.requirements = join(out.requirements)
 	return out, nil
 }
@@ -263,9 +258,11 @@ func join(list []market.Requirement) []market.Requirement {
 
 // mayRead makes the check the executor would make.
 func (s *session) mayRead(ctx context.Context, what need) error {
-	columns := what.columns
-	if what.all {
-		columns = nil
+	var columns []string // all of them
+	if !what.all {
+		columns = append([]string{}, what.columns...)
+		slices.Sort(columns)
+		columns = slices.Compact(columns)
 	}
 	may, err := s.server.cfg.Catalog.MayRead(ctx, s.reader.settings.role, columns, "")
 	if err != nil {

@@ -6,14 +6,11 @@ import (
 
 // statement is what is known of a prepared statement.
 type statement struct {
-	text    string
-	oids    []uint32
-	reads   bool // may read ohlcv, as far as known says; reader's alone
-	known   *planner.Catalog
-	effects bool // may change the session
-	control bool // takes no snapshot
-	stale   bool // may be deallocated
-	also    *statement
+	text  string
+	oids  []uint32
+	scan       // reader's alone
+	stale bool // may be deallocated
+	also  *statement
 }
 
 // template returns the statement's template in env.

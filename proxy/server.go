@@ -126,6 +126,7 @@ func (c Config) withDefaults() Config {
 type Server struct {
 	cfg   Config
 	cache *planner.Cache
+	scans scans
 	holds atomic.Int64
 	loops []*netloop.Loop // set before the first session; empty: each session has two goroutines
 	turn  atomic.Uint64   // whose of the loops it is
@@ -140,7 +141,7 @@ type Server struct {
 // New returns a server; it starts nothing.
 func New(cfg Config) *Server {
 	return &Server{
-		cfg: cfg.withDefaults(), cache: planner.NewCache(4096),
+		cfg: cfg.withDefaults(), cache: planner.NewCache(4096), scans: newScans(),
 		sessions: map[*session]struct{}{}, keys: map[uint32][]*session{},
 	}
 }

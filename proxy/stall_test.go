@@ -99,7 +99,7 @@ func stall(t *testing.T, b *bar) *stalled {
 	out := &stalled{Conn: hijacked.Conn}
 	t.Cleanup(func() { _ = out.Close() })
 	text := "select repeat('x', 50000) /* " + strings.Repeat("y", 30_000) + " */"
-	for range 600 {
+	for range 1200 { // more than the buffers of four sockets can hold
 		out.left, err = (&pgproto3.Query{String: text}).Encode(out.left)
 		require.NoError(t, err)
 		out.queries++

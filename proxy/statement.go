@@ -24,13 +24,7 @@ type unit struct {
 
 // classify says what a text may do, by a scan.
 func (s *session) classify(text string, oids []uint32) *statement {
-	known := s.catalog()
-	st := &statement{
-		text: text, oids: oids, known: known,
-		reads:   planner.MayRead(text, known),
-		effects: planner.Effects(text).Settings && !isPlain(text, plainBegins),
-		control: isControl(text),
-	}
+	st := &statement{text: text, oids: oids, scan: s.server.scans.of(text, s.catalog())}
 	s.noteMade(st)
 	return st
 }
@@ -67,7 +61,7 @@ func (s *session) forgetMade() {
 // view it names may read it now.
 func (s *session) reconsider(st *statement) {
 	if known := s.catalog(); st.known != known {
-		st.known, st.reads = known, planner.MayRead(st.text, known)
+		st.scan = s.server.scans.of(st.text, known)
 	}
 }
 
@@ -77,46 +71,13 @@ const overlayBit = 1 << 63
 // noteMade takes up the names that a text defines over ohlcv. It is asked before the text is executed, for what follows
 // in the same segment, and when it is.
 func (s *session) noteMade(st *statement) {
-	if !st.reads || !defines(st.text) {
+	if !st.reads || !st.defines {
 		return
 	}
 	if names := s.server.cache.Prepare(st.text, st.oids, s.env()).Creates(); len(names) > 0 {
 		s.reader.made = append(s.reader.made, names...)
 		s.reader.overlay = nil
 	}
-}
-
-var (
-	plainBegins = []string{"begin", "begin work", "begin transaction", "start transaction"}
-	plainEnds   = []string{"commit", "end", "rollback", "abort", "commit work", "rollback work", "commit transaction", "end transaction", "rollback transaction"}
-)
-
-// isPlain reports whether the text is one of the list, whatever its case.
-func isPlain(text string, list []string) bool {
-	text = strings.TrimRight(strings.TrimSpace(text), "; \t\r\n")
-	if len(text) > 24 {
-		return false
-	}
-	for _, each := range list {
-		if strings.EqualFold(text, each) {
-			return true
-		}
-	}
-	return false
-}
-
-// isControl reports whether the text is one statement that takes no snapshot.
-func isControl(text string) bool {
-	text = strings.TrimRight(strings.TrimSpace(text), "; \t\r\n")
-	if strings.ContainsRune(text, ';') {
-		return false
-	}
-	word, _, _ := strings.Cut(text, " ")
-	switch strings.ToLower(word) {
-	case "begin", "start", "set", "show", "commit", "rollback", "abort", "end", "savepoint", "release":
-		return true
-	}
-	return false
 }
 
 // affect notes what a statement about to go upstream may change.
@@ -145,7 +106,7 @@ func (s *session) affect(st *statement) {
 func (s *session) suspect(st *statement) {
 	r := &s.reader
 	ends := isPlain(st.text, plainEnds)
-	r.defines = r.defines || (!ends && defines(st.text))
+	r.defines = r.defines || (!ends && st.defines)
 	if !r.defines {
 		return
 	}
@@ -153,17 +114,6 @@ func (s *session) suspect(st *statement) {
 		c.Suspect()
 	}
 	r.defines = !ends
-}
-
-// defines reports whether the text has a word that begins, or may hide, a definition.
-func defines(text string) bool {
-	lower := strings.ToLower(text)
-	for _, word := range []string{"create", "alter", "drop", "do", "call", "execute", "grant"} {
-		if strings.Contains(lower, word) {
-			return true
-		}
-	}
-	return false
 }
 
 // remember registers what SQL prepares, and ages what it may deallocate.

@@ -1,0 +1,97 @@
+package proxy
+
+import (
+	"strings"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+
+	"barkeep/planner"
+)
+
+// scan is what a scan of a text says it may do.
+type scan struct {
+	known   *planner.Catalog
+	reads   bool // may read ohlcv, as far as known says
+	effects bool // may change the session
+	control bool // takes no snapshot
+	defines bool // may define or change a relation or function
+}
+
+func scanText(text string, known *planner.Catalog) scan {
+	return scan{
+		known: known, reads: planner.MayRead(text, known),
+		effects: planner.Effects(text).Settings && !isPlain(text, plainBegins),
+		control: isControl(text), defines: defines(text),
+	}
+}
+
+// scans keeps the scans of texts that come again. It is safe for concurrent use.
+type scans struct{ cache *lru.Cache[string, scan] }
+
+// The texts that are kept take at most 16 MiB.
+const (
+	maxScans       = 4096
+	maxScannedText = 4 << 10
+)
+
+func newScans() scans {
+	cache, _ := lru.New[string, scan](maxScans) // fails for a size below one only
+	return scans{cache: cache}
+}
+
+// of returns the scan of text under the catalog.
+func (s scans) of(text string, known *planner.Catalog) scan {
+	if len(text) > maxScannedText {
+		return scanText(text, known)
+	}
+	if kept, ok := s.cache.Get(text); ok && kept.known == known {
+		return kept
+	}
+	fresh := scanText(text, known)
+	s.cache.Add(text, fresh)
+	return fresh
+}
+
+var (
+	plainBegins = []string{"begin", "begin work", "begin transaction", "start transaction"}
+	plainEnds   = []string{"commit", "end", "rollback", "abort", "commit work", "rollback work", "commit transaction", "end transaction", "rollback transaction"}
+)
+
+// isPlain reports whether the text is one of the list, whatever its case.
+func isPlain(text string, list []string) bool {
+	text = strings.TrimRight(strings.TrimSpace(text), "; \t\r\n")
+	if len(text) > 24 {
+		return false
+	}
+	for _, each := range list {
+		if strings.EqualFold(text, each) {
+			return true
+		}
+	}
+	return false
+}
+
+// isControl reports whether the text is one statement that takes no snapshot.
+func isControl(text string) bool {
+	text = strings.TrimRight(strings.TrimSpace(text), "; \t\r\n")
+	if strings.ContainsRune(text, ';') {
+		return false
+	}
+	word, _, _ := strings.Cut(text, " ")
+	switch strings.ToLower(word) {
+	case "begin", "start", "set", "show", "commit", "rollback", "abort", "end", "savepoint", "release":
+		return true
+	}
+	return false
+}
+
+// defines reports whether the text has a word that begins, or may hide, a definition.
+func defines(text string) bool {
+	lower := strings.ToLower(text)
+	for _, word := range []string{"create", "alter", "drop", "do", "call", "execute", "grant"} {
+		if strings.Contains(lower, word) {
+			return true
+		}
+	}
+	return false
+}
