@@ -16,8 +16,8 @@ import (
 )
 
 const (
-	// clockSkew bounds how far the upstream's clock may be from ours.
-	clockSkew = time.Second
+	// clockDrift bounds how far the upstream's clock may move against ours between two looks at it.
+	clockDrift = time.Second
 	// standStill is the round of planning from which on now() is not moved.
 	standStill = 2
 	// maxQuestions bounds the rounds of questions to the catalog.
@@ -142,7 +142,8 @@ func (s *session) bracket() planner.Bracket {
 	if inside && !s.reader.began.IsZero() {
 		began = s.reader.began
 	}
-	return planner.Bracket{Lo: market.FromTime(began.Add(-clockSkew)), Hi: market.FromTime(now.Add(clockSkew))}
+	least, most := s.server.cfg.Skew()
+	return planner.Bracket{Lo: market.FromTime(began.Add(least - clockDrift)), Hi: market.FromTime(now.Add(most + clockDrift))}
 }
 
 func (s *session) inTransaction() bool {

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"barkeep/internal/actor"
+	"barkeep/internal/market"
 )
 
 // read needs one day of one series.
@@ -202,6 +203,22 @@ func TestDatastoreIsVisible(t *testing.T) {
 	ask()
 	require.NoError(t, <-ended)
 	require.Zero(t, actors.Undeclared())
+}
+
+// PLANNER 10: what now() is upstream lies in the bracket, however far that clock is from ours.
+func TestRule10_TheUpstreamsClock(t *testing.T) {
+	for _, off := range []time.Duration{time.Hour, -time.Hour} {
+		b := start(t, func(c *Config) { c.Skew = func() (least, most time.Duration) { return off - time.Second, off } })
+		conn := b.connect(t, nil)
+		_, err := conn.Exec(t.Context(), "select 1 from ohlcv where symbol='sim:BTCUSD' and timeframe='1m' and ts between now() - interval '5 min' and now()")
+		require.NoError(t, err)
+		need := b.asked[0].Requirements[0].Ranges.Bounds()
+		theirs := time.Now().Add(off)
+		require.LessOrEqual(t, need.Start, market.FromTime(theirs.Add(-5*time.Minute-time.Second)))
+		require.GreaterOrEqual(t, need.End, market.FromTime(theirs))
+		require.Less(t, need.Start.Time(), need.End.Time())
+		require.Less(t, need.End.Sub(need.Start), 10*time.Minute)
+	}
 }
 
 func TestTypoFailsBeforeHold(t *testing.T) {

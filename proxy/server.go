@@ -84,6 +84,9 @@ type Config struct {
 	MaxBars                                                  int64
 	Timeout, NoticeAfter, NoticeEvery, StartupTimeout, Grace time.Duration
 
+	// Skew returns between what the upstream's clock less ours is known to lie; nil means that the clocks agree. It must not
+	// wait.
+	Skew func() (least, most time.Duration)
 	// Actors shows statements that wait; nil shows none.
 	Actors  *actor.Registry
 	Logger  *slog.Logger
@@ -112,6 +115,9 @@ func (c Config) withDefaults() Config {
 	setTime(&c.Grace, 30*time.Second)
 	if c.MaxBars <= 0 {
 		c.MaxBars = 20_000_000
+	}
+	if c.Skew == nil {
+		c.Skew = func() (least, most time.Duration) { return 0, 0 }
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

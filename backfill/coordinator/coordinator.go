@@ -152,13 +152,19 @@ func (c *Coordinator) Stats() Stats {
 // Awaited returns the number of jobs that somebody waits for.
 func (c *Coordinator) Awaited() int { return c.jobs.len() }
 
+// now returns the later of our clock and the database's: which of the two is right nobody can say, and now() of a statement
+// is the database's. Where ours is right, a bar too many is asked for.
+func (c *Coordinator) now() market.Instant {
+	return market.FromTime(c.config.Now().Add(max(c.config.Coverage.Skew().Most, 0)))
+}
+
 // Missing returns how many bars of what the requirements name are not there, and whether all are. Requirements of n bars
 // count as they would if nothing were absent. It asks nobody; where the index is not valid nothing counts as covered.
 func (c *Coordinator) Missing(reqs []market.Requirement, freshness time.Duration) (bars int64, covered bool) {
 	if !c.config.Coverage.Valid() {
 		return 0, false
 	}
-	index, now := c.Snapshot(), market.FromTime(c.config.Now())
+	index, now := c.Snapshot(), c.now()
 	covered = true
 	for i := range reqs {
 		r := &reqs[i]
@@ -183,7 +189,7 @@ func (c *Coordinator) Missing(reqs []market.Requirement, freshness time.Duration
 // CoveredAt reports whether what is covered now was covered at an older index too: a snapshot of that time sees the bars. It
 // asks nobody.
 func (c *Coordinator) CoveredAt(at *coverage.Index, reqs []market.Requirement, freshness time.Duration) bool {
-	index, now := c.Snapshot(), market.FromTime(c.config.Now())
+	index, now := c.Snapshot(), c.now()
 	for i := range reqs {
 		r := &reqs[i]
 		if !at.Covered(r.Series, r.Ranges, atLeast(freshness), now) {

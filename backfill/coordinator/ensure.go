@@ -50,7 +50,7 @@ func (c *Coordinator) Ensure(ctx context.Context, req Request, progress func(mar
 	if req.Mode == ModeStored {
 		return nil, nil
 	}
-	now := market.FromTime(c.config.Now())
+	now := c.now()
 	if !c.config.Coverage.Valid() {
 		if err := c.config.Coverage.Refresh(ctx); err != nil {
 			return nil, fmt.Errorf("refresh coverage: %w", err)

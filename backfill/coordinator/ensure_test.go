@@ -120,12 +120,15 @@ func (r *rig) dropTopic(name string) {
 	require.NoError(r.t, err)
 }
 
-func (r *rig) coordinator() *coordinator.Coordinator {
-	store := coverage.NewStore(r.db.Pool, coverage.Config{Logger: r.log})
+func (r *rig) coordinator() *coordinator.Coordinator { return r.coordinatorAt(time.Now) }
+
+// coordinatorAt starts a coordinator on a machine with a clock of its own.
+func (r *rig) coordinatorAt(now func() time.Time) *coordinator.Coordinator {
+	store := coverage.NewStore(r.db.Pool, coverage.Config{Logger: r.log, Now: now})
 	require.NoError(r.t, store.Load(r.t.Context()))
 	c, err := coordinator.New(coordinator.Config{
 		Options: r.opts, Pool: r.db.Pool, Names: r.names, Deployment: r.dep, Coverage: store, Actors: &r.actors, Logger: r.log,
-		Silence: 2 * time.Second,
+		Silence: 2 * time.Second, Now: now,
 	})
 	require.NoError(r.t, err)
 	r.t.Cleanup(c.Close)

@@ -340,3 +340,24 @@ func TestRule18_UnreachableVendor(t *testing.T) {
 	require.ErrorContains(t, err, source.ErrUnreachable.Error())
 	require.Less(t, time.Since(began), 15*time.Second)
 }
+
+// PIPELINE 6: now() of a statement is the database's. Bars that are in the future by our clock only are not passed over.
+func TestRule6_OurClockIsBehindTheDatabases(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, sim.Config{})
+	r.consumer()
+	r.producer()
+	c := r.coordinatorAt(func() time.Time { return time.Now().Add(-5 * time.Minute) })
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	closed := market.M1.Floor(market.FromTime(time.Now().Add(-10 * time.Second)))
+	req := coordinator.Request{Requirements: []market.Requirement{{
+		Series: market.Series{Symbol: "sim:BTCUSD", Timeframe: market.M1},
+		Ranges: market.NewRangeSet(market.Range{Start: closed.Shift(-3 * time.Minute), End: closed}),
+	}}}
+	_, covered := c.Missing(req.Requirements, 0)
+	require.False(t, covered)
+	_, err := c.Ensure(ctx, req, nil)
+	require.NoError(t, err)
+	require.Equal(t, 3, r.bars("sim:BTCUSD", "1m", closed.Shift(-3*time.Minute).Time().Format(time.RFC3339), closed.Time().Format(time.RFC3339)))
+}

@@ -41,6 +41,8 @@ type Store struct {
 	index atomic.Pointer[Index]
 	// confirmed is when the last whole poll began, in Unix nanoseconds; 0 while the index may not be relied on.
 	confirmed atomic.Int64
+	// clock is what the last poll saw of the database's clock.
+	clock atomic.Pointer[Skew]
 	// loading is held by who reads the database, so that what was read first is installed first.
 	loading chan struct{}
 
@@ -65,6 +67,7 @@ func NewStore(pool *pgxpool.Pool, config Config) *Store {
 	}
 	s := &Store{pool: pool, config: config, loading: make(chan struct{}, 1), changed: make(chan struct{})}
 	s.index.Store(&Index{})
+	s.clock.Store(&Skew{})
 	return s
 }
 
@@ -223,6 +226,9 @@ func (s *Store) poll(ctx context.Context, q querier) error {
 	}
 	defer release()
 	began := s.config.Now()
+	if err := s.compareClocks(ctx, q); err != nil {
+		return err
+	}
 	if err := s.withdrawLost(ctx, q); err != nil {
 		return err
 	}

@@ -189,3 +189,18 @@ func TestRule3And4_SegmentsAgainstModel(t *testing.T) {
 		require.Equal(r, model, got)
 	})
 }
+
+func TestRule6_TheDatabasesClockIsCompared(t *testing.T) {
+	t.Parallel()
+	db := bound(t)
+	for _, off := range []time.Duration{0, 5 * time.Minute, -5 * time.Minute} {
+		s := coverage.NewStore(db.Pool, coverage.Config{Now: func() time.Time { return time.Now().Add(-off) }})
+		require.Equal(t, coverage.Skew{}, s.Skew())
+		require.NoError(t, s.Refresh(t.Context()))
+		skew := s.Skew()
+		require.LessOrEqual(t, skew.Least, off)
+		require.GreaterOrEqual(t, skew.Most, off)
+		require.Equal(t, off != 0, skew.Doubtful(), off)
+	}
+	require.False(t, coverage.Skew{Least: -time.Minute, Most: time.Minute}.Doubtful(), "a slow answer says nothing")
+}

@@ -196,6 +196,7 @@ func (r *run) ask(ctx context.Context, s *slot, q source.Query) (source.Answer, 
 	ctx = source.WithRaised(ctx, s.raised)
 	answer, err := r.lane.source.Fetch(source.WithTrace(ctx, func(d time.Duration) { request.Waited += d }), q)
 	request.Took = r.p.config.Now().Sub(began) - request.Waited
+	answer.Doubtful = r.p.store.Skew().Doubtful()
 	request.Skew, request.Bars, request.Err = answer.Skew, len(answer.Bars), err
 	r.p.config.Observe(request)
 	return answer, err

@@ -8,7 +8,7 @@ import (
 )
 
 // MaxSkew is the distance between our clock and a vendor's beyond which its pages are provisional only (PIPELINE 6).
-const MaxSkew = 2 * time.Second
+const MaxSkew = coverage.MaxSkew
 
 // Segment is what an answer vouches for in one stretch of its range. A zero RetryAt means none.
 type Segment struct {
@@ -63,7 +63,7 @@ func Judge(info Info, q Query, last Answer, earlier *Answer) Judgement {
 	asOf := last.Sent.Shift(min(last.Skew, 0))
 	j.final = tf.Floor(asOf.Shift(-info.Finality.Of(tf)))
 	j.absent = tf.Floor(asOf.Shift(-max(info.Absence.Of(tf), info.Finality.Of(tf))))
-	if last.Skew.Abs() > MaxSkew {
+	if last.Skew.Abs() > MaxSkew || last.Doubtful {
 		j.final, j.absent = market.NegInf, market.NegInf
 	}
 	if earlier != nil {

@@ -118,6 +118,9 @@ type Answer struct {
 	Sent market.Instant
 	// Skew is the vendor's clock less ours, as little as what was seen allows; zero where nothing is known.
 	Skew time.Duration
+	// Doubtful says that our own clock cannot be relied on, since the database's differs too much: nothing is final or
+	// absent (PIPELINE 6). The producer sets it.
+	Doubtful bool
 	// Full means that the vendor may have cut the answer at its limit: nothing beyond the last row in paging direction is
 	// vouched for (PIPELINE 5). The direction is backwards where Backwards is set.
 	Full, Backwards bool

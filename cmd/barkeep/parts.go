@@ -11,6 +11,7 @@ import (
 
 	"barkeep/backfill/consumer"
 	"barkeep/backfill/coordinator"
+	"barkeep/backfill/coverage"
 	"barkeep/backfill/ingest"
 	"barkeep/backfill/producer"
 	"barkeep/backfill/source"
@@ -113,7 +114,7 @@ func (a *app) startProxy(life lifetimes) error {
 		AllowTrust: a.cfg.Auth.AllowTrust, Coordinator: filler{coord}, Catalog: definitions{names, life.work},
 		MaxSessions: a.cfg.Sessions.Max, MaxHolds: a.cfg.Holds.Max, MaxBars: a.cfg.Statement.MaxBars, Timeout: a.cfg.Statement.Timeout,
 		NoticeAfter: a.cfg.Holds.NoticeAfter, NoticeEvery: a.cfg.Holds.NoticeEvery, Grace: sessionGrace(a.cfg.Shutdown.Grace),
-		Actors: a.actors, Logger: a.log, Metrics: proxy.NewMetrics(a.metrics),
+		Skew: databaseSkew(a.coverage), Actors: a.actors, Logger: a.log, Metrics: proxy.NewMetrics(a.metrics),
 	})
 	a.status.Sessions = func() []status.Session { return sessionRows(server.List()) }
 	a.group.start("blocked ingest", func(ctx context.Context) error {
@@ -122,6 +123,14 @@ func (a *app) startProxy(life lifetimes) error {
 	listener := a.listener
 	a.group.start("proxy", func(ctx context.Context) error { return server.Serve(ctx, listener) })
 	return nil
+}
+
+// databaseSkew is the distance of the database's clock as the proxy asks for it.
+func databaseSkew(store *coverage.Store) func() (least, most time.Duration) {
+	return func() (least, most time.Duration) {
+		skew := store.Skew()
+		return skew.Least, skew.Most
+	}
 }
 
 // sessionGrace leaves a part of the grace to those who stop after the sessions.
