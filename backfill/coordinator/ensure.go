@@ -100,8 +100,6 @@ type part struct {
 	// binding is known before the first job.
 	binding *directory.Binding
 	jobs    []*job
-	// joined is what the jobs had published when the part joined them.
-	joined map[*job]int64
 	// excused are ranges that could not be refreshed but are given with a warning.
 	excused market.RangeSet
 	// rounds counts the jobs that ended without covering what was asked.
@@ -121,7 +119,7 @@ func (c *Coordinator) fill(ctx context.Context, req Request, now market.Instant,
 	defer f.leave()
 	f.req.Freshness = atLeast(req.Freshness)
 	for _, r := range req.Requirements {
-		p := &part{series: r.Series, ranges: r.Ranges, counts: r.Counts, factors: make([]int64, len(r.Counts)), joined: map[*job]int64{}}
+		p := &part{series: r.Series, ranges: r.Ranges, counts: r.Counts, factors: make([]int64, len(r.Counts))}
 		for i := range p.factors {
 			p.factors[i] = 1
 		}
@@ -229,7 +227,7 @@ func (f *filling) loop(ctx context.Context) error {
 			case <-f.wake:
 				waiting = false
 			case <-ticker.C:
-				f.meter.tell(f.published())
+				f.meter.tell()
 				// An index outside its lease is not believed; its own polls are down, so ask.
 				if !f.c.config.Coverage.Valid() {
 					if err := f.c.config.Coverage.Refresh(ctx); err == nil {
@@ -375,7 +373,6 @@ func (f *filling) settle(ctx context.Context) (refreshed bool, err error) {
 // drop ends the part's interest in a job.
 func (p *part) drop(b *board, j *job, wake chan struct{}) {
 	p.jobs = slices.DeleteFunc(p.jobs, func(o *job) bool { return o == j })
-	delete(p.joined, j)
 	b.leave(j, wake)
 }
 

@@ -16,24 +16,17 @@ import (
 
 // hints are what events told of a job. They are never more than a help: coverage and rows decide (PIPELINE 17).
 type hints struct {
-	// published counts bars on their way to the database or there.
-	published int64
 	// startAt is the earliest instant at which the job's next request can start, and cause why.
 	startAt time.Time
 	cause   string
 }
 
-// tell notes what an event says of a job that is awaited, and wakes its waiters where it is held back.
+// tell notes that a job that is awaited is held back, and wakes its waiters.
 func (b *board) tell(id uuid.UUID, e *topic.Event) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	j := b.jobs[id]
-	if j == nil || j.state != jobOpen {
-		return
-	}
-	// Events of two producers may cross where a job moved: its bars only grow.
-	j.hints.published = max(j.hints.published, e.BarsDone)
-	if e.Kind != topic.Warned {
+	if j == nil || j.state != jobOpen || e.Kind != topic.Warned {
 		return
 	}
 	j.hints.startAt, j.hints.cause = e.StartAt.Time(), e.Message
@@ -58,7 +51,7 @@ func (c *Coordinator) hearEvents(ctx context.Context) {
 	}
 	client, err := kgo.NewClient(opts...)
 	if err != nil {
-		c.config.Logger.LogAttrs(ctx, slog.LevelWarn, "coordinator does not hear of progress", slog.Any("error", err))
+		c.config.Logger.LogAttrs(ctx, slog.LevelWarn, "coordinator does not hear of delays", slog.Any("error", err))
 		return
 	}
 	defer client.Close()
@@ -119,14 +112,4 @@ func (f *filling) delays(ctx context.Context) error {
 
 func delayText(h hints) string {
 	return fmt.Sprintf("%s; it is asked again at %s", h.cause, h.startAt.UTC().Format(time.TimeOnly+"Z"))
-}
-
-// published returns how many bars the waiter's jobs have published since it joined them.
-func (f *filling) published() (bars int64) {
-	for _, p := range f.parts {
-		for _, j := range p.jobs {
-			bars += f.c.jobs.hints(j).published - p.joined[j]
-		}
-	}
-	return bars
 }

@@ -10,27 +10,26 @@ import (
 	"barkeep/internal/market"
 )
 
-// TestRule17_ProgressNeverGoesBack: events run ahead of the coverage, are lost, or end with their job.
-func TestRule17_ProgressNeverGoesBack(t *testing.T) {
+// TestRule17_ProgressIsWhatIsStored: it is told from coverage alone, never goes back, and is never complete while bars are missing.
+func TestRule17_ProgressIsWhatIsStored(t *testing.T) {
 	t.Parallel()
 	clock := time.Unix(1_700_000_000, 0)
 	var told market.Progress
 	m := meter{report: func(p market.Progress) { told = p }, now: func() time.Time { return clock }, began: clock}
-	m.tell(0)
+	m.tell()
 	require.Zero(t, told, "nothing is known yet")
 	m.see(market.Series{Symbol: "sim:BTCUSD", Timeframe: market.M1}, 1000)
-	for _, step := range []struct{ missing, published, done int64 }{
-		{1000, 0, 0},
-		{1000, 300, 300},
-		{900, 250, 300},
-		{600, 0, 400},
-		{600, 5000, 999}, // published is not there yet
-		{10, 0, 999},
-		{0, 0, 1000},
+	for _, step := range []struct{ missing, done int64 }{
+		{1000, 0},
+		{900, 100},
+		{950, 100}, // withdrawn
+		{600, 400},
+		{1, 999},
+		{0, 1000},
 	} {
 		m.see(told.Series, step.missing)
 		clock = clock.Add(time.Second)
-		m.tell(step.published)
+		m.tell()
 		require.Equal(t, step.done, told.Done)
 		require.Equal(t, int64(1000), told.Total)
 	}

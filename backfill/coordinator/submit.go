@@ -106,7 +106,6 @@ func (f *filling) submit(ctx context.Context, index *coverage.Index, p *part, ga
 			return err
 		}
 		p.jobs = append(p.jobs, j)
-		p.joined[j] = f.c.jobs.hints(j).published
 		if fresh {
 			f.c.gaps.Add(1)
 			f.c.gapBars.Add(market.RangeSet{r}.Intersect(p.binding.Life(f.now)).Count(p.series.Timeframe))
