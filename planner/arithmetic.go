@@ -49,7 +49,7 @@ func floorYear(i market.Instant) market.Instant {
 }
 
 // arithmetic is time ± interval, date ± integer, interval × integer and the sign.
-func (e *evaluator) arithmetic(node *pg.Node, x *pg.A_Expr) value {
+func (e *evaluator) arithmetic(x *pg.A_Expr) value {
 	op, ok := callName(x.GetName())
 	if x.GetKind() != pg.A_Expr_Kind_AEXPR_OP || !ok {
 		return value{}
@@ -62,7 +62,7 @@ func (e *evaluator) arithmetic(node *pg.Node, x *pg.A_Expr) value {
 		if op == "-" && v.kind == kindInt && !v.null {
 			return value{kind: kindInt, n: -v.n}
 		}
-		return e.ask(node)
+		return value{}
 	}
 	l, r := e.eval(x.GetLexpr()), e.eval(x.GetRexpr())
 	if (l.null || r.null) && l.kind != kindUnknown && r.kind != kindUnknown {
@@ -74,7 +74,7 @@ func (e *evaluator) arithmetic(node *pg.Node, x *pg.A_Expr) value {
 	if v, ok := e.combine(op, l, r); ok {
 		return v
 	}
-	return e.ask(node)
+	return value{}
 }
 
 func (e *evaluator) combine(op string, l, r value) (value, bool) {

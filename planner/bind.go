@@ -298,6 +298,9 @@ func (e *evaluator) argument(node *pg.Node, inner *Template, at int) value {
 		}
 	}
 	to := kindOf(oid)
+	if v.kind == kindOpaque && !v.null && to == kindTimestamptz {
+		v = e.ask(node)
+	}
 	switch {
 	case v.null:
 		return nullOf(to)

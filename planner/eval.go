@@ -49,13 +49,13 @@ func (e *evaluator) eval(node *pg.Node) value {
 	case *pg.Node_ParamRef:
 		return e.param(n.ParamRef.GetNumber())
 	case *pg.Node_TypeCast:
-		return e.cast(node, n.TypeCast)
+		return e.cast(n.TypeCast)
 	case *pg.Node_SqlvalueFunction:
 		return e.sqlValue(n.SqlvalueFunction)
 	case *pg.Node_FuncCall:
-		return e.call(node, n.FuncCall)
+		return e.call(n.FuncCall)
 	case *pg.Node_AExpr:
-		return e.arithmetic(node, n.AExpr)
+		return e.arithmetic(n.AExpr)
 	case *pg.Node_CoalesceExpr:
 		return e.coalesce(n.CoalesceExpr)
 	case *pg.Node_SubLink:
@@ -181,19 +181,15 @@ func castOID(t *pg.TypeName) (uint32, bool) {
 	return oid, ok
 }
 
-func (e *evaluator) cast(node *pg.Node, c *pg.TypeCast) value {
+func (e *evaluator) cast(c *pg.TypeCast) value {
 	oid, ok := castOID(c.GetTypeName())
 	if !ok {
 		if v := e.eval(c.GetArg()); v.null {
 			return nullOf(kindOpaque)
 		}
-		return e.ask(node)
+		return value{}
 	}
-	v := e.convert(e.eval(c.GetArg()), kindOf(oid))
-	if v.kind == kindOpaque && !v.null {
-		return e.ask(node)
-	}
-	return v
+	return e.convert(e.eval(c.GetArg()), kindOf(oid))
 }
 
 // convert casts a value as PostgreSQL does; casts not done here give kindOpaque.
@@ -364,7 +360,7 @@ func callName(list []*pg.Node) (string, bool) {
 	return "", false
 }
 
-func (e *evaluator) call(node *pg.Node, f *pg.FuncCall) value {
+func (e *evaluator) call(f *pg.FuncCall) value {
 	name, ok := callName(f.GetFuncname())
 	if !ok || f.GetAggStar() || f.GetAggDistinct() || f.GetAggFilter() != nil || f.GetOver() != nil || f.GetFuncVariadic() {
 		return value{}
@@ -381,7 +377,7 @@ func (e *evaluator) call(node *pg.Node, f *pg.FuncCall) value {
 			return v
 		}
 	}
-	return e.ask(node)
+	return value{}
 }
 
 func (e *evaluator) coalesce(c *pg.CoalesceExpr) value {

@@ -2,6 +2,7 @@ package planner
 
 import (
 	"strings"
+	"sync"
 
 	pg "github.com/pganalyze/pg_query_go/v6"
 	"google.golang.org/protobuf/proto"
@@ -40,8 +41,8 @@ func quote(text string) string {
 	return prefix + "'" + strings.ReplaceAll(text, "'", "''") + "'"
 }
 
-// ask asks for an expression as an instant, if it is made of constants and functions of pg_catalog that do not depend
-// on the clock.
+// ask asks for the whole of what ts is compared with as an instant, if it is made of constants and functions of pg_catalog that
+// do not depend on the clock. A part of it may be of another type, and is not asked for.
 func (e *evaluator) ask(node *pg.Node) value {
 	if !e.env.known || !e.askable(node, 0) {
 		return value{}
@@ -50,7 +51,7 @@ func (e *evaluator) ask(node *pg.Node) value {
 	if !ok || !e.substitute(copied) {
 		return value{}
 	}
-	sql, err := pg.Deparse(&pg.ParseResult{Stmts: []*pg.RawStmt{{Stmt: &pg.Node{Node: &pg.Node_SelectStmt{
+	sql, err := pg.Deparse(&pg.ParseResult{Version: treeVersion(), Stmts: []*pg.RawStmt{{Stmt: &pg.Node{Node: &pg.Node_SelectStmt{
 		SelectStmt: &pg.SelectStmt{
 			TargetList: []*pg.Node{{Node: &pg.Node_ResTarget{ResTarget: &pg.ResTarget{Val: copied}}}},
 			Op:         pg.SetOperation_SETOP_NONE, LimitOption: pg.LimitOption_LIMIT_OPTION_DEFAULT,
@@ -61,6 +62,15 @@ func (e *evaluator) ask(node *pg.Node) value {
 	}
 	return e.answer("("+strings.TrimPrefix(sql, "SELECT ")+")::timestamptz", kindTimestamptz)
 }
+
+// treeVersion is the version that the deparser wants a tree to have: the parser's own.
+var treeVersion = sync.OnceValue(func() int32 { //nolint:gochecknoglobals // computed once
+	tree, err := pg.Parse("SELECT")
+	if err != nil {
+		return 0
+	}
+	return tree.GetVersion()
+})
 
 // answer returns the answer to a question, kindOpaque where there is none yet.
 func (e *evaluator) answer(expression string, to kind) value {
