@@ -93,7 +93,7 @@ func (a *app) start(life lifetimes) error {
 		return err
 	}
 	a.log.InfoContext(ctx, "database", slog.String("server", a.servers.postgres.Description))
-	a.group.start("database", a.servers.watch)
+	a.group.start("database", a.servers.postgres.Run)
 	if err := a.openDatabase(ctx); err != nil {
 		return err
 	}

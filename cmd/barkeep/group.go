@@ -17,7 +17,7 @@ type part struct {
 	name   string
 	cancel context.CancelFunc
 	done   chan struct{}
-	err    error // valid once done is closed
+	err    error // valid once done is closed, or the part has failed
 }
 
 // group runs parts, and stops them in the reverse order of their start: those that others depend on are started first.
@@ -57,7 +57,7 @@ func (g *group) wait(intake context.Context) {
 	select {
 	case <-intake.Done():
 	case p := <-g.failed:
-		g.log.ErrorContext(intake, "a part ended; stopping", slog.String("part", p.name))
+		g.log.ErrorContext(intake, "a part ended; stopping", slog.String("part", p.name), slog.Any("error", p.err))
 	}
 }
 

@@ -46,16 +46,6 @@ func startServers(ctx context.Context, cfg *Config, log *slog.Logger) (*servers,
 // embeddedDatabase is the database that barkeep's own PostgreSQL serves.
 const embeddedDatabase = "barkeep"
 
-// watch returns when ctx ends, or with an error when the database's process does.
-func (s *servers) watch(ctx context.Context) error {
-	select {
-	case <-ctx.Done():
-		return nil
-	case <-s.postgres.Exited():
-		return fmt.Errorf("the database's process ended: %w", s.postgres.Err())
-	}
-}
-
 // stop ends what startServers started.
 func (s *servers) stop(ctx context.Context) error {
 	var errs []error

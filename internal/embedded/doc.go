@@ -10,7 +10,8 @@
 // # The child
 //
 //	starting ──ready──▶ running ──Stop──▶ stopping ──▶ ended
-//	    └──────exits──────────┴──exits by itself──────▶ ended (Exited is closed, Err says why)
+//	  ▲  └──────exits──────┴──exits by itself──▶ ended (Exited is closed, Err says why)
+//	  └────────────────────Run───────────────────┘
 //
 // The child belongs to this process: the kernel ends it when this process dies (Linux), and where that did not happen the
 // next Start finds it by the data folder that it runs in, ends it, and goes on. It has a process group of its own, so that

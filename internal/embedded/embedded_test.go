@@ -241,6 +241,41 @@ func TestKilledPostmaster(t *testing.T) {
 	stop(t, server)
 }
 
+// TestRun_StartsAgain: a server that is killed under busy sessions is there again at the same addresses, as often as it is
+// killed; once it was stopped it stays so.
+func TestRun_StartsAgain(t *testing.T) {
+	machine(t)
+	config := embedded.Config{DataDir: folder(t)}
+	server := start(t, config)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() { ended <- server.Run(ctx) }()
+	execute(t, server.URL, "create table t as select 'kept'::text as v")
+	for range 2 {
+		conn, err := pgx.Connect(t.Context(), server.SocketURL)
+		require.NoError(t, err)
+		busy := make(chan error, 1)
+		go func() {
+			_, err := conn.Exec(context.Background(), "do $$ begin loop perform 1; end loop; end $$")
+			busy <- err
+		}()
+		pid := postmaster(t, config.DataDir)
+		require.NoError(t, syscall.Kill(pid, syscall.SIGKILL))
+		require.Error(t, <-busy)
+		require.NoError(t, conn.Close(t.Context()))
+		require.Eventually(t, func() bool {
+			conn, err := pgx.Connect(t.Context(), server.SocketURL)
+			return err == nil && conn.Close(t.Context()) == nil
+		}, 30*time.Second, 20*time.Millisecond)
+		require.NotEqual(t, pid, postmaster(t, config.DataDir))
+		require.Equal(t, "kept", query(t, server.URL, "select v from t"))
+	}
+	stop(t, server)
+	require.NoError(t, <-ended)
+	require.NoFileExists(t, filepath.Join(config.DataDir, "postgres", "data", "postmaster.pid"))
+}
+
 // TestNoOrphan: the kernel ends the child without any later start.
 func TestNoOrphan(t *testing.T) {
 	machine(t)

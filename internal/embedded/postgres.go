@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/gofrs/flock"
@@ -30,8 +31,12 @@ type Postgres struct {
 	// Timescale says whether the server has TimescaleDB, as far as is known without asking it.
 	Timescale bool
 
-	child *child // nil for a configured server
-	lock  *flock.Flock
+	in   *installation // nil for a configured server, like child
+	lock *flock.Flock
+
+	mu      sync.Mutex // held while the child is started again; guards what follows
+	child   *child
+	stopped bool
 }
 
 // record is server.json: what serves this data folder for good, and where.
@@ -73,27 +78,37 @@ func Start(ctx context.Context, config Config) (*Postgres, error) {
 	return p, nil
 }
 
-// Exited is closed when the child has ended; for a configured server it is nil and blocks for ever.
+// Exited is closed when the child that runs now has ended; Run starts another. For a configured server it is nil and blocks for ever.
 func (p *Postgres) Exited() <-chan struct{} {
-	if p.child == nil {
-		return nil
+	if c := p.current(); c != nil {
+		return c.exited
 	}
-	return p.child.exited
+	return nil
 }
 
 // Err says why the child ended; it is read after Exited is closed.
 func (p *Postgres) Err() error {
-	if p.child == nil {
-		return nil
+	if c := p.current(); c != nil {
+		return c.err
 	}
-	return p.child.err
+	return nil
+}
+
+// current is the child that runs or ran last.
+func (p *Postgres) current() *child {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.child
 }
 
 // Stop ends the child with a fast shutdown and unlocks the data folder; the context bounds how long it is polite.
 func (p *Postgres) Stop(ctx context.Context) error {
-	if p.child == nil {
+	if p.in == nil {
 		return nil
 	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.stopped = true
 	return errors.Join(p.child.stop(ctx), p.lock.Unlock())
 }
 
@@ -313,8 +328,8 @@ func (in *installation) socketFolder() string {
 	return ""
 }
 
-// run starts the server and returns once its database answers.
-func (in *installation) run(ctx context.Context) (*Postgres, error) {
+// launch starts the server and returns once its database answers.
+func (in *installation) launch(ctx context.Context) (*child, error) {
 	logFile := in.path("server.log")
 	if info, err := os.Stat(logFile); err == nil && info.Size() > 10<<20 {
 		if err := os.Rename(logFile, logFile+".old"); err != nil {
@@ -325,9 +340,22 @@ func (in *installation) run(ctx context.Context) (*Postgres, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := in.ready(ctx, c); err != nil {
+		stopErr := c.stop(context.WithoutCancel(ctx))
+		return nil, errors.Join(fmt.Errorf("start %s: %w", in.record.describe(), err), stopErr)
+	}
+	return c, nil
+}
+
+// run starts the server and says where it is.
+func (in *installation) run(ctx context.Context) (*Postgres, error) {
+	c, err := in.launch(ctx)
+	if err != nil {
+		return nil, err
+	}
 	p := &Postgres{
 		URL:         fmt.Sprintf("postgres://postgres@127.0.0.1:%d/%s?sslmode=disable", in.record.Port, in.config.Database),
-		Description: in.record.describe(), Timescale: in.record.Timescale, child: c,
+		Description: in.record.describe(), Timescale: in.record.Timescale, in: in, child: c,
 	}
 	p.SocketURL = p.URL
 	if folder := in.socketFolder(); folder != "" {
@@ -335,10 +363,6 @@ func (in *installation) run(ctx context.Context) (*Postgres, error) {
 	}
 	if len(in.record.Reasons) > 0 {
 		p.Description += "; not a better one because " + strings.Join(in.record.Reasons, "; ")
-	}
-	if err := in.ready(ctx, c); err != nil {
-		stopErr := c.stop(context.WithoutCancel(ctx))
-		return nil, errors.Join(fmt.Errorf("start %s: %w", in.record.describe(), err), stopErr)
 	}
 	return p, nil
 }

@@ -21,6 +21,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -152,13 +153,22 @@ func (s *Server) guarded(next http.Handler) http.Handler {
 func (s *Server) ready(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), answerTimeout)
 	defer cancel()
-	var missing []string
-	for name, check := range s.cfg.Ready {
-		if err := check(ctx); err != nil {
-			s.cfg.Log.DebugContext(ctx, "not ready", slog.String("dependency", name), slog.Any("error", err))
-			missing = append(missing, name)
-		}
+	var (
+		checks  sync.WaitGroup
+		mu      sync.Mutex
+		missing []string // guarded by mu
+	)
+	for name, check := range s.cfg.Ready { // at one time: one that hangs does not use up the time of the others
+		checks.Go(func() {
+			if err := check(ctx); err != nil {
+				s.cfg.Log.DebugContext(ctx, "not ready", slog.String("dependency", name), slog.Any("error", err))
+				mu.Lock()
+				defer mu.Unlock()
+				missing = append(missing, name)
+			}
+		})
 	}
+	checks.Wait()
 	if len(missing) > 0 {
 		slices.Sort(missing)
 		answer(w, http.StatusServiceUnavailable, "not ready: "+strings.Join(missing, ", ")+"\n")

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -78,6 +79,21 @@ func TestToken(t *testing.T) {
 	code, body = get(t, s, "/readyz", "")
 	require.Equal(t, http.StatusServiceUnavailable, code)
 	require.Equal(t, "not ready: database\n", body)
+}
+
+// TestReady_OneThatHangs: a check that takes all the time there is does not make the others fail.
+func TestReady_OneThatHangs(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		checks := map[string]func(context.Context) error{}
+		for _, name := range []string{"a", "c", "d", "e"} {
+			checks[name] = func(ctx context.Context) error { return ctx.Err() }
+		}
+		checks["b"] = func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
+		code, body := get(t, New(Config{Ready: checks}), "/readyz", "")
+		require.Equal(t, http.StatusServiceUnavailable, code)
+		require.Equal(t, "not ready: b\n", body)
+	})
 }
 
 func TestServeEndsWithItsContext(t *testing.T) {

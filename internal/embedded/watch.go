@@ -1,0 +1,83 @@
+package embedded
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+)
+
+const (
+	firstPause   = 250 * time.Millisecond
+	longestPause = 30 * time.Second
+)
+
+// errStopped is returned to Run when Stop was first.
+var errStopped = errors.New("it was stopped")
+
+// Run watches the child until ctx ends, and starts it again on the same addresses when it ends by itself: it was killed, or
+// the disk was full. It never gives up, as what keeps a server from starting may pass. For a configured server it only waits.
+func (p *Postgres) Run(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-p.Exited():
+		}
+		if p.isStopped() {
+			return nil
+		}
+		logger := p.in.config.logger()
+		logger.ErrorContext(ctx, "the database's process ended; it is started again", slog.Any("error", p.Err()))
+		for pause := firstPause; ; pause = min(2*pause, longestPause) {
+			err := p.restart(ctx)
+			if err == nil {
+				logger.InfoContext(ctx, "the database runs again")
+				break
+			}
+			if ctx.Err() != nil || errors.Is(err, errStopped) {
+				return nil //nolint:nilerr // it is not wanted any more
+			}
+			logger.ErrorContext(ctx, "the database cannot be started", slog.Any("error", err), slog.Duration("again_in", pause))
+			if poll(ctx, pause, func() bool { return false }); ctx.Err() != nil {
+				return nil
+			}
+		}
+	}
+}
+
+func (p *Postgres) isStopped() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.stopped
+}
+
+// restart starts the server of a child that has ended. Addresses were given away: it has to get its port again.
+func (p *Postgres) restart(ctx context.Context) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.stopped {
+		return errStopped
+	}
+	in := p.in
+	if err := endOrphan(ctx, in.path("data"), in.config.logger()); err != nil {
+		return err
+	}
+	if err := in.clearSocket(); err != nil {
+		return err
+	}
+	port, err := freePort(ctx, in.record.Port)
+	if err != nil {
+		return err
+	}
+	if port != in.record.Port {
+		return fmt.Errorf("its port %d is taken by somebody else", in.record.Port)
+	}
+	c, err := in.launch(ctx)
+	if err != nil {
+		return err
+	}
+	p.child = c
+	return nil
+}
