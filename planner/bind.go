@@ -22,6 +22,8 @@ type binding struct {
 	prepared map[string]*Template // by PREPARE in the text itself
 	nested   int
 	executes bool // a prepared statement was looked up
+	// explained says that the plan is shown to a person.
+	explained bool
 }
 
 type need struct {
@@ -116,8 +118,14 @@ func (x *binding) mode() string {
 // lenient reports whether the session takes what is there where a statement cannot be planned (PLANNER 18).
 func (x *binding) lenient() bool { return x.mode() == modePartial || x.mode() == modeStored }
 
-func (x *binding) reason(code, detail string) {
+func (x *binding) reason(code, detail string) { x.reasonAt(code, detail, nil) }
+
+// reasonAt names the expression that is the reason, where it is to be shown.
+func (x *binding) reasonAt(code, detail string, node *pg.Node) {
 	r := Reason{Code: code, Detail: detail}
+	if x.explained && node != nil {
+		r.Text = expressionText(node)
+	}
 	if !slices.Contains(x.plan.Reasons, r) {
 		x.plan.Reasons = append(x.plan.Reasons, r)
 	}
@@ -179,6 +187,11 @@ func shadowed(path string) bool {
 }
 
 func (x *binding) statement(s *statement, named map[int32]value) {
+	x.explained = x.explained || s.explained
+	if s.misused != nil {
+		x.plan.Refusal = s.misused
+		return
+	}
 	if s.writes && !x.hiddenAll(s) {
 		x.plan.Refusal = &Refusal{
 			SQLState: "42501", Message: "barkeep: ohlcv is written by barkeep only",

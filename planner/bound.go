@@ -12,6 +12,8 @@ type bounder struct {
 	scan *item
 	// vague is set where a constant that bounds a column was not evaluated exactly enough to bound it.
 	vague map[string]bool
+	// culprit is the last of these constants, by column.
+	culprit map[string]*pg.Node
 }
 
 // bound returns the rows of the scan for which the predicate may be true, false and null. Columns of other items may be
@@ -127,11 +129,16 @@ func (b *bounder) compare(p *pred) truth {
 	return b.compareValue(col, op, b.columnValue(col, right.constant))
 }
 
-func (b *bounder) columnValue(col string, node *pg.Node) value {
+func (b *bounder) columnValue(col string, node *pg.Node) (v value) {
 	if col == colTS {
-		return b.time(node)
+		v = b.time(node)
+	} else {
+		v = b.text(node)
 	}
-	return b.text(node)
+	if v.kind == kindOpaque && !v.null {
+		b.culprit[col] = node
+	}
+	return v
 }
 
 func (b *bounder) compareValue(col, op string, v value) truth {

@@ -18,6 +18,14 @@ func (a *analyzer) conjuncts(l *level, node *pg.Node) []*pred {
 
 // compile turns a condition into a predicate over the level's items. What it does not understand is unknown.
 func (a *analyzer) compile(l *level, node *pg.Node) *pred {
+	p := a.compileNode(l, node)
+	if p.kind == predUnknown {
+		p.node = node
+	}
+	return p
+}
+
+func (a *analyzer) compileNode(l *level, node *pg.Node) *pred {
 	if !a.spend() {
 		return unknownPred()
 	}

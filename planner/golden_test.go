@@ -178,7 +178,7 @@ func formatPlan(tmpl *Template, p Plan) string {
 		fmt.Fprintf(&b, "question %s\n", q.SQL)
 	}
 	for _, r := range p.Reasons {
-		fmt.Fprintf(&b, "reason %s\n", r.Code)
+		fmt.Fprintf(&b, "reason %s\n", strings.TrimSpace(r.Code+" "+r.Text))
 	}
 	if p.Refusal != nil {
 		fmt.Fprintf(&b, "refused %s %s\n", p.Refusal.SQLState, p.Refusal.Message)

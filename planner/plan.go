@@ -71,12 +71,15 @@ type Reason struct {
 	Code string
 	// Detail is for people.
 	Detail string
+	// Text is the part of the statement that caused it, as far as that is known; only an EXPLAIN (BARKEEP) has it.
+	Text string
 }
 
 // The reason codes.
 const (
 	ReasonNoSymbol    = "no_symbol"
 	ReasonNoTimeframe = "no_timeframe"
+	ReasonNoTimeBound = "no_time_bound"
 	ReasonNotConstant = "not_constant"
 	ReasonOpaque      = "opaque"
 	ReasonBarrier     = "barrier"
@@ -105,3 +108,6 @@ type Plan struct {
 	// Warnings are to be sent to the client as WARNINGs.
 	Warnings []string
 }
+
+// Unanswered reports whether the plan has questions whose answers matter.
+func (p *Plan) Unanswered() bool { return len(p.Questions) > 0 && p.Refusal == nil }

@@ -62,9 +62,25 @@ type pred struct {
 	op          string
 	left, right operand
 	test        pg.BoolTestType
+	node        *pg.Node // of what is unknown
 }
 
 func unknownPred() *pred { return &pred{} }
+
+// obscure returns an expression of the predicate that depends on ts in a way that is not understood, or nil.
+func (p *pred) obscure() *pg.Node {
+	for _, node := range []*pg.Node{p.node, p.left.constant, p.right.constant} {
+		if node != nil && refersTo(node, map[string]bool{colTS: true}) {
+			return node
+		}
+	}
+	for _, kid := range p.kids {
+		if node := kid.obscure(); node != nil {
+			return node
+		}
+	}
+	return nil
+}
 
 // rewrite returns the predicate with its columns replaced.
 func (p *pred) rewrite(f func(ref) operand) *pred {

@@ -51,16 +51,25 @@ func (e *evaluator) ask(node *pg.Node) value {
 	if !ok || !e.substitute(copied) {
 		return value{}
 	}
+	sql := expressionText(copied)
+	if sql == "" {
+		return value{}
+	}
+	return e.answer("("+sql+")::timestamptz", kindTimestamptz)
+}
+
+// expressionText returns an expression as SQL, empty where that fails.
+func expressionText(node *pg.Node) string {
 	sql, err := pg.Deparse(&pg.ParseResult{Version: treeVersion(), Stmts: []*pg.RawStmt{{Stmt: &pg.Node{Node: &pg.Node_SelectStmt{
 		SelectStmt: &pg.SelectStmt{
-			TargetList: []*pg.Node{{Node: &pg.Node_ResTarget{ResTarget: &pg.ResTarget{Val: copied}}}},
+			TargetList: []*pg.Node{{Node: &pg.Node_ResTarget{ResTarget: &pg.ResTarget{Val: node}}}},
 			Op:         pg.SetOperation_SETOP_NONE, LimitOption: pg.LimitOption_LIMIT_OPTION_DEFAULT,
 		},
 	}}}}})
 	if err != nil {
-		return value{}
+		return ""
 	}
-	return e.answer("("+strings.TrimPrefix(sql, "SELECT ")+")::timestamptz", kindTimestamptz)
+	return strings.TrimPrefix(sql, "SELECT ")
 }
 
 // treeVersion is the version that the deparser wants a tree to have: the parser's own.

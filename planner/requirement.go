@@ -3,6 +3,8 @@ package planner
 import (
 	"slices"
 
+	pg "github.com/pganalyze/pg_query_go/v6"
+
 	"barkeep/internal/market"
 )
 
@@ -12,6 +14,8 @@ type reading struct {
 	rows  region // may be read
 	loose region // may be read, but is not certain to pass every filter
 	vague map[string]bool
+	// culprit is a constant that was not evaluated, by the column that it is compared with.
+	culprit map[string]*pg.Node
 }
 
 // scans turns the scans of a statement into needs (PLANNER 17 and 18).
@@ -45,8 +49,8 @@ func (x *binding) scans(s *statement, e *evaluator) {
 
 // read bounds one scan.
 func (x *binding) read(sc *scan, e *evaluator) *reading {
-	b := &bounder{evaluator: e, scan: sc.item, vague: map[string]bool{}}
-	r := &reading{scan: sc, rows: everything(), vague: b.vague}
+	b := &bounder{evaluator: e, scan: sc.item, vague: map[string]bool{}, culprit: map[string]*pg.Node{}}
+	r := &reading{scan: sc, rows: everything(), vague: b.vague, culprit: b.culprit}
 	for _, q := range sc.quals {
 		t := b.bound(q)
 		r.rows = r.rows.intersect(t.t)
@@ -112,8 +116,17 @@ func (x *binding) require(r *reading, e *evaluator) {
 		refusal.Hint = "Add timeframe = '…', one of " + market.TimeframeNames() + "."
 		x.unplanned(ReasonNoTimeframe, refusal)
 	}
-	if r.vague[colTS] && r.rows.openTimes() {
-		x.reason(ReasonNotConstant, "a bound of ts is not a constant that can be evaluated")
+	if !r.rows.openTimes() {
+		return
+	}
+	if r.vague[colTS] {
+		x.reasonAt(ReasonNotConstant, "a bound of ts is not a constant that can be evaluated", r.culprit[colTS])
+		return
+	}
+	for _, q := range r.scan.quals {
+		if node := q.obscure(); node != nil {
+			x.reasonAt(ReasonNoTimeBound, "a condition on ts is not one that bounds it", node)
+		}
 	}
 }
 

@@ -12,8 +12,11 @@ var errUnreadable = errors.New("the text cannot be parsed safely")
 
 // MayRead reports whether the text may read ohlcv, by a scan of the text (PLANNER 3). A text for which it is false is
 // forwarded unparsed. It is true for every text with the name ohlcv in it, with a name in c, with an identifier or
-// string in Unicode escapes, with EXECUTE, or with a function that reads whole schemas.
-func MayRead(text string, c *Catalog) bool { return hasWord(text, "execute") || named(text, c, 0) }
+// string in Unicode escapes, with EXECUTE, or with a function that reads whole schemas; and for EXPLAIN (BARKEEP), which is not
+// the upstream's to answer.
+func MayRead(text string, c *Catalog) bool {
+	return hasWord(text, "execute") || named(text, c, 0) || hasWord(text, "barkeep") && hasWord(text, "explain")
+}
 
 const maxStringDepth = 4
 

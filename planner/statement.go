@@ -29,10 +29,13 @@ type statement struct {
 	unsure    map[int32]bool
 	columns   map[string]bool
 	allCols   bool
+	// explained says that the statement is an EXPLAIN (BARKEEP), and misused what is wrong with its options.
+	explained bool
+	misused   *Refusal
 }
 
 func (s *statement) reads() bool {
-	return len(s.scans) > 0 || len(s.opaque) > 0 || s.writes || s.execute != nil
+	return len(s.scans) > 0 || len(s.opaque) > 0 || s.writes || s.execute != nil || s.explained
 }
 
 // analyzeStatement finds what one statement reads. The names in created were made by statements before it in the text.
@@ -54,7 +57,8 @@ func analyzeStatement(text string, raw *pg.RawStmt, c *Catalog, created map[stri
 func (a *analyzer) top(s *statement, root *pg.Node, text string, raw *pg.RawStmt) bool {
 	switch n := root.GetNode().(type) {
 	case *pg.Node_ExplainStmt:
-		if !analyzes(n.ExplainStmt) {
+		s.explained, s.misused = explains(n.ExplainStmt)
+		if !s.explained && !analyzes(n.ExplainStmt) {
 			return false
 		}
 		return a.top(s, n.ExplainStmt.GetQuery(), text, raw)
@@ -112,20 +116,46 @@ func (a *analyzer) top(s *statement, root *pg.Node, text string, raw *pg.RawStmt
 func analyzes(x *pg.ExplainStmt) bool {
 	runs := false
 	for _, opt := range x.GetOptions() {
-		def := opt.GetDefElem()
-		if !strings.EqualFold(def.GetDefname(), "analyze") {
-			continue
-		}
-		runs = true
-		switch arg := def.GetArg(); {
-		case arg.GetString_() != nil:
-			off := parseBool(arg.GetString_().GetSval())
-			runs = off.kind != kindBool || off.b
-		case arg.GetInteger() != nil:
-			runs = arg.GetInteger().GetIval() != 0
+		if def := opt.GetDefElem(); strings.EqualFold(def.GetDefname(), "analyze") {
+			runs = isOn(def)
 		}
 	}
 	return runs
+}
+
+// isOn reports whether an option is set: without a value it is.
+func isOn(def *pg.DefElem) bool {
+	switch arg := def.GetArg(); {
+	case arg.GetString_() != nil:
+		off := parseBool(arg.GetString_().GetSval())
+		return off.kind != kindBool || off.b
+	case arg.GetInteger() != nil:
+		return arg.GetInteger().GetIval() != 0
+	}
+	return true
+}
+
+// explains reports whether an EXPLAIN asks for barkeep's plan, and what is wrong with its options (DESIGN §9).
+func explains(x *pg.ExplainStmt) (ours bool, wrong *Refusal) {
+	others := []string{}
+	for _, opt := range x.GetOptions() {
+		def := opt.GetDefElem()
+		if !strings.EqualFold(def.GetDefname(), "barkeep") {
+			others = append(others, strings.ToUpper(def.GetDefname()))
+			continue
+		}
+		ours = true
+		if !isOn(def) {
+			wrong = &Refusal{SQLState: "22023", Message: "barkeep: EXPLAIN option BARKEEP cannot be off", Hint: "Leave it out for the plan of PostgreSQL."}
+		}
+	}
+	if ours && len(others) > 0 {
+		wrong = &Refusal{
+			SQLState: "22023", Message: "barkeep: EXPLAIN option BARKEEP cannot be combined with " + strings.Join(others, ", "),
+			Hint: "EXPLAIN (BARKEEP) shows which bars a statement needs and fetches nothing; send another EXPLAIN for the plan of PostgreSQL.",
+		}
+	}
+	return ours, wrong
 }
 
 // doBlock hides a DO whose body may read ohlcv.

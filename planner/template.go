@@ -90,6 +90,12 @@ func (t *Template) Reads() bool {
 	return t.ParseErr != nil || slices.ContainsFunc(t.list, (*statement).reads)
 }
 
+// Explains reports whether the text is, or contains, an EXPLAIN (BARKEEP): what Bind returns is then to be shown, and nothing
+// of the text executed.
+func (t *Template) Explains() bool {
+	return slices.ContainsFunc(t.list, func(s *statement) bool { return s.explained })
+}
+
 // Writes reports whether the text writes ohlcv itself.
 func (t *Template) Writes() bool {
 	return slices.ContainsFunc(t.list, func(s *statement) bool { return s.writes })

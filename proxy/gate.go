@@ -55,22 +55,8 @@ func (s *session) gate(ctx context.Context, units []unit) error {
 	if r.trying {
 		return s.try(ctx, units)
 	}
-	if slices.ContainsFunc(units, func(u unit) bool { return u.unsettled }) {
-		return errSettingsInSegment
-	}
-	if r.dirty {
-		quiet, err := s.quiesce(ctx)
-		switch {
-		case err != nil:
-			return err
-		case !quiet:
-			return errSettingsInSegment
-		case s.blockFailed():
-			return nil
-		}
-		if err := s.readSettings(ctx); err != nil {
-			return err
-		}
+	if ready, err := s.refreshed(ctx, units); err != nil || !ready {
+		return err
 	}
 	held := &hold{session: s, units: units}
 	defer held.end()
@@ -83,6 +69,26 @@ func (s *session) gate(ctx context.Context, units []unit) error {
 	}
 	held.settle(errUnsettled)
 	return errUnsettled
+}
+
+// refreshed reads the settings anew where they may have changed. It reports false where the upstream's block has failed by then.
+func (s *session) refreshed(ctx context.Context, units []unit) (bool, error) {
+	if slices.ContainsFunc(units, func(u unit) bool { return u.unsettled }) {
+		return false, errSettingsInSegment
+	}
+	if !s.reader.dirty {
+		return true, nil
+	}
+	quiet, err := s.quiesce(ctx)
+	switch {
+	case err != nil:
+		return false, err
+	case !quiet:
+		return false, errSettingsInSegment
+	case s.blockFailed():
+		return false, nil
+	}
+	return true, s.readSettings(ctx)
 }
 
 // try is gate in a loop's callback: it lets the units go where all is covered, and says errWouldWait in any other case.
@@ -165,6 +171,9 @@ func (s *session) plan(ctx context.Context, held *hold) (need, error) {
 	var out need
 	for _, u := range held.units {
 		template := u.stmt.template(s.server.cache, env)
+		if template.Explains() {
+			continue
+		}
 		if template.Writes() {
 			return need{}, errWrites
 		}
@@ -199,14 +208,24 @@ func (s *session) plan(ctx context.Context, held *hold) (need, error) {
 	return out, nil
 }
 
-// bindPlan plans one execution, with the questions that only the database can answer.
+// bindPlan plans one execution; a refusal is an error.
 func (s *session) bindPlan(ctx context.Context, template *planner.Template, args planner.Args, env planner.Env, bracket planner.Bracket) (planner.Plan, error) {
+	plan, err := s.planAnswered(ctx, template, args, env, bracket)
+	if err == nil && plan.Refusal != nil {
+		err = refusalError(plan.Refusal)
+	}
+	return plan, err
+}
+
+func refusalError(r *planner.Refusal) *Error {
+	return &Error{Code: r.SQLState, Message: r.Message, HintText: r.Hint}
+}
+
+// planAnswered plans one execution, with the questions that only the database can answer.
+func (s *session) planAnswered(ctx context.Context, template *planner.Template, args planner.Args, env planner.Env, bracket planner.Bracket) (planner.Plan, error) {
 	answers := planner.Answers{}
 	plan := template.Bind(args, env, bracket, answers)
-	for range maxQuestions {
-		if len(plan.Questions) == 0 || plan.Refusal != nil {
-			break
-		}
+	for asked := 0; asked < maxQuestions && plan.Unanswered(); asked++ {
 		if s.reader.trying {
 			return plan, errWouldWait
 		}
@@ -216,9 +235,6 @@ func (s *session) bindPlan(ctx context.Context, template *planner.Template, args
 		}
 		maps.Copy(answers, more)
 		plan = template.Bind(args, env, bracket, answers)
-	}
-	if refused := plan.Refusal; refused != nil {
-		return plan, &Error{Code: refused.SQLState, Message: refused.Message, HintText: refused.Hint}
 	}
 	return plan, nil
 }

@@ -81,6 +81,19 @@ func (f *filler) Ensure(ctx context.Context, request Request, progress func(mark
 	return nil, nil
 }
 
+// Explain says that ten bars of each series are needed.
+func (f *filler) Explain(ctx context.Context, request Request) ([]Explanation, error) {
+	var list []Explanation
+	for _, each := range request.Requirements {
+		e := Explanation{Series: each.Series, Source: "sim", Needed: each.Ranges, Took: -1}
+		if missing, _ := f.Missing(ctx, Request{Requirements: []market.Requirement{each}}); missing > 0 {
+			e.Missing, e.Pages = e.Needed, 1
+		}
+		list = append(list, e)
+	}
+	return list, nil
+}
+
 func (f *filler) fill(ctx context.Context, series market.Series) error {
 	_, err := f.db.Pool.Exec(ctx, `insert into public.ohlcv select $1, $2, timestamptz '2024-01-01Z' + i * interval '1 minute', 1, 1, 1, 1, 1
 		from generate_series(0, 9) i on conflict do nothing`, string(series.Symbol), series.Timeframe.String())
@@ -115,7 +128,7 @@ func start(t *testing.T, change func(*Config)) *bar {
 	cfg := Config{
 		Upstream:    Upstream{Network: "tcp", Address: net.JoinHostPort(config.Host, itoa(int(config.Port)))},
 		Database:    config.Database,
-		Coordinator: f, Catalog: names, Grace: time.Second,
+		Coordinator: f, Explainer: f, Catalog: names, Grace: time.Second,
 	}
 	if change != nil {
 		change(&cfg)

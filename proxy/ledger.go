@@ -32,6 +32,8 @@ type entry struct {
 	own  *exchange
 	// clears says that its ReadyForQuery ends a failure by proxy.
 	clears bool
+	// instead is what the client gets in place of its CloseComplete.
+	instead *shown
 }
 
 // endsReady reports whether ReadyForQuery answers it.
@@ -50,6 +52,7 @@ type ledger struct {
 	first      int
 	waiting    int // entries that ReadyForQuery answers
 	owned      int // entries of kindOwn
+	replaced   int // entries with instead
 	tx         byte
 	copying    bool // an extended COPY FROM STDIN is under way
 	announced  bool // by a FATAL or Terminate: the connection's end
@@ -68,6 +71,9 @@ func (l *ledger) push(list ...entry) {
 		}
 		if e.kind == kindOwn {
 			l.owned++
+		}
+		if e.instead != nil {
+			l.replaced++
 		}
 	}
 	l.entries = append(l.entries, list...)
@@ -90,6 +96,9 @@ func (l *ledger) pop() entry {
 	if e.kind == kindOwn {
 		l.owned--
 	}
+	if e.instead != nil {
+		l.replaced--
+	}
 	if e.endsReady() {
 		l.waiting--
 		if l.waiting == 0 && l.calm != nil {
@@ -108,13 +117,17 @@ func (l *ledger) parsed() {
 	}
 }
 
-func (l *ledger) closed() {
-	if e := l.head(); e != nil && e.kind == kindClose {
-		done := l.pop()
-		if done.stmt != nil {
-			delete(l.statements, done.name)
-		}
+// closed deals with a CloseComplete and returns what the client gets in place of it, or nil.
+func (l *ledger) closed() *shown {
+	e := l.head()
+	if e == nil || e.kind != kindClose {
+		return nil
 	}
+	done := l.pop()
+	if done.stmt != nil {
+		delete(l.statements, done.name)
+	}
+	return done.instead
 }
 
 // ready settles everything up to the oldest entry that ReadyForQuery answers, and returns that.

@@ -79,7 +79,7 @@ var noted = [256]bool{'Z': true, 'S': true, 'E': true, '1': true, '3': true, 'G'
 // holds mu.
 func (s *session) walk(data []byte) (out []byte, used int, err error) {
 	var filtered []byte
-	filtering := s.owned > 0 || s.mark != nil
+	filtering := s.owned > 0 || s.replaced > 0 || s.mark != nil
 	i := 0
 	if s.skip > 0 {
 		i = min(s.skip, len(data))
@@ -166,7 +166,9 @@ func (s *session) note(message []byte, whole bool) []byte {
 	case '1':
 		s.parsed()
 	case '3':
-		s.closed()
+		if instead := s.closed(); instead != nil {
+			return instead.encode()
+		}
 	case 'G':
 		s.copyStarted()
 	}

@@ -45,6 +45,7 @@ type reader struct {
 	defines         bool // a view or function may have been defined since the last plain end of a block
 	blockEffects    bool // settings were changed since the last plain end of a block
 	portals         map[string]struct{}
+	explained       map[string]*explained // portals of EXPLAIN (BARKEEP)
 	settings        settings
 	snapshotTaken   bool
 	snapshotVersion Version
@@ -54,6 +55,7 @@ type reader struct {
 func (r *reader) init() {
 	r.dirty = true
 	r.portals = map[string]struct{}{}
+	r.explained = map[string]*explained{}
 }
 
 // read takes the client's messages until it has no more.
@@ -248,7 +250,7 @@ func (s *session) take(ctx context.Context, kind byte, size int) error {
 	case 'B':
 		s.bind(body)
 	case 'E':
-		s.execute(body)
+		size = s.execute(body, size)
 	case 'C':
 		s.closeNamed(body)
 	case 'S', 'H':

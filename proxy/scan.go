@@ -15,13 +15,14 @@ type scan struct {
 	effects bool // may change the session
 	control bool // takes no snapshot
 	defines bool // may define or change a relation or function
+	asks    bool // may be an EXPLAIN (BARKEEP)
 }
 
 func scanText(text string, known *planner.Catalog) scan {
 	return scan{
 		known: known, reads: planner.MayRead(text, known),
 		effects: planner.Effects(text).Settings && !isPlain(text, plainBegins),
-		control: isControl(text), defines: defines(text),
+		control: isControl(text), defines: defines(text), asks: asks(text),
 	}
 }
 
@@ -94,4 +95,10 @@ func defines(text string) bool {
 		}
 	}
 	return false
+}
+
+// asks reports whether the text may be an EXPLAIN (BARKEEP).
+func asks(text string) bool {
+	lower := strings.ToLower(text)
+	return strings.Contains(lower, "barkeep") && strings.Contains(lower, "explain")
 }

@@ -84,6 +84,8 @@ type Config struct {
 	MaxBars                                                  int64
 	Timeout, NoticeAfter, NoticeEvery, StartupTimeout, Grace time.Duration
 
+	// Explainer answers EXPLAIN (BARKEEP); nil leaves that to the upstream, which has no such option.
+	Explainer Explainer
 	// Skew returns between what the upstream's clock less ours is known to lie; nil means that the clocks agree. It must not
 	// wait.
 	Skew func() (least, most time.Duration)

@@ -20,6 +20,8 @@ type unit struct {
 	parseOnly, parsed bool
 	// unsettled says that its own segment changes settings before it.
 	unsettled bool
+	// explained says that it is not executed: what it would need is shown there.
+	explained *explained
 }
 
 // classify says what a text may do, by a scan.
@@ -151,6 +153,9 @@ func (s *session) query(ctx context.Context, body []byte, size int) error {
 		if err := s.forward(); err != nil {
 			return err
 		}
+		if s.explains(st) && !s.blockFailed() {
+			return s.explainQuery(ctx, st, size)
+		}
 		switch failure := s.gate(ctx, []unit{{stmt: st, parsed: true}}); {
 		case errors.Is(failure, errWouldWait):
 			return failure
@@ -198,9 +203,17 @@ func (s *session) bind(body []byte) {
 	if !ok || !ok2 {
 		return
 	}
+	delete(r.explained, string(portal))
 	st, fresh := s.lookup(string(name))
 	if st == nil {
 		r.snapshot = true
+		return
+	}
+	if s.explains(st) {
+		x := &explained{}
+		r.gated, r.used, r.snapshot = true, true, true
+		r.explained[string(portal)] = x
+		r.units = append(r.units, unit{stmt: st, args: arguments(body, st.oids), explained: x, unsettled: r.segmentEffects})
 		return
 	}
 	for each := st; each != nil; each = each.also {
@@ -258,13 +271,27 @@ func lookupIn(list []entry, name string) *statement {
 	return nil
 }
 
-// execute deals with Execute: what a named portal does is done now.
-func (s *session) execute(body []byte) {
-	if portal, _, ok := cstring(body); ok && len(portal) > 0 {
-		if _, ok := s.reader.portals[string(portal)]; ok {
-			s.reader.dirty = true
-		}
+// execute deals with Execute: what a named portal does is done now. It returns the size of the message that goes upstream in
+// its place: the Execute of an EXPLAIN (BARKEEP) becomes the Close of a portal that does not exist, whose CloseComplete is
+// replaced by the answer.
+func (s *session) execute(body []byte, size int) int {
+	portal, rest, ok := cstring(body)
+	if !ok {
+		return size
 	}
+	r := &s.reader
+	if x := r.explained[string(portal)]; x != nil {
+		limit := uint32(0)
+		if len(rest) >= 4 {
+			limit = binary.BigEndian.Uint32(rest)
+		}
+		r.pending = append(r.pending, entry{kind: kindClose, instead: &shown{explained: x, limit: limit}})
+		return r.replace(size, encode(&pgproto3.Close{ObjectType: 'P', Name: ownName}))
+	}
+	if _, ok := r.portals[string(portal)]; ok && len(portal) > 0 {
+		r.dirty = true
+	}
+	return size
 }
 
 // closedStatement marks the entry of a Close that names a statement.
@@ -280,6 +307,7 @@ func (s *session) closeNamed(body []byte) {
 		e.stmt = closedStatement
 	} else {
 		delete(s.reader.portals, e.name)
+		delete(s.reader.explained, e.name)
 	}
 	s.reader.pending = append(s.reader.pending, e)
 }
@@ -296,6 +324,7 @@ func (s *session) endSegment(ctx context.Context, kind byte, size int) error {
 	if kind == 'S' {
 		r.pending = append(r.pending, entry{kind: kindSync, clears: r.skipping})
 		r.skipping, r.used, r.segmentEffects, r.inSegment = false, false, false, false
+		s.forgetExplained()
 	} else {
 		r.inSegment = true
 	}
@@ -318,7 +347,11 @@ func (s *session) release(ctx context.Context, end byte, size int) (ok bool, err
 	}
 	units := r.units
 	r.units, r.gated = nil, false
-	switch failure := s.gate(ctx, units); {
+	failure := s.explainUnits(ctx, units)
+	if failure == nil {
+		failure = s.gate(ctx, units)
+	}
+	switch {
 	case errors.Is(failure, errWouldWait):
 		r.units, r.gated = units, true
 		return false, failure

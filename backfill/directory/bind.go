@@ -99,20 +99,10 @@ func Bind(ctx context.Context, pool *pgxpool.Pool, symbol market.Symbol, maxAge 
 	if len(all) == 0 {
 		return Binding{}, false, nil // no producer has started yet
 	}
-	venue, name := symbol.Split()
-	var asked []string
+	asked, ready := serving(all, symbol)
+	_, name := symbol.Split()
 	var stale []string
-	for _, e := range all {
-		if venue != "" && e.name != venue || venue == "" && e.declared.PrefixOnly {
-			continue
-		}
-		asked = append(asked, e.name)
-		if !e.read {
-			if e.failure != "" {
-				return Binding{}, false, &ListError{Source: e.name, Reason: e.failure, Symbol: symbol}
-			}
-			return Binding{}, false, want(ctx, pool, []string{e.name})
-		}
+	for _, e := range asked[:ready] {
 		bound, err := insert(ctx, pool, symbol, e.name, name)
 		if err != nil {
 			return Binding{}, false, err
@@ -124,14 +114,71 @@ func Bind(ctx context.Context, pool *pgxpool.Pool, symbol market.Symbol, maxAge 
 			stale = append(stale, e.name)
 		}
 	}
-	if len(stale) > 0 {
+	switch {
+	case ready < len(asked) && asked[ready].failure != "":
+		return Binding{}, false, &ListError{Source: asked[ready].name, Reason: asked[ready].failure, Symbol: symbol}
+	case ready < len(asked):
+		return Binding{}, false, want(ctx, pool, []string{asked[ready].name})
+	case len(stale) > 0:
 		return Binding{}, false, want(ctx, pool, stale)
 	}
-	names := make([]string, len(all))
-	for i, e := range all {
-		names[i] = e.name
+	return Binding{}, false, unknown(symbol, asked, all)
+}
+
+// Find returns what Bind would bind the symbol to, and changes nothing. It returns false where that cannot be said yet, or
+// *UnknownSymbolError.
+func Find(ctx context.Context, pool *pgxpool.Pool, symbol market.Symbol) (Binding, bool, error) {
+	if b, bound, err := Lookup(ctx, pool, symbol); err != nil || bound {
+		return b, bound, err
 	}
-	return Binding{}, false, &UnknownSymbolError{Symbol: symbol, Asked: asked, Sources: names}
+	all, err := readSources(ctx, pool)
+	if err != nil {
+		return Binding{}, false, err
+	}
+	asked, ready := serving(all, symbol)
+	_, name := symbol.Split()
+	for _, e := range asked[:ready] {
+		b := Binding{Symbol: symbol, Source: e.name, Generation: 1, Declared: e.declared}
+		var listed, delisted pgtype.Timestamptz
+		err := pool.QueryRow(ctx, findSQL, e.name, name).Scan(&b.VendorID, &listed, &delisted)
+		if errors.Is(err, pgx.ErrNoRows) {
+			continue
+		}
+		if err != nil {
+			return Binding{}, false, fmt.Errorf("look for %s: %w", symbol, err)
+		}
+		b.Listed, b.Delisted = orInstant(listed, market.NegInf), orInstant(delisted, market.PosInf)
+		return b, true, nil
+	}
+	if len(all) == 0 || ready < len(asked) {
+		return Binding{}, false, nil
+	}
+	return Binding{}, false, unknown(symbol, asked, all)
+}
+
+// serving returns the sources that may serve the symbol, in order of preference, and how many of them can be asked before
+// one whose list was never read.
+func serving(all []entry, symbol market.Symbol) (asked []entry, ready int) {
+	venue, _ := symbol.Split()
+	for _, e := range all {
+		if venue == "" && !e.declared.PrefixOnly || venue == e.name {
+			asked = append(asked, e)
+		}
+	}
+	for ready < len(asked) && asked[ready].read {
+		ready++
+	}
+	return asked, ready
+}
+
+func unknown(symbol market.Symbol, asked, all []entry) *UnknownSymbolError {
+	names := func(list []entry) (out []string) {
+		for _, e := range list {
+			out = append(out, e.name)
+		}
+		return out
+	}
+	return &UnknownSymbolError{Symbol: symbol, Asked: names(asked), Sources: names(all)}
 }
 
 func readSources(ctx context.Context, pool *pgxpool.Pool) ([]entry, error) {
@@ -171,19 +218,20 @@ func want(ctx context.Context, pool *pgxpool.Pool, names []string) error {
 	return nil
 }
 
-// insert binds symbol to the instrument of that name in the list of source: the one alive, else the one listed last. Where
-// base and quote of several make the same name (BTC/USD, BT/CUSD), it is the one whose quote most markets have.
+// findSQL reads the instrument of name $2 in the list of source $1: the one alive, else the one listed last. Where base and
+// quote of several make the same name (BTC/USD, BT/CUSD), it is the one whose quote most markets have.
+const findSQL = `SELECT vendor_id, nullif(listed_at, '-infinity') AS listed_at, nullif(delisted_at, 'infinity') AS delisted_at
+	  FROM barkeep.instrument i WHERE source = $1 AND symbol = $2
+	 ORDER BY coalesce(delisted_at, 'infinity') DESC,
+	   (SELECT count(*) FROM barkeep.instrument o WHERE o.source = i.source AND o.quote = i.quote) DESC, listed_at DESC, vendor_id LIMIT 1`
+
+// insert binds symbol to the instrument of that name in the list of source, if there is one.
 func insert(ctx context.Context, pool *pgxpool.Pool, symbol market.Symbol, source, name string) (bool, error) {
 	var there bool
-	err := pool.QueryRow(ctx, `WITH found AS (
-	    SELECT vendor_id, nullif(listed_at, '-infinity') AS listed_at, nullif(delisted_at, 'infinity') AS delisted_at
-	      FROM barkeep.instrument i WHERE source = $2 AND symbol = $3
-	     ORDER BY coalesce(delisted_at, 'infinity') DESC,
-	       (SELECT count(*) FROM barkeep.instrument o WHERE o.source = i.source AND o.quote = i.quote) DESC, listed_at DESC, vendor_id LIMIT 1
-	  ), added AS (
+	err := pool.QueryRow(ctx, `WITH found AS (`+findSQL+`), added AS (
 	    INSERT INTO barkeep.symbol (symbol, source, vendor_id, listed_at, delisted_at)
-	    SELECT $1, $2, vendor_id, listed_at, delisted_at FROM found ON CONFLICT (symbol) DO NOTHING
-	  ) SELECT EXISTS (SELECT FROM found)`, string(symbol), source, name).Scan(&there)
+	    SELECT $3, $1, vendor_id, listed_at, delisted_at FROM found ON CONFLICT (symbol) DO NOTHING
+	  ) SELECT EXISTS (SELECT FROM found)`, source, name, string(symbol)).Scan(&there)
 	if err != nil {
 		return false, fmt.Errorf("bind %s: %w", symbol, err)
 	}

@@ -40,6 +40,16 @@ func (f filler) Ensure(ctx context.Context, request proxy.Request, progress func
 	}, progress)
 }
 
+// Explain says what Ensure would do.
+func (f filler) Explain(ctx context.Context, request proxy.Request) ([]proxy.Explanation, error) {
+	list, err := f.Coordinator.Explain(ctx, coordinator.Request{Requirements: request.Requirements, Freshness: request.Freshness})
+	out := make([]proxy.Explanation, len(list))
+	for i, e := range list {
+		out[i] = proxy.Explanation(e)
+	}
+	return out, err
+}
+
 // indexOf returns nil for a session that may see everything that is committed.
 func indexOf(v proxy.Version) *coverage.Index {
 	index, _ := v.(*coverage.Index)
