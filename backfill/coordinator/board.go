@@ -2,6 +2,7 @@ package coordinator
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -188,11 +189,22 @@ func (c *Coordinator) Run(ctx context.Context) error {
 // every calls work at intervals with jitter, so that many processes do not do so at once.
 func (c *Coordinator) every(ctx context.Context, mean time.Duration, work func(context.Context) error) {
 	for pause(ctx, time.Duration(float64(mean)*(0.75+0.5*rand.Float64()))) {
-		if err := work(ctx); err != nil && ctx.Err() == nil {
+		if err := bounded(ctx, work); err != nil && ctx.Err() == nil {
 			c.config.Logger.LogAttrs(ctx, slog.LevelWarn, "coordinator cannot look after its jobs", slog.Any("error", err))
 		}
 	}
 }
+
+// workTime bounds one round of every: a database that is gone without a word must not end the rounds.
+const workTime = 10 * time.Second
+
+func bounded(ctx context.Context, work func(context.Context) error) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, workTime, errNoAnswer)
+	defer cancel()
+	return work(ctx)
+}
+
+var errNoAnswer = errors.New("no answer from the database or the broker")
 
 func pause(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)

@@ -20,7 +20,7 @@ type countKey struct {
 }
 
 type countEntry struct {
-	version int64
+	version coverage.Version
 	needs   market.Range
 }
 

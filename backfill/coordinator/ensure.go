@@ -107,7 +107,7 @@ type part struct {
 	needs  market.RangeSet // what the counts came to; for the check of At
 	// version is of the symbol when gap was found out, and gapped whether it was: other symbols' changes wake this
 	// filling too, and counts cost a query.
-	version int64
+	version coverage.Version
 	gapped  bool
 	gap     market.RangeSet
 }

@@ -36,6 +36,8 @@ func (s *Store) withdrawLost(ctx context.Context, q querier) error {
 	if err != nil || len(lost) == 0 {
 		return err
 	}
+	ctx, cancel := context.WithTimeoutCause(ctx, installTime, errNoAnswer)
+	defer cancel()
 	var series []market.Series
 	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 		series, err = withdrawChunks(ctx, tx, lost)
@@ -52,6 +54,8 @@ func (s *Store) withdrawLost(ctx context.Context, q querier) error {
 }
 
 func readLost(ctx context.Context, q querier) ([]lostChunk, error) {
+	ctx, cancel := soon(ctx)
+	defer cancel()
 	rows, err := q.Query(ctx, `SELECT id, range_start, range_end, file FROM barkeep.lost_chunks() ORDER BY id`)
 	if err != nil {
 		return nil, fmt.Errorf("compare chunks: %w", err)

@@ -19,9 +19,16 @@ type Index struct {
 	segments int
 }
 
+// Version is how often the coverage of a symbol had changed in one life of the database: counts of two lives do not compare.
+type Version struct {
+	// life changes whenever the database may have lost commits: see life.
+	life  string
+	count int64
+}
+
 // symbolCoverage is what is known of one symbol; immutable.
 type symbolCoverage struct {
-	version int64
+	version Version
 	// series is indexed by timeframe; segments are ascending and disjoint.
 	series [market.Mo1 + 1][]Segment
 	count  int
@@ -94,13 +101,13 @@ func (x *Index) Len() int {
 }
 
 // Version returns the symbol's version, and whether the symbol is known (bound to a source) at all.
-func (x *Index) Version(symbol market.Symbol) (version int64, known bool) {
+func (x *Index) Version(symbol market.Symbol) (version Version, known bool) {
 	if x == nil {
-		return 0, false
+		return Version{}, false
 	}
 	c := x.shards[shard(symbol)][symbol]
 	if c == nil {
-		return 0, false
+		return Version{}, false
 	}
 	return c.version, true
 }

@@ -47,16 +47,22 @@ func optional(i market.Instant) pgtype.Timestamptz {
 	return Timestamptz(i)
 }
 
+// life is an expression that names one life of the database: the server's start, the database and the file that holds
+// barkeep.symbol. One that comes back without its last commits, by a failover, from a backup or as a copy, may count to
+// a version again that it had before, with other segments; but not in the same life.
+const life = `(SELECT concat_ws(' ', pg_postmaster_start_time(), d.oid, pg_relation_filenode('barkeep.symbol'))
+    FROM pg_database d WHERE d.datname = current_database())`
+
 // readVersions returns the version of every symbol.
-func readVersions(ctx context.Context, q querier) (map[market.Symbol]int64, error) {
-	rows, err := q.Query(ctx, `SELECT symbol, version FROM barkeep.symbol`)
+func readVersions(ctx context.Context, q querier) (map[market.Symbol]Version, error) {
+	rows, err := q.Query(ctx, `SELECT s.symbol, s.version, l.life FROM barkeep.symbol s, `+life+` l (life)`)
 	if err != nil {
 		return nil, fmt.Errorf("read versions: %w", err)
 	}
-	versions := make(map[market.Symbol]int64)
+	versions := make(map[market.Symbol]Version)
 	var symbol string
-	var version int64
-	_, err = pgx.ForEachRow(rows, []any{&symbol, &version}, func() error {
+	var version Version
+	_, err = pgx.ForEachRow(rows, []any{&symbol, &version.count, &version.life}, func() error {
 		versions[market.Symbol(symbol)] = version
 		return nil
 	})
@@ -69,9 +75,9 @@ func readVersions(ctx context.Context, q querier) (map[market.Symbol]int64, erro
 // readSymbols returns version and segments of the symbols, each pair of one snapshot, since one statement reads both.
 // Symbols that do not exist are nil in the answer.
 func readSymbols(ctx context.Context, q querier, symbols []string) (map[market.Symbol]*symbolCoverage, error) {
-	rows, err := q.Query(ctx, `SELECT s.symbol, s.version, c.timeframe, c.range_start, c.range_end, c.state, c.source,
+	rows, err := q.Query(ctx, `SELECT s.symbol, s.version, l.life, c.timeframe, c.range_start, c.range_end, c.state, c.source,
 	       c.generation, c.fetched_at, c.reason, c.expires_at, c.retry_at
-	  FROM barkeep.symbol s LEFT JOIN barkeep.coverage c ON c.symbol = s.symbol
+	  FROM barkeep.symbol s CROSS JOIN `+life+` l (life) LEFT JOIN barkeep.coverage c ON c.symbol = s.symbol
 	 WHERE s.symbol = ANY ($1) ORDER BY s.symbol, c.timeframe, c.range_start`, symbols)
 	if err != nil {
 		return nil, fmt.Errorf("read coverage: %w", err)
@@ -81,9 +87,9 @@ func readSymbols(ctx context.Context, q querier, symbols []string) (map[market.S
 		found[market.Symbol(s)] = nil
 	}
 	var symbol string
-	var version int64
+	var version Version
 	var row segmentRow
-	_, err = pgx.ForEachRow(rows, append([]any{&symbol, &version}, row.targets()...), func() error {
+	_, err = pgx.ForEachRow(rows, append([]any{&symbol, &version.count, &version.life}, row.targets()...), func() error {
 		c := found[market.Symbol(symbol)]
 		if c == nil {
 			c = &symbolCoverage{version: version}

@@ -215,7 +215,7 @@ func (s *Store) news(notice *pgconn.Notification) (symbol string, fresh bool) {
 	}
 	symbol = notice.Payload[:cut]
 	version, known := s.Snapshot().Version(market.Symbol(symbol))
-	return symbol, !known || strconv.FormatInt(version, 10) != notice.Payload[cut+1:]
+	return symbol, !known || strconv.FormatInt(version.count, 10) != notice.Payload[cut+1:]
 }
 
 // poll compares the chunks and all symbols. The lease begins when it began: what was committed before is in the index when it ends.
@@ -232,7 +232,7 @@ func (s *Store) poll(ctx context.Context, q querier) error {
 	if err := s.withdrawLost(ctx, q); err != nil {
 		return err
 	}
-	versions, err := readVersions(ctx, q)
+	versions, err := s.versions(ctx, q)
 	if err != nil {
 		return err
 	}
@@ -257,6 +257,26 @@ func (s *Store) poll(ctx context.Context, q querier) error {
 	return nil
 }
 
+func (s *Store) versions(ctx context.Context, q querier) (map[market.Symbol]Version, error) {
+	ctx, cancel := soon(ctx)
+	defer cancel()
+	return readVersions(ctx, q)
+}
+
+// soon bounds a question with a small answer: where none comes, there is nobody at the other end any more, which TCP may
+// not tell for a quarter of an hour, and others wait for this reading to end.
+func soon(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, answerTime, errNoAnswer)
+}
+
+const (
+	answerTime = 5 * time.Second
+	// installTime bounds the reading of segments, of which there may be many.
+	installTime = time.Minute
+)
+
+var errNoAnswer = errors.New("the database does not answer")
+
 func (s *Store) reload(ctx context.Context, q querier, symbols []string) error {
 	release, err := s.lock(ctx)
 	if err != nil {
@@ -271,6 +291,8 @@ func (s *Store) install(ctx context.Context, q querier, symbols []string) error 
 	if len(symbols) == 0 {
 		return nil
 	}
+	ctx, cancel := context.WithTimeoutCause(ctx, installTime, errNoAnswer)
+	defer cancel()
 	changes, err := readSymbols(ctx, q, symbols)
 	if err != nil {
 		return err

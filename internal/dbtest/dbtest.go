@@ -77,6 +77,46 @@ func fromTemplate(tb testing.TB, kind string, timescale bool) *DB {
 	return db
 }
 
+// Keep copies the database as it is now, and returns what puts the copy in its place: the database comes back without its
+// last commits. Both end all sessions first, and none can be opened until they are done.
+func (d *DB) Keep(tb testing.TB) (comeBack func()) {
+	tb.Helper()
+	admin := adminURL(tb)
+	name := d.Pool.Config().ConnConfig.Database
+	kept := name + "_kept"
+	run := func(statements ...string) {
+		tb.Helper()
+		err := onConn(tb.Context(), admin, func(conn *pgx.Conn) error {
+			for _, sql := range statements {
+				if _, err := conn.Exec(tb.Context(), sql); err != nil {
+					return fmt.Errorf("%s: %w", sql, err)
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			tb.Fatalf("keep a copy of a database: %v", err)
+		}
+		d.Pool.Reset()
+	}
+	refuse := []string{
+		"alter database " + name + " allow_connections false",
+		"select pg_terminate_backend(pid, 10000) from pg_stat_activity where datname = '" + name + "'",
+	}
+	run(append(refuse, "create database "+kept+" template "+name+" allow_connections false", "alter database "+name+" allow_connections true")...)
+	tb.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(tb.Context()), 30*time.Second)
+		defer cancel()
+		if err := execute(ctx, admin, "drop database if exists "+kept+" with (force)"); err != nil {
+			tb.Errorf("drop the copy of a test database: %v", err)
+		}
+	})
+	return func() {
+		tb.Helper()
+		run(append(refuse, "drop database "+name, "alter database "+kept+" rename to "+name, "alter database "+name+" allow_connections true")...)
+	}
+}
+
 func adminURL(tb testing.TB) string {
 	tb.Helper()
 	address := os.Getenv("TEST_DATABASE_URL")

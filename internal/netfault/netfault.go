@@ -24,6 +24,8 @@ type Link struct {
 	conns   map[net.Conn]struct{}
 	down    bool
 	stall   chan struct{} // closed when the link moves again; nil while it moves
+	strand  chan struct{} // the same, for the connections made before era
+	era     int           // counts calls of Strand
 	delay   time.Duration
 	cutAt   int64 // bytes still let through, both ways together; negative: no limit
 	through int64
@@ -62,7 +64,7 @@ func (l *Link) Down() {
 	l.reset()
 }
 
-// Up ends Down, Stall, Delay and CutAfter for new connections and bytes.
+// Up ends Down, Stall, Strand, Delay and CutAfter for new connections and bytes.
 func (l *Link) Up() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -70,6 +72,10 @@ func (l *Link) Up() {
 	if l.stall != nil {
 		close(l.stall)
 		l.stall = nil
+	}
+	if l.strand != nil {
+		close(l.strand)
+		l.strand = nil
 	}
 }
 
@@ -79,6 +85,17 @@ func (l *Link) Stall() {
 	defer l.mu.Unlock()
 	if l.stall == nil {
 		l.stall = make(chan struct{})
+	}
+}
+
+// Strand stalls the connections that are open, until Up, and lets new ones through: an address that leads to another server
+// from now on, without a word from the one that was there.
+func (l *Link) Strand() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.era++
+	if l.strand == nil {
+		l.strand = make(chan struct{})
 	}
 }
 
@@ -163,22 +180,25 @@ func (l *Link) join(near, far net.Conn) {
 	defer l.wg.Done()
 	defer l.drop(near)
 	defer l.drop(far)
+	l.mu.Lock()
+	era := l.era
+	l.mu.Unlock()
 	back := make(chan struct{})
 	go func() {
 		defer close(back)
-		l.pump(far, near)
+		l.pump(far, near, era)
 	}()
-	l.pump(near, far)
+	l.pump(near, far, era)
 	<-back
 }
 
 // pump copies one way. An end of the stream is passed on as such; an error ends both ways.
-func (l *Link) pump(from, to net.Conn) {
+func (l *Link) pump(from, to net.Conn, era int) {
 	buf := make([]byte, 16<<10)
 	for {
 		n, err := from.Read(buf)
 		if n > 0 {
-			allowed, passErr := l.pass(n)
+			allowed, passErr := l.pass(n, era)
 			if _, writeErr := to.Write(buf[:allowed]); writeErr != nil || passErr != nil {
 				err = errors.Join(passErr, writeErr)
 			}
@@ -200,10 +220,13 @@ func (l *Link) pump(from, to net.Conn) {
 var errCut = errors.New("link cut")
 
 // pass waits while the link is stalled or delayed and reports how many of n bytes may go.
-func (l *Link) pass(n int) (int, error) {
+func (l *Link) pass(n, era int) (int, error) {
 	for {
 		l.mu.Lock()
 		stall, delay := l.stall, l.delay
+		if l.strand != nil && era < l.era {
+			stall = l.strand
+		}
 		l.mu.Unlock()
 		if stall != nil {
 			<-stall

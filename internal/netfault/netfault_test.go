@@ -75,6 +75,18 @@ func TestLink(t *testing.T) {
 	_, err = io.ReadFull(conn, make([]byte, 4))
 	require.NoError(t, err)
 
+	link.Strand()
+	require.NoError(t, reach(), "a new connection is let through")
+	_, err = conn.Write([]byte("wait"))
+	require.NoError(t, err)
+	require.NoError(t, conn.SetReadDeadline(time.Now().Add(50*time.Millisecond)))
+	_, err = conn.Read(make([]byte, 4))
+	require.Error(t, err, "one that was open is not")
+	link.Up()
+	require.NoError(t, conn.SetDeadline(time.Now().Add(10*time.Second)))
+	_, err = io.ReadFull(conn, make([]byte, 4))
+	require.NoError(t, err)
+
 	link.CutAfter(7)
 	require.Error(t, say(conn, "hello"), "the answer is cut in its middle")
 	require.Error(t, reach(), "and the link is down")

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"sync"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -32,8 +33,13 @@ func PoolConfig(dsn string) (*pgxpool.Config, error) {
 	}
 	serviceSettings(config.ConnConfig)
 	config.AfterConnect = (&sameServer{}).check
+	config.PingTimeout = pingTimeout
 	return config, nil
 }
+
+// pingTimeout is how long a connection that was idle may take to say that it is still there; one whose other end is gone
+// without a word, as after a failover, does not say so itself.
+const pingTimeout = 2 * time.Second
 
 func serviceSettings(config *pgx.ConnConfig) {
 	settings := map[string]string{
