@@ -47,7 +47,7 @@ type Client struct {
 func NewClient(name string, config Config, header http.Header) (*Client, error) {
 	base, err := url.Parse(config.URL)
 	if err != nil || base.Host == "" || (base.Scheme != "http" && base.Scheme != "https") {
-		return nil, fmt.Errorf("url: %q is not an http or https URL", config.URL)
+		return nil, errors.New("url: not an http or https URL")
 	}
 	now := config.Now
 	if now == nil {

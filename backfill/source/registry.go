@@ -48,7 +48,7 @@ func withKey(c Config) (Config, error) {
 	}
 	text, err := os.ReadFile(filepath.Clean(c.KeyFile))
 	if err != nil {
-		return c, fmt.Errorf("read key_file: %w", err)
+		return c, fmt.Errorf("key_file: %w", err)
 	}
 	c.Key = strings.TrimSpace(string(text))
 	return c, nil
@@ -83,11 +83,11 @@ func NewRegistry(configs map[string]Config, makers ...Maker) (*Registry, error) 
 		}
 		config, err := withKey(config)
 		if err != nil {
-			return nil, fmt.Errorf("sources.%s: %w", m.Name, err)
+			return nil, fmt.Errorf("sources.%s.%w", m.Name, err)
 		}
 		s, err := m.Make(config)
 		if err != nil {
-			return nil, fmt.Errorf("sources.%s: %w", m.Name, err)
+			return nil, fmt.Errorf("sources.%s.%w", m.Name, err)
 		}
 		if s != nil {
 			r.order = append(r.order, s)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -15,6 +16,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"barkeep/backfill/coverage"
+	"barkeep/backfill/source"
+	"barkeep/backfill/source/builtin"
 	"barkeep/backfill/topic"
 	"barkeep/internal/actor"
 	"barkeep/internal/schema"
@@ -38,6 +41,9 @@ type app struct {
 	actors     *actor.Registry
 	metrics    *prometheus.Registry
 	coverage   *coverage.Store
+
+	sources     *source.Registry // nil without the producer
+	certificate *tls.Config      // nil without TLS
 
 	status   status.Config
 	listener net.Listener // nil without the proxy
@@ -85,6 +91,9 @@ func run(life lifetimes, cfg Config, r roles, log *slog.Logger, ready func(*app)
 // start goes from what others depend on to what depends on others, after one check of each dependency.
 func (a *app) start(life lifetimes) error {
 	ctx := life.intake
+	if err := a.prepare(); err != nil {
+		return err
+	}
 	if err := a.listen(ctx); err != nil {
 		return err
 	}
@@ -121,6 +130,19 @@ func (a *app) start(life lifetimes) error {
 		a.group.start("status page", func(ctx context.Context) error { return status.New(a.status).Serve(ctx, page) })
 	}
 	return nil
+}
+
+// prepare makes what can fail for a wrong setting, before anything is started.
+func (a *app) prepare() (err error) {
+	if a.roles.producer {
+		if a.sources, err = builtin.New(sourceConfigs(a.cfg.Sources)); err != nil {
+			return err
+		}
+	}
+	if a.roles.proxy {
+		a.certificate, err = clientTLS(a.cfg.TLS)
+	}
+	return err
 }
 
 // listen takes the addresses first: a second barkeep on one address fails before it starts anything.

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
+
 	"barkeep/internal/embedded"
 )
 
@@ -101,12 +103,12 @@ type ShutdownConfig struct {
 // Source configures one source of bars. A value left out is the source's own default.
 type Source struct {
 	Enabled     *bool         `koanf:"enabled" doc:"false: the source is never asked"`
-	URL         string        `koanf:"url" doc:"the vendor's base URL"`
-	Key         string        `koanf:"key" doc:"API key"`
+	URL         string        `koanf:"url" doc:"the vendor's base URL; not of file and sim"`
+	Key         string        `koanf:"key" doc:"API key, which cryptocompare alone takes"`
 	KeyFile     string        `koanf:"key_file" doc:"file that holds the key"`
 	Path        string        `koanf:"path" doc:"folder of the file source"`
-	Rate        float64       `koanf:"rate" doc:"requests per second"`
-	Burst       int           `koanf:"burst" doc:"requests that may go at once"`
+	Rate        float64       `koanf:"rate" doc:"requests per second; not of file and sim"`
+	Burst       int           `koanf:"burst" doc:"requests that may go at once; not of file and sim"`
 	FinalityLag time.Duration `koanf:"finality_lag" doc:"age after which a bar no longer changes"`
 	AbsenceLag  time.Duration `koanf:"absence_lag" doc:"age after which a missing bar will not come any more"`
 }
@@ -190,6 +192,10 @@ func (c *Config) Validate() error {
 		}
 	}
 	errs = append(errs, validAddress("listen", c.Listen))
+	if c.Upstream.URL != "" {
+		_, err := pgconn.ParseConfig(c.Upstream.URL)
+		check(err == nil, "upstream.url: not an address as in postgres://user:password@host:port/name") // err may show the password
+	}
 	if c.Status.Listen != "" {
 		errs = append(errs, validAddress("status.listen", c.Status.Listen))
 		check(c.Status.Token != "" || isLoopback(c.Status.Listen),
@@ -201,7 +207,8 @@ func (c *Config) Validate() error {
 	check(slices.Contains([]string{"", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"}, c.Broker.Mechanism),
 		"broker.mechanism: %q is not PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512", c.Broker.Mechanism)
 	check((c.Broker.Mechanism == "") == (c.Broker.User == ""), "broker.mechanism and broker.user: set both or none")
-	check(len(c.Brokers) > 0 || (c.Broker.Mechanism == "" && !c.Broker.TLS), "broker: set brokers too")
+	check(c.Broker.Password == "" || c.Broker.Mechanism != "", "broker.password: set broker.mechanism and broker.user too")
+	check(len(c.Brokers) > 0 || (c.Broker.Mechanism == "" && !c.Broker.TLS), "broker.tls and broker.mechanism: set brokers too; barkeep's own has neither")
 	for _, broker := range c.Brokers {
 		errs = append(errs, validAddress("brokers", broker))
 	}
@@ -224,6 +231,10 @@ func (c *Config) Validate() error {
 		check(source.FinalityLag >= 0, "sources.%s.finality_lag: %s must not be negative", name, source.FinalityLag)
 		check(source.AbsenceLag >= 0, "sources.%s.absence_lag: %s must not be negative", name, source.AbsenceLag)
 		check(source.Path == "" || name == "file", "sources.%s.path: only the file source has a path", name)
+		check((source.Key == "" && source.KeyFile == "") || name == "cryptocompare", "sources.%s.key: only cryptocompare takes a key", name)
+		asked := name != "file" && name != "sim"
+		check(source.URL == "" || asked, "sources.%s.url: only vendors have one", name)
+		check((source.Rate == 0 && source.Burst == 0) || asked, "sources.%s.rate and burst: only vendors have them", name)
 	}
 	return errors.Join(errs...)
 }

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/alecthomas/kong"
 	"github.com/stretchr/testify/require"
 )
 
@@ -78,6 +79,15 @@ func TestLoadErrorsNameTheKey(t *testing.T) {
 		{name: "half a TLS", flags: map[string]string{"tls.cert_file": "x"}, want: "tls.key_file"},
 		{name: "SASL without brokers", flags: map[string]string{"broker.mechanism": "PLAIN", "broker.user": "u"}, want: "brokers"},
 		{name: "path of a vendor", flags: map[string]string{"sources.sim.path": "x"}, want: "sources.sim.path"},
+		{name: "key of a vendor that takes none", environ: []string{"BARKEEP_SOURCES_BINANCE_KEY=x"}, want: "sources.binance.key"},
+		{name: "URL of no vendor", flags: map[string]string{"sources.sim.url": "http://x"}, want: "sources.sim.url"},
+		{name: "rate of no vendor", flags: map[string]string{"sources.file.rate": "1"}, want: "sources.file.rate"},
+		{name: "unknown key of a source", file: "sources: {binance: {ulr: x}}", want: "sources.binance.ulr"},
+		{name: "not a number of a source", file: "sources: {binance: {rate: fast}}", want: "sources.binance.rate"},
+		{name: "key twice", file: "holds: {max: 1}\nholds: {max: 2}", want: "holds"},
+		{name: "value of a section", file: "upstream: x", want: "upstream"},
+		{name: "password without mechanism", flags: map[string]string{"brokers": "h:1", "broker.password": "x"}, want: "broker.mechanism"},
+		{name: "not a database", flags: map[string]string{"upstream.url": "mysql://h/db"}, want: "upstream.url"},
 		{name: "bad level", flags: map[string]string{"log.level": "loud"}, want: "log.level"},
 		{name: "missing secret", flags: map[string]string{"upstream.url_file": "/nonexistent"}, want: "upstream.url_file"},
 	}
@@ -91,6 +101,32 @@ func TestLoadErrorsNameTheKey(t *testing.T) {
 			_, err := Load(layers)
 			require.ErrorContains(t, err, c.want)
 		})
+	}
+}
+
+// TestLoadErrorsKeepSecrets: an address that cannot be parsed may hold a password all the same.
+func TestLoadErrorsKeepSecrets(t *testing.T) {
+	t.Parallel()
+	for _, address := range []string{"user:hush@host/db", "postgres://u:hu%zzsh@h/db", "host=h password='hush", "postgres://u:hush@h:port/db"} {
+		_, err := Load(Layers{Flags: map[string]string{"upstream.url": address}})
+		require.ErrorContains(t, err, "upstream.url")
+		require.NotContains(t, err.Error(), "hu")
+	}
+}
+
+// TestFlagsMayBeEmpty: an empty value is one.
+func TestFlagsMayBeEmpty(t *testing.T) {
+	t.Parallel()
+	for _, args := range [][]string{{"serve", "--status-listen="}, {"serve", "--set=status.listen="}} {
+		var c cli
+		parser, err := kong.New(&c)
+		require.NoError(t, err)
+		_, err = parser.Parse(args)
+		require.NoError(t, err)
+		cfg, err := c.load()
+		require.NoError(t, err)
+		require.Empty(t, cfg.Status.Listen)
+		require.Equal(t, defaultConfig().Listen, cfg.Listen)
 	}
 }
 

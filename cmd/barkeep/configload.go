@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -95,17 +96,18 @@ func decode(k *koanf.Koanf, cfg *Config) error {
 	}})
 	if len(meta.Unused) > 0 {
 		slices.Sort(meta.Unused)
-		return fmt.Errorf("unknown setting %s", strings.Join(meta.Unused, ", "))
+		return fmt.Errorf("unknown setting %s", dotted(strings.Join(meta.Unused, ", ")))
 	}
 	if err == nil {
 		return nil
 	}
-	var joined interface{ Unwrap() []error }
-	if errors.As(err, &joined) {
-		return errors.Join(joined.Unwrap()...)
-	}
-	return fmt.Errorf("read settings: %w", err)
+	return errors.New(dotted(strings.ReplaceAll(err.Error(), "\n", "; ")))
 }
+
+var mapKey = regexp.MustCompile(`\[(\w+)\]`)
+
+// dotted writes sources[binance].rate as the user did.
+func dotted(text string) string { return mapKey.ReplaceAllString(text, ".$1") }
 
 // refuseBareDuration keeps a number without a unit from becoming nanoseconds.
 func refuseBareDuration(from, to reflect.Type, value any) (any, error) {

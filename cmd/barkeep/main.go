@@ -29,13 +29,13 @@ type cli struct {
 type globals struct {
 	Config       string            `help:"Configuration file, YAML." env:"BARKEEP_CONFIG" type:"existingfile" short:"c"`
 	Set          map[string]string `help:"Set any key of the configuration: --set holds.max=50." placeholder:"KEY=VALUE" mapsep:"none"`
-	Listen       string            `help:"Address and port for clients."`
-	UpstreamURL  string            `help:"The database."`
-	Brokers      string            `help:"Kafka brokers, comma separated."`
-	DataDir      string            `help:"Folder for the database and the broker that barkeep runs itself."`
-	StatusListen string            `help:"Address and port of the status page."`
-	LogLevel     string            `help:"debug, info, warn or error."`
-	LogFormat    string            `help:"text or json."`
+	Listen       *string           `help:"Address and port for clients."`
+	UpstreamURL  *string           `help:"The database, postgres://user:password@host:port/name."`
+	Brokers      *string           `help:"Kafka brokers, comma separated."`
+	DataDir      *string           `help:"Folder for the database and the broker that barkeep runs itself."`
+	StatusListen *string           `help:"Address and port of the status page; empty for none."`
+	LogLevel     *string           `help:"debug, info, warn or error."`
+	LogFormat    *string           `help:"text or json."`
 }
 
 func main() {
@@ -52,17 +52,17 @@ func main() {
 func (g *globals) load() (Config, error) {
 	flags := make(map[string]string, len(g.Set))
 	maps.Copy(flags, g.Set)
-	for key, value := range map[string]string{
+	for key, value := range map[string]*string{
 		"listen": g.Listen, "upstream.url": g.UpstreamURL, "brokers": g.Brokers, "data_dir": g.DataDir,
 		"status.listen": g.StatusListen, "log.level": g.LogLevel, "log.format": g.LogFormat,
 	} {
-		if value == "" {
+		if value == nil {
 			continue
 		}
 		if _, twice := flags[key]; twice {
 			return Config{}, fmt.Errorf("%s: given twice on the command line", key)
 		}
-		flags[key] = value
+		flags[key] = *value
 	}
 	return Load(Layers{File: g.Config, Environ: os.Environ(), Flags: flags})
 }

@@ -15,7 +15,6 @@ import (
 	"barkeep/backfill/ingest"
 	"barkeep/backfill/producer"
 	"barkeep/backfill/source"
-	"barkeep/backfill/source/builtin"
 	"barkeep/internal/actor"
 	"barkeep/internal/catalog"
 	"barkeep/internal/schema"
@@ -56,12 +55,8 @@ func (a *app) startConsumer() error {
 }
 
 func (a *app) startProducer() error {
-	registry, err := builtin.New(sourceConfigs(a.cfg.Sources))
-	if err != nil {
-		return fmt.Errorf("make the sources: %w", err)
-	}
 	p, err := producer.New(producer.Config{
-		Options: a.servers.brokerOpts, Pool: a.pool, Names: a.names, Deployment: a.deployment, Registry: registry,
+		Options: a.servers.brokerOpts, Pool: a.pool, Names: a.names, Deployment: a.deployment, Registry: a.sources,
 		Coverage: a.coverage, Actors: a.actors, Logger: a.log, Observe: observeSources(a.metrics),
 	})
 	if err != nil {
@@ -101,16 +96,12 @@ func (a *app) startProxy(life lifetimes) error {
 		defer coord.Close()
 		return coord.Run(ctx)
 	})
-	certificate, err := clientTLS(a.cfg.TLS)
-	if err != nil {
-		return err
-	}
 	up, err := a.upstream(ctx)
 	if err != nil {
 		return err
 	}
 	server := proxy.New(proxy.Config{
-		Upstream: up, Database: a.pool.Config().ConnConfig.Database, TLS: certificate,
+		Upstream: up, Database: a.pool.Config().ConnConfig.Database, TLS: a.certificate,
 		AllowTrust: a.cfg.Auth.AllowTrust, Coordinator: filler{coord}, Explainer: filler{coord}, Catalog: definitions{names, life.work},
 		MaxSessions: a.cfg.Sessions.Max, MaxHolds: a.cfg.Holds.Max, MaxBars: a.cfg.Statement.MaxBars, Timeout: a.cfg.Statement.Timeout,
 		NoticeAfter: a.cfg.Holds.NoticeAfter, NoticeEvery: a.cfg.Holds.NoticeEvery, Grace: sessionGrace(a.cfg.Shutdown.Grace),

@@ -81,7 +81,7 @@ func output(ctx context.Context, cred *credential, folder, name string, args ...
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil {
-		return "", fmt.Errorf("run %s: %w: %s", filepath.Base(name), err, tail(stderr.String()+stdout.String()))
+		return "", fmt.Errorf("run %s: %w: %s", filepath.Base(name), err, tail(stdout.String()+stderr.String()))
 	}
 	return stdout.String(), nil
 }

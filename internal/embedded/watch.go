@@ -13,9 +13,6 @@ const (
 	longestPause = 30 * time.Second
 )
 
-// errStopped is returned to Run when Stop was first.
-var errStopped = errors.New("it was stopped")
-
 // Run watches the child until ctx ends, and starts it again on the same addresses when it ends by itself: it was killed, or
 // the disk was full. It never gives up, as what keeps a server from starting may pass. For a configured server it only waits.
 func (p *Postgres) Run(ctx context.Context) error {
@@ -36,13 +33,11 @@ func (p *Postgres) Run(ctx context.Context) error {
 				logger.InfoContext(ctx, "the database runs again")
 				break
 			}
-			if ctx.Err() != nil || errors.Is(err, errStopped) {
+			if ctx.Err() != nil || p.isStopped() {
 				return nil //nolint:nilerr // it is not wanted any more
 			}
 			logger.ErrorContext(ctx, "the database cannot be started", slog.Any("error", err), slog.Duration("again_in", pause))
-			if poll(ctx, pause, func() bool { return false }); ctx.Err() != nil {
-				return nil
-			}
+			poll(ctx, pause, func() bool { return ctx.Err() != nil })
 		}
 	}
 }
@@ -58,7 +53,7 @@ func (p *Postgres) restart(ctx context.Context) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.stopped {
-		return errStopped
+		return errors.New("it was stopped")
 	}
 	in := p.in
 	if err := endOrphan(ctx, in.path("data"), in.config.logger()); err != nil {

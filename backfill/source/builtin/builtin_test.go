@@ -38,11 +38,11 @@ func TestNew(t *testing.T) {
 	}
 
 	for name, configs := range map[string]map[string]source.Config{
-		"sources.kraken":      {"kraken": {}},
-		"sources.binance.":    {"binance": {Rate: -1}},
-		"sources.bitstamp":    {"bitstamp": {URL: "bitstamp.net"}},
-		"sources.file: path":  {"file": {Path: "/nowhere/at/all"}},
-		"sources.coinbase: r": {"coinbase": {KeyFile: "/nowhere/at/all"}},
+		"sources.kraken":            {"kraken": {}},
+		"sources.binance.":          {"binance": {Rate: -1}},
+		"sources.bitstamp.url":      {"bitstamp": {URL: "bitstamp.net"}},
+		"sources.file.path":         {"file": {Path: "/nowhere/at/all"}},
+		"sources.coinbase.key_file": {"coinbase": {KeyFile: "/nowhere/at/all"}},
 	} {
 		_, err := builtin.New(configs)
 		require.ErrorContains(t, err, name)
