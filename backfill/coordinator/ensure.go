@@ -218,6 +218,7 @@ func (f *filling) loop(ctx context.Context) error {
 		}
 		f.machine.To(actor.Notifying)
 		f.meter.see(f.parts[0].series, missing)
+		f.meter.tell()
 		for waiting := true; waiting; {
 			select {
 			case <-ctx.Done():

@@ -67,6 +67,9 @@ func TestBindingIsDecidedOnceByPreference(t *testing.T) {
 	list, found := errors.AsType[*directory.ListError](err)
 	require.True(t, found, "%v", err)
 	require.Equal(t, "zeta", list.Source)
+	require.Contains(t, list.Hint(), "sources.zeta.enabled")
+	list.Symbol = "zeta:BTCUSD"
+	require.NotContains(t, list.Hint(), "enabled", "who named the source wants that one")
 
 	one.err, one.list = nil, []source.Instrument{coin("XBT", "ETHUSD", market.NegInf)}
 	require.NoError(t, directory.Refresh(ctx, db.Pool, one, time.Hour))

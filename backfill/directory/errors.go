@@ -49,5 +49,8 @@ func (*ListError) SQLState() string { return pgerrcode.SystemError }
 
 // Hint tells how to go round the source.
 func (e *ListError) Hint() string {
-	return "Name another source in the symbol, as in coinbase:BTCUSD, or disable " + e.Source + " in the configuration."
+	if venue, _ := e.Symbol.Split(); venue != "" {
+		return "The view barkeep.symbols lists what is known of the other sources; sim:BTCUSD needs no network."
+	}
+	return "Name a source in the symbol, as in sim:BTCUSD, or set sources." + e.Source + ".enabled to false."
 }

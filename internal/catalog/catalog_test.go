@@ -183,4 +183,11 @@ func TestMayRead(t *testing.T) {
 	may, err := c.MayRead(ctx, "catalog_all", nil, "public.nothing")
 	require.NoError(t, err)
 	require.False(t, may)
+
+	_, err = db.Pool.Exec(ctx, `drop table public.ohlcv`)
+	require.NoError(t, err)
+	_, err = New(db.Pool, nil).MayRead(ctx, "catalog_all", nil, "")
+	require.ErrorIs(t, err, NoTableError{})
+	_, err = New(db.Pool, nil).MayRead(ctx, "no such role", nil, "")
+	require.ErrorIs(t, err, NoTableError{})
 }

@@ -19,6 +19,20 @@ const (
 	privilegesKept = 4096
 )
 
+// NoTableError is returned where ohlcv was dropped.
+type NoTableError struct{}
+
+// Error says what is gone.
+func (NoTableError) Error() string { return "relation \"ohlcv\" was dropped" }
+
+// SQLState returns 42P01, undefined_table.
+func (NoTableError) SQLState() string { return pgerrcode.UndefinedTable }
+
+// Hint tells how to get it back.
+func (NoTableError) Hint() string {
+	return "Restore the database, or give barkeep a new one: bars are fetched again as they are asked for."
+}
+
 type readKey struct{ role, relation, columns string }
 
 type readAnswer struct {
@@ -39,11 +53,12 @@ select coalesce(has_schema_privilege($1::name, c.relnamespace, 'USAGE') and (
   from pg_class c where c.oid = to_regclass($2)`
 
 // MayRead reports whether the role may read the columns of the relation, nil columns meaning all of them and none
-// meaning any one. An empty relation is public.ohlcv. A role or relation that does not exist may not. The answer is
-// remembered for a moment.
+// meaning any one. An empty relation is public.ohlcv. A role or relation that does not exist may not, and an ohlcv that does not is a
+// NoTableError. The answer is remembered for a moment.
 func (c *Catalog) MayRead(ctx context.Context, role string, columns []string, relation string) (bool, error) {
+	const ours = "public." + table
 	if relation == "" {
-		relation = "public." + table
+		relation = ours
 	}
 	key := readKey{role: role, relation: relation, columns: strings.Join(columns, ",")}
 	if columns == nil {
@@ -61,8 +76,9 @@ func (c *Catalog) MayRead(ctx context.Context, role string, columns []string, re
 		return false, fmt.Errorf("check the right to read %s: %w", relation, err)
 	}
 	defer rows.Close()
-	may := false
+	may, there := false, false
 	for rows.Next() {
+		there = true
 		if err := rows.Scan(&may); err != nil {
 			return false, fmt.Errorf("check the right to read %s: %w", relation, err)
 		}
@@ -72,6 +88,8 @@ func (c *Catalog) MayRead(ctx context.Context, role string, columns []string, re
 		if !errors.As(err, &refused) || refused.Code != pgerrcode.UndefinedObject {
 			return false, fmt.Errorf("check the right to read %s: %w", relation, err)
 		}
+	} else if !there && relation == ours {
+		return false, NoTableError{}
 	}
 	c.mayRead.Lock()
 	defer c.mayRead.Unlock()

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// ErrTimeframe is returned by ParseTimeframe, wrapped with the text and the list of those that exist.
+// ErrTimeframe is returned by ParseTimeframe, wrapped with the text.
 var ErrTimeframe = errors.New("unknown timeframe")
 
 // Timeframe is the length of a bar, one of a closed list. The zero value is none of them.
@@ -74,7 +74,7 @@ func ParseTimeframe(text string) (Timeframe, error) {
 			return tf, nil
 		}
 	}
-	return 0, fmt.Errorf("%w %q, there are %s", ErrTimeframe, text, TimeframeNames())
+	return 0, fmt.Errorf("%w %q", ErrTimeframe, text)
 }
 
 // Valid reports whether tf is one of the list.
