@@ -12,6 +12,7 @@ type scan struct {
 	item  *item
 	quals []*pred
 	limit *limit
+	links []link
 }
 
 // limit is a LIMIT with nothing but filters between it and the scan it is attached to (PLANNER 17).

@@ -287,8 +287,11 @@ func (g *grammar) where(q string) string {
 func (g *grammar) joins() string {
 	item := func() string { return g.pick("ohlcv", "(select * from ohlcv where "+g.where("")+")") }
 	join := func() string { return g.pick(" join ", " left join ", " right join ", " full join ") }
-	ab := " on a.ts = b.ts and " + g.pick("a.symbol = b.symbol", g.condition("b.", 0), g.condition("a.", 1))
-	bc := " on b.ts = c.ts and " + g.pick("b.symbol = c.symbol", g.condition("c.", 0), g.condition("b.", 1))
+	compared := func(l, r string) string {
+		return " on " + l + g.pick("ts = ", "ts = ", "ts = ", "ts >= ", "ts < ") + r + "ts and "
+	}
+	ab := compared("a.", "b.") + g.pick("a.symbol = b.symbol", g.condition("b.", 0), g.condition("a.", 1))
+	bc := compared("b.", "c.") + g.pick("b.symbol = c.symbol", g.condition("c.", 0), g.condition("b.", 1))
 	source := item() + " a " + join() + item() + " b" + ab + join() + item() + " c" + bc
 	if g.IntN(2) == 0 {
 		source = item() + " a " + join() + "(" + item() + " b " + join() + item() + " c" + bc + ")" + ab
@@ -309,7 +312,7 @@ func (g *grammar) statement() string {
 	case 16, 17, 18:
 		return g.joins()
 	case 19:
-		return "with x as (" + plain() + ") select p.ts, q.ts, p.symbol from x p " + g.pick("", "left ", "full ") + "join x q on p.ts = q.ts and " +
+		return "with x as (" + plain() + ") select p.ts, q.ts, p.symbol from x p " + g.pick("", "left ", "full ") + "join x q on p.ts " + g.pick("=", "<=", ">") + " q.ts and " +
 			g.condition("q.", 1) + " where " + g.condition("p.", 1)
 	case 20:
 		return "select * from (select " + g.pick("distinct symbol, ts", "distinct on (ts) symbol, ts", "symbol, ts, count(*) over (partition by symbol)",
@@ -322,7 +325,9 @@ func (g *grammar) statement() string {
 		return "select * from (select symbol as s, timeframe as f, ts as t from ohlcv) x(a, b, c) where a = 'A' and b = '1d' and c > " + g.time()
 	case 23:
 		return "select * from (select ts, symbol from ohlcv where " + g.where("") + " union all (select ts, symbol from ohlcv where " + g.where("") +
-			" order by ts desc, symbol limit 5) order by 1 desc, 2 limit 7) u where " + g.pick("symbol <> 'A'", "ts > "+g.time())
+			" order by ts desc, symbol limit 5) order by 1 desc, 2 limit 7) u " +
+			g.pick("", "join ohlcv j on j.ts = u.ts and j.symbol = u.symbol and j.timeframe = '1h' ", "left join ohlcv j on j.ts < u.ts and j.symbol = 'B' ") +
+			"where " + g.pick("u.symbol <> 'A'", "u.ts > "+g.time())
 	case 3:
 		return "select count(*), min(ts), max(close) from ohlcv o where " + g.where("o.")
 	case 4:
@@ -333,7 +338,8 @@ func (g *grammar) statement() string {
 		return "select * from (" + plain() + g.pick(" union ", " union all ", " intersect ", " except ") + plain() + ") u where " + g.condition("u.", 1)
 	case 7, 8, 9:
 		join := g.pick("join", "left join", "right join", "full join")
-		on := g.pick("on a.ts = b.ts", "on a.ts = b.ts and a.symbol = b.symbol", "on a.ts = b.ts and "+g.condition("b.", 1),
+		on := g.pick("on a.ts = b.ts", "on a.ts = b.ts and a.symbol = b.symbol", "on b.ts >= a.ts and a.timeframe = b.timeframe and b.symbol = a.symbol",
+			"on a.ts > b.ts and a.timeframe <> b.timeframe", "on a.ts = b.ts and "+g.condition("b.", 1),
 			"on a.ts = b.ts and "+g.condition("a.", 1), "using (ts, symbol)")
 		left := g.pick("ohlcv", "(select * from ohlcv where "+g.where("")+")")
 		right := g.pick("ohlcv", "(select * from ohlcv where "+g.where("")+")")
@@ -342,6 +348,10 @@ func (g *grammar) statement() string {
 	case 10:
 		return "select symbol, timeframe, count(*) from ohlcv where " + g.where("") + " group by symbol, timeframe" +
 			g.pick("", " having symbol <> 'A'", " having count(*) > 3 and "+"symbol = 'A'")
+	case 15:
+		return "select * from (select symbol, max(ts) as ts from ohlcv where " + g.where("") + " group by " + g.pick("symbol", "rollup (symbol)") +
+			") x " + g.pick("", "left ", "full ") + "join (select ts, symbol, timeframe, close from ohlcv where " + g.where("") + ") y on y.symbol = x.symbol and y.ts " +
+			g.pick("=", "<=", ">") + " x.ts where " + g.condition("y.", 1)
 	case 11:
 		return "select * from (select symbol, ts, sum(close) from ohlcv where " + g.where("") + " group by 1, 2) x where " +
 			g.pick("ts >= ", "ts < ") + g.time() + " and symbol <> 'C'"

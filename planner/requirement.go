@@ -21,7 +21,6 @@ type reading struct {
 // scans turns the scans of a statement into needs (PLANNER 17 and 18).
 func (x *binding) scans(s *statement, e *evaluator) {
 	var readings []*reading
-	unbounded := 0
 	for _, sc := range s.scans {
 		if x.env.Hidden && sc.item.bare {
 			continue
@@ -31,6 +30,11 @@ func (x *binding) scans(s *statement, e *evaluator) {
 			continue
 		}
 		readings = append(readings, r)
+	}
+	travel(readings)
+	readings = slices.DeleteFunc(readings, func(r *reading) bool { return len(r.rows) == 0 })
+	unbounded := 0
+	for _, r := range readings {
 		if r.rows.openSymbols() {
 			unbounded++
 		}

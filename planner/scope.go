@@ -18,6 +18,8 @@ type item struct {
 	ctes    *cte // what the subquery sees
 	level   *level
 	inner   *cte // what the subquery's own FROM clause sees
+	// branches are the sides of a set operation that was analysed.
+	branches []*item
 }
 
 // cte is a list of what WITH clauses define, innermost first.

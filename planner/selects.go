@@ -75,6 +75,7 @@ func (a *analyzer) setOperation(it *item, quals []*pred) {
 	}
 	for _, branch := range []*pg.SelectStmt{sel.GetLarg(), sel.GetRarg()} {
 		child := &item{sub: branch, ctes: a.innerOf(it)}
+		it.branches = append(it.branches, child)
 		down := make([]*pred, len(quals))
 		for i, q := range quals {
 			down[i] = q.rewrite(func(r ref) operand {

@@ -46,6 +46,9 @@ func analyzeStatement(text string, raw *pg.RawStmt, c *Catalog, created map[stri
 	if runs := a.top(s, root, text, raw); runs {
 		a.inspect(s, root)
 	}
+	for _, sc := range a.scans {
+		sc.links = a.linksOf(sc.item, sc.quals)
+	}
 	s.scans, s.opaque, s.barrier = a.scans, a.opaque, a.barrier
 	s.mentions = mentionsSymbol(append(a.trees, root))
 	s.inferParams(root, oids)

@@ -1,0 +1,171 @@
+package planner
+
+import (
+	"slices"
+
+	"barkeep/internal/market"
+)
+
+// link says that no row of a scan matters but those whose column compares so with a value that one of the columns in from
+// has in a row that matters (PLANNER 15).
+type link struct {
+	col, op string
+	from    []ref
+}
+
+// linksOf finds the links among the conditions that hold for every row of the scan that matters.
+func (a *analyzer) linksOf(it *item, quals []*pred) []link {
+	var links []link
+	for _, q := range quals {
+		switch q.kind { //nolint:exhaustive // under any other a comparison need not hold
+		case predAnd:
+			links = append(links, a.linksOf(it, q.kids)...)
+		case predCompare:
+			for _, side := range []struct {
+				op          string
+				own, others operand
+			}{{q.op, q.left, q.right}, {flipped[q.op], q.right, q.left}} {
+				col, ok := side.own.of(it)
+				if !ok || side.own.cast != 0 || side.others.cast != 0 {
+					continue
+				}
+				for _, other := range side.others.refs {
+					if from, ok := a.origins(other, 0); ok && other.item != it && comparable(col, from) {
+						links = append(links, link{col, side.op, from})
+					}
+				}
+			}
+		}
+	}
+	return links
+}
+
+// comparable reports whether the columns are ts like col, or both are names.
+func comparable(col string, from []ref) bool {
+	return !slices.ContainsFunc(from, func(r ref) bool { return r.col != col })
+}
+
+// origins returns columns of scans such that each value of the column, unless null, is one that a column among them has in a
+// row that is read; false where there may be others.
+func (a *analyzer) origins(r ref, depth int) ([]ref, bool) {
+	if depth > maxDepth || !a.spend() {
+		return nil, false
+	}
+	it := r.item
+	switch {
+	case it.opaque:
+		return nil, false
+	case it.scan:
+		at := slices.Index(renamed(it), r.col)
+		if at < 0 || at >= len(ohlcvColumns) {
+			return nil, false
+		}
+		return []ref{{it, ohlcvColumns[at]}}, true
+	case it.sub == nil:
+		return nil, false
+	case len(it.branches) > 0:
+		var all []ref
+		at := a.position(it, r.col)
+		for _, branch := range it.branches {
+			from, ok := a.anyOrigin(a.branchColumn(branch, at), depth)
+			if !ok {
+				return nil, false
+			}
+			all = append(all, from...)
+		}
+		return all, true
+	}
+	return a.anyOrigin(a.output(it, r.col), depth)
+}
+
+// anyOrigin is origins for a column that several refs are equal to.
+func (a *analyzer) anyOrigin(o operand, depth int) ([]ref, bool) {
+	for _, r := range o.refs {
+		if from, ok := a.origins(r, depth+1); ok && o.cast == 0 {
+			return from, true
+		}
+	}
+	return nil, false
+}
+
+// travel hands bounds from scan to scan along their links, for as many rounds as there are columns; stopping early only widens.
+func travel(readings []*reading) {
+	byItem := map[*item][]*reading{}
+	for _, r := range readings {
+		byItem[r.scan.item] = append(byItem[r.scan.item], r)
+	}
+	for range 3 * len(readings) {
+		changed := false
+		for _, r := range readings {
+			if r.scan.limit != nil {
+				continue // rows that fail a link would be counted
+			}
+			for _, l := range r.scan.links {
+				changed = r.follow(l, byItem) || changed
+			}
+		}
+		if !changed {
+			return
+		}
+	}
+}
+
+// follow narrows what a scan reads by one link, and reports whether there was anything to narrow.
+func (r *reading) follow(l link, byItem map[*item][]*reading) bool {
+	from := box{names{}, names{}, nil}
+	for _, origin := range l.from {
+		list := byItem[origin.item]
+		if len(list) == 0 {
+			return false // nothing is known of it
+		}
+		for _, o := range list {
+			for _, b := range o.rows {
+				from = box{from.symbols.union(b.symbols), from.timeframes.union(b.timeframes), from.ts.Union(b.ts)}
+			}
+		}
+	}
+	narrowed := r.rows.intersect(l.allows(from))
+	if sameRegion(narrowed, r.rows) {
+		return false
+	}
+	r.rows = narrowed
+	return true
+}
+
+// allows returns the rows whose column compares so with a value of the other side.
+func (l link) allows(from box) region {
+	switch {
+	case l.col == colTS:
+		return timesIn(compareRange(l.op, from.ts))
+	case l.op != "=":
+		return everything()
+	case l.col == colSymbol:
+		return symbolsIn(from.symbols)
+	case l.col == colTimeframe:
+		return timeframesIn(from.timeframes)
+	}
+	return everything()
+}
+
+// compareRange returns the instants that compare so with one of ts.
+func compareRange(op string, ts market.RangeSet) market.RangeSet {
+	if ts.Empty() {
+		return nil
+	}
+	bounds := ts.Bounds()
+	switch op {
+	case "=":
+		return ts
+	case "<", "<=":
+		return market.NewRangeSet(market.Range{Start: market.NegInf, End: bounds.End})
+	case ">", ">=":
+		return market.NewRangeSet(market.Range{Start: bounds.Start, End: market.PosInf})
+	}
+	return always()
+}
+
+func sameRegion(a, b region) bool {
+	return slices.EqualFunc(a, b, func(a, b box) bool {
+		return a.symbols.equal(b.symbols) && a.timeframes.equal(b.timeframes) && slices.Equal(a.ts, b.ts)
+	})
+}
