@@ -24,6 +24,11 @@ type binding struct {
 	executes bool // a prepared statement was looked up
 	// explained says that the plan is shown to a person.
 	explained bool
+	own       ownState
+	// strict is the first reason that was given while barkeep.mode was strict.
+	strict *Reason
+	// stored says that the statement in hand is answered from what is stored: its needs are nobody's.
+	stored bool
 }
 
 type need struct {
@@ -44,12 +49,16 @@ func (t *Template) Bind(args Args, env Env, b Bracket, ans Answers) Plan {
 	x := &binding{
 		args: args, env: settings{Env: env, known: true, zoneKnown: true}, start: start{known: b}, answers: ans,
 		needs: map[market.Series]*need{}, asked: map[string]Question{}, prepared: map[string]*Template{},
+		own: ownState{start: env.Own, kept: env.Own, ends: env.Unsettled},
 	}
 	if len(args.OIDs) == 0 {
 		x.args.OIDs = t.oids
 	}
 	x.template(t, nil)
 	plan := x.finish()
+	if len(plan.Under) == 0 {
+		plan.Under = []Own{env.Own}
+	}
 	if constant && !x.start.used && !x.executes && len(plan.Questions) == 0 {
 		t.fixed.Store(&fixedPlan{env: env, plan: plan})
 	}
@@ -93,9 +102,8 @@ func (x *binding) finish() Plan {
 	for _, key := range slices.Sorted(maps.Keys(x.asked)) {
 		p.Questions = append(p.Questions, x.asked[key])
 	}
-	if x.mode() == modeStrict && p.Refusal == nil && len(p.Reasons) > 0 && len(p.Questions) == 0 {
-		p.Refusal = refuse(p.Reasons[0].Code + ": the statement may read more than it names, and barkeep.mode is strict (" +
-			p.Reasons[0].Detail + ")")
+	if x.strict != nil && p.Refusal == nil && len(p.Questions) == 0 {
+		p.Refusal = refuse(x.strict.Code + ": the statement may read more than it names, and barkeep.mode is strict (" + x.strict.Detail + ")")
 		p.Refusal.Hint = "Bound symbol, timeframe and ts by constants, or set barkeep.mode to wait."
 	}
 	return p
@@ -125,6 +133,9 @@ func (x *binding) reasonAt(code, detail string, node *pg.Node) {
 	r := Reason{Code: code, Detail: detail}
 	if x.explained && node != nil {
 		r.Text = expressionText(node)
+	}
+	if x.strict == nil && x.mode() == modeStrict {
+		x.strict = &r
 	}
 	if !slices.Contains(x.plan.Reasons, r) {
 		x.plan.Reasons = append(x.plan.Reasons, r)
@@ -198,6 +209,9 @@ func (x *binding) statement(s *statement, named map[int32]value) {
 			Hint: "Bars come from the sources; keep your own in another table.",
 		}
 	}
+	if len(s.opaque) > 0 || slices.ContainsFunc(s.scans, func(sc *scan) bool { return !x.env.Hidden || !sc.item.bare }) {
+		x.stored = !x.ownKnown() && !x.explained
+	}
 	for _, why := range s.opaque {
 		x.opaque(why)
 	}
@@ -208,6 +222,11 @@ func (x *binding) statement(s *statement, named map[int32]value) {
 		args: x.args, oids: s.oids, unsure: s.unsure, named: named, env: x.env, start: &x.start, answers: x.answers,
 		asked: x.asked,
 	}
+	for _, c := range s.configs {
+		if !strings.HasPrefix(c.name, ownPrefix) {
+			e.env.known, e.env.zoneKnown = false, false // it may be set before a bound is evaluated
+		}
+	}
 	if s.execute != nil {
 		x.execute(s.execute, e)
 	}
@@ -216,56 +235,6 @@ func (x *binding) statement(s *statement, named map[int32]value) {
 
 // hiddenAll reports whether what a statement writes is proven to be another relation. A qualified name never is.
 func (x *binding) hiddenAll(s *statement) bool { return x.env.Hidden && !s.writesQualified }
-
-// settle applies what a statement does to the settings of those after it (PLANNER 8).
-func (x *binding) settle(s *statement) {
-	if s.unsettles || len(s.opaque) > 0 {
-		x.unsettle()
-	}
-	if s.unsettles && x.mode() != modeStrict {
-		x.env.Mode = modeWait // a SET LOCAL may have ended
-	}
-	if s.set == nil {
-		if s.changes {
-			x.env.Hidden = false
-		}
-		return
-	}
-	name := strings.ToLower(s.set.GetName())
-	text, isText := settingText(s.set)
-	switch name {
-	case "timezone":
-		x.env.known, x.env.zoneKnown, x.env.TimeZone = false, isText && !s.set.GetIsLocal(), text
-	case "barkeep.mode":
-		x.env.Mode = ""
-		if isText {
-			x.env.Mode = text
-		}
-	case "barkeep.unbounded":
-		x.env.Unbounded = text
-	case "search_path":
-		x.env.Hidden = false
-	case "", "datestyle", "intervalstyle", "client_encoding", "role", "session_authorization":
-		x.unsettle()
-	}
-}
-
-// unsettle forgets the settings that a statement of the text may have changed out of sight.
-func (x *binding) unsettle() {
-	x.env.known, x.env.zoneKnown, x.env.Hidden = false, false, false
-}
-
-// settingText returns the one constant that SET gives, false for RESET, DEFAULT and anything else.
-func settingText(set *pg.VariableSetStmt) (string, bool) {
-	if set.GetKind() != pg.VariableSetKind_VAR_SET_VALUE || len(set.GetArgs()) != 1 {
-		return "", false
-	}
-	v := set.GetArgs()[0].GetAConst().GetSval()
-	if v == nil {
-		return "", false
-	}
-	return v.GetSval(), true
-}
 
 // execute plans the statement that EXECUTE names, with EXECUTE's arguments.
 func (x *binding) execute(n *pg.ExecuteStmt, e *evaluator) {

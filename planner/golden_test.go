@@ -69,6 +69,12 @@ func (c goldenCase) setup(t *testing.T) (env Env, args Args, answer *string) {
 			env.Mode = rest
 		case "unbounded":
 			env.Unbounded = rest
+		case "timeout":
+			env.Timeout = rest
+		case "freshness":
+			env.Freshness = rest
+		case "unsettled":
+			env.Unsettled = true
 		case "hidden":
 			env.Hidden = true
 		case "catalog":
@@ -105,7 +111,7 @@ func TestRule10_KeptPlansAreThoseOfAFreshTemplate(t *testing.T) {
 	for _, path := range files {
 		for _, c := range readGolden(t, path) {
 			env, args, _ := c.setup(t)
-			other := Env{TimeZone: "Etc/GMT-9", DateStyle: "SQL, DMY", Mode: modeStored, Unbounded: "error", Hidden: true, Catalog: env.Catalog}
+			other := Env{TimeZone: "Etc/GMT-9", DateStyle: "SQL, DMY", Own: Own{Mode: modeStored, Unbounded: "error"}, Hidden: true, Catalog: env.Catalog}
 			args.Prepared = func(string) (*Template, bool) { return Prepare("select 1", nil, env), true }
 			old := Prepare(c.sql, args.OIDs, env)
 			first := old.Bind(args, env, goldenBracket(), nil)
@@ -146,7 +152,7 @@ func TestGolden(t *testing.T) {
 					}
 					plan = tmpl.Bind(args, env, goldenBracket(), answers)
 				}
-				got := formatPlan(tmpl, plan)
+				got := formatPlan(tmpl, plan) + formatUnder(env, plan)
 				if !*update && got != c.want {
 					t.Errorf("%s%s\ngot:\n%s\nwant:\n%s", c.directives, c.sql, got, c.want)
 				}
@@ -157,6 +163,17 @@ func TestGolden(t *testing.T) {
 			}
 		})
 	}
+}
+
+// formatUnder shows the own settings under which ohlcv is read, where they are not the session's.
+func formatUnder(env Env, p Plan) string {
+	var b strings.Builder
+	for _, own := range p.Under {
+		if len(p.Under) > 1 || own != env.Own {
+			fmt.Fprintf(&b, "\nunder %+v", own)
+		}
+	}
+	return b.String()
 }
 
 func formatPlan(tmpl *Template, p Plan) string {

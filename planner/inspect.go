@@ -51,7 +51,7 @@ func (a *analyzer) inspect(s *statement, root proto.Message) {
 					a.hide("it uses " + n.GetRelname() + " in a way that is not understood")
 				}
 			case *pg.FuncCall:
-				a.inspectCall(s, n)
+				a.inspectCall(s, root, n)
 			case *pg.TypeName:
 				a.inspectName(n.GetNames())
 			case *pg.A_Expr:
@@ -84,7 +84,7 @@ func (a *analyzer) inspectName(list []*pg.Node) {
 	}
 }
 
-func (a *analyzer) inspectCall(s *statement, f *pg.FuncCall) {
+func (a *analyzer) inspectCall(s *statement, root proto.Message, f *pg.FuncCall) {
 	list := f.GetFuncname()
 	a.inspectName(list)
 	if len(list) == 0 {
@@ -92,7 +92,7 @@ func (a *analyzer) inspectCall(s *statement, f *pg.FuncCall) {
 	}
 	name := list[len(list)-1].GetString_().GetSval()
 	if name == "set_config" {
-		s.unsettles = true
+		s.configured(root, f)
 	}
 	switch {
 	case strings.HasPrefix(name, "schema_to_xml") || strings.HasPrefix(name, "database_to_xml"):

@@ -14,10 +14,10 @@ type Env struct {
 	NonStandardStrings bool
 	// Hidden says that the unqualified name ohlcv is proven to mean another relation (PLANNER 6).
 	Hidden bool
-	// Mode is barkeep.mode; empty is "wait".
-	Mode string
-	// Unbounded is barkeep.unbounded; empty is "stored".
-	Unbounded string
+	// Own are barkeep's own settings.
+	Own
+	// Unsettled says that the session is in a block that may have set some of Own, so that its end changes them.
+	Unsettled bool
 	// Catalog is what the database holds around ohlcv, nil where that is not known.
 	Catalog *Catalog
 }
@@ -107,6 +107,10 @@ type Plan struct {
 	Refusal *Refusal
 	// Warnings are to be sent to the client as WARNINGs.
 	Warnings []string
+	// Under are the own settings under which the text's statements read ohlcv, in their order and each once: the session's,
+	// but for what statements before in the same text set (PLANNER 8). Requirements are without those of statements whose
+	// mode is stored. There is always one.
+	Under []Own
 }
 
 // Unanswered reports whether the plan has questions whose answers matter.

@@ -2,6 +2,7 @@ package planner
 
 import (
 	"slices"
+	"strings"
 
 	pg "github.com/pganalyze/pg_query_go/v6"
 
@@ -87,7 +88,7 @@ func (r region) openTimes() bool {
 }
 
 func (x *binding) unbounded() {
-	if x.env.Unbounded == "error" && !x.lenient() {
+	if strings.EqualFold(x.env.Unbounded, "error") && !x.lenient() {
 		r := refuse("the statement reads ohlcv without a condition on symbol")
 		r.Hint = "Name a symbol (barkeep.symbols lists them), or set barkeep.unbounded to stored."
 		x.unplanned(ReasonNoSymbol, r)
@@ -158,6 +159,9 @@ func (x *binding) unknownValue(message, hint string) {
 }
 
 func (x *binding) requireSeries(r *reading, b box, series market.Series, e *evaluator) {
+	if x.stored {
+		return
+	}
 	n := x.needs[series]
 	if n == nil {
 		n = &need{}

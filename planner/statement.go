@@ -23,12 +23,18 @@ type statement struct {
 	prepare  *Prepared
 	// set is what the statement does to the settings that later statements of the text depend on.
 	set *pg.VariableSetStmt
-	// unsettles says that the settings after the statement are not known: the end of a transaction, DO, CALL, set_config.
+	// configs are what its calls of set_config do.
+	configs []change
+	// transaction is set where the statement begins or ends a transaction or a savepoint.
+	transaction *pg.TransactionStmt
+	// unsettles says that the settings after the statement are not known: the end of a transaction, DO, CALL.
 	unsettles bool
-	oids      []uint32
-	unsure    map[int32]bool
-	columns   map[string]bool
-	allCols   bool
+	// calls says that the statement is a CALL.
+	calls   bool
+	oids    []uint32
+	unsure  map[int32]bool
+	columns map[string]bool
+	allCols bool
 	// explained says that the statement is an EXPLAIN (BARKEEP), and misused what is wrong with its options.
 	explained bool
 	misused   *Refusal
@@ -76,15 +82,16 @@ func (a *analyzer) top(s *statement, root *pg.Node, text string, raw *pg.RawStmt
 	case *pg.Node_VariableSetStmt:
 		s.set = n.VariableSetStmt
 	case *pg.Node_TransactionStmt:
+		s.transaction = n.TransactionStmt
 		s.unsettles = n.TransactionStmt.GetKind() != pg.TransactionStmtKind_TRANS_STMT_BEGIN &&
 			n.TransactionStmt.GetKind() != pg.TransactionStmtKind_TRANS_STMT_START
 	case *pg.Node_DiscardStmt:
 		s.unsettles = true
 	case *pg.Node_DoStmt:
 		s.unsettles = true
-		a.doBlock(n.DoStmt)
+		a.doBlock(s, n.DoStmt)
 	case *pg.Node_CallStmt:
-		s.unsettles = true
+		s.unsettles, s.calls = true, true
 		a.subqueries(nil, &pg.Node{Node: &pg.Node_FuncCall{FuncCall: n.CallStmt.GetFunccall()}})
 	case *pg.Node_CreateTableAsStmt:
 		if n.CreateTableAsStmt.GetInto().GetSkipData() {
@@ -161,10 +168,13 @@ func explains(x *pg.ExplainStmt) (ours bool, wrong *Refusal) {
 	return ours, wrong
 }
 
-// doBlock hides a DO whose body may read ohlcv.
-func (a *analyzer) doBlock(d *pg.DoStmt) {
+// doBlock hides a DO whose body may read ohlcv, and notes one that may set barkeep's settings.
+func (a *analyzer) doBlock(s *statement, d *pg.DoStmt) {
 	for _, arg := range d.GetArgs() {
 		def := arg.GetDefElem()
+		if containsFold(def.GetArg().GetString_().GetSval(), ownPrefix) {
+			s.configs = append(s.configs, change{})
+		}
 		if body := def.GetArg().GetString_(); def.GetDefname() == "as" && (a.mentioned(body.GetSval()) || hasWord(body.GetSval(), "execute")) {
 			a.hide("it runs a DO block that may read ohlcv")
 		}

@@ -59,6 +59,10 @@ var (
 		Code: pgerrcode.FeatureNotSupported, Message: "settings change in the pipeline that reads ohlcv",
 		HintText: "Send Sync between the statement that changes settings and the one that reads ohlcv.",
 	}
+	errSettingsDiffer = &Error{
+		Code: pgerrcode.FeatureNotSupported, Message: "barkeep's settings change between statements of one Query that read ohlcv",
+		HintText: "Send the statements as Queries of their own.",
+	}
 	errUnsettled = &Error{
 		Code: pgerrcode.SerializationFailure, Message: "what the statement needs kept growing while it was fetched",
 		HintText: "Run the statement again.",

@@ -35,6 +35,7 @@ type need struct {
 	requirements []market.Requirement
 	columns      []string // in any order, some perhaps twice
 	all          bool     // all columns
+	set          settings // those the units read under
 	warnings     []string
 	reasons      []planner.Reason
 }
@@ -114,14 +115,14 @@ func (s *session) round(ctx context.Context, held *hold, round int) (bool, error
 	}
 	r := &s.reader
 	request := Request{
-		Requirements: what.requirements, Mode: r.settings.mode, Freshness: r.settings.freshness, MaxBars: r.settings.maxBars,
-		AskedBy: r.settings.role,
+		Requirements: what.requirements, Mode: what.set.mode, Freshness: what.set.freshness, MaxBars: what.set.maxBars,
+		AskedBy: what.set.role,
 	}
 	if r.settings.repeatable() && r.snapshotTaken && s.inTransaction() {
 		request.At = r.snapshotVersion
 	}
 	missing := int64(0)
-	if len(what.requirements) > 0 && r.settings.mode != "stored" {
+	if len(what.requirements) > 0 && what.set.mode != "stored" {
 		if missing, err = s.server.cfg.Coordinator.Missing(ctx, request); err != nil {
 			return false, err
 		}
@@ -169,6 +170,7 @@ func (s *session) blockFailed() bool {
 func (s *session) plan(ctx context.Context, held *hold) (need, error) {
 	env := s.env()
 	var out need
+	var under []planner.Own
 	for _, u := range held.units {
 		template := u.stmt.template(s.server.cache, env)
 		if template.Explains() {
@@ -183,11 +185,16 @@ func (s *session) plan(ctx context.Context, held *hold) (need, error) {
 		if !template.Reads() {
 			continue
 		}
-		if wrong := s.reader.settings.wrong; wrong != nil {
-			return need{}, wrong
-		}
 		u.args.Prepared = s.prepared(env)
 		plan, err := s.bindPlan(ctx, template, u.args, env, held.bracket)
+		for _, own := range plan.Under {
+			if !slices.Contains(under, own) {
+				under = append(under, own)
+			}
+		}
+		if _, wrong := s.under(plan.Under); wrong != nil {
+			return need{}, wrong
+		}
 		if err != nil {
 			if s.reader.trying {
 				return need{}, errWouldWait
@@ -205,7 +212,9 @@ func (s *session) plan(ctx context.Context, held *hold) (need, error) {
 		}
 	}
 	out.requirements = join(out.requirements)
-	return out, nil
+	var err error
+	out.set, err = s.under(under)
+	return out, err
 }
 
 // bindPlan plans one execution; a refusal is an error.

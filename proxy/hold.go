@@ -95,7 +95,7 @@ func (h *hold) begin(ctx context.Context, what need) (pass bool, err error) {
 	}
 	h.finish = append(h.finish, s.server.cfg.Metrics.hold(h.started))
 	h.noticed = h.started.Add(s.server.cfg.NoticeAfter - s.server.cfg.NoticeEvery)
-	until, stop := h.deadlines(ctx)
+	until, stop := h.deadlines(ctx, what.set)
 	until, cancel := context.WithCancelCause(until)
 	s.mu.Lock()
 	s.holdEnd = cancel
@@ -120,7 +120,7 @@ func (h *hold) begin(ctx context.Context, what need) (pass bool, err error) {
 }
 
 // deadlines are those that end a hold, each with its own cause.
-func (h *hold) deadlines(ctx context.Context) (context.Context, func()) {
+func (h *hold) deadlines(ctx context.Context, set settings) (context.Context, func()) {
 	r := &h.session.reader
 	var stops []context.CancelFunc
 	limit := func(at time.Time, cause error) {
@@ -128,7 +128,7 @@ func (h *hold) deadlines(ctx context.Context) (context.Context, func()) {
 		ctx, stop = context.WithDeadlineCause(ctx, at, cause) //nolint:fatcontext // at most three, one inside the other: each deadline has its own cause
 		stops = append(stops, stop)
 	}
-	limit(h.started.Add(r.settings.timeout), errHoldTimeout)
+	limit(h.started.Add(set.timeout), errHoldTimeout)
 	if t := r.settings.statementTimeout; t > 0 {
 		limit(h.started.Add(t), errStatementTimeout)
 	}

@@ -17,10 +17,12 @@ import (
 
 // settings are those of the user's session that matter here and that the upstream does not report by itself.
 type settings struct {
-	searchPath, isolation, role, messages, mode, unbounded     string
+	searchPath, isolation, role, messages, mode                string
 	statementTimeout, idleTimeout, transactionTimeout, timeout time.Duration
 	freshness                                                  time.Duration
 	maxBars                                                    int64
+	// own are barkeep's own as they are given; mode, timeout, freshness and maxBars are made of them.
+	own planner.Own
 	// wrong refuses each statement that reads ohlcv: PostgreSQL takes any value for a setting that it does not know, and a
 	// default in its place would be silent.
 	wrong *Error
@@ -88,16 +90,12 @@ func (s *session) readSettings(ctx context.Context) error {
 func notDigit(r rune) bool { return r < '0' || r > '9' }
 
 func (s *session) settingsOf(values map[string]string) settings {
-	cfg := s.server.cfg
 	out := settings{
 		searchPath: values["search_path"], isolation: values["transaction_isolation"], role: values["role"],
-		messages: values["client_min_messages"],
-		mode:     strings.ToLower(values["barkeep.mode"]), unbounded: strings.ToLower(values["barkeep.unbounded"]),
+		messages:           values["client_min_messages"],
 		statementTimeout:   duration(values["statement_timeout"]),
 		transactionTimeout: duration(values["transaction_timeout"]),
 		idleTimeout:        duration(values["idle_session_timeout"]),
-		timeout:            duration(values["barkeep.timeout"]),
-		freshness:          duration(values["barkeep.freshness"]),
 	}
 	if inBlock := duration(values["idle_in_transaction_session_timeout"]); inBlock > 0 && (out.idleTimeout == 0 || inBlock < out.idleTimeout) {
 		out.idleTimeout = inBlock
@@ -105,27 +103,69 @@ func (s *session) settingsOf(values map[string]string) settings {
 	if out.role == "" || out.role == "none" {
 		out.role = values["session_authorization"]
 	}
+	return s.withOwn(out, planner.Own{
+		Mode: values["barkeep.mode"], Unbounded: values["barkeep.unbounded"], Timeout: values["barkeep.timeout"],
+		MaxBars: values["barkeep.max_bars"], Freshness: values["barkeep.freshness"],
+	})
+}
+
+// withOwn returns the settings with barkeep's own as given.
+func (s *session) withOwn(out settings, own planner.Own) settings {
+	cfg := s.server.cfg
+	out.own, out.mode = own, strings.ToLower(own.Mode)
+	out.timeout, out.freshness = duration(own.Timeout), duration(own.Freshness)
 	if out.timeout <= 0 {
 		out.timeout = cfg.Timeout
 	}
 	var err error
-	if out.maxBars, err = strconv.ParseInt(values["barkeep.max_bars"], 10, 64); err != nil || out.maxBars <= 0 {
+	if out.maxBars, err = strconv.ParseInt(own.MaxBars, 10, 64); err != nil || out.maxBars <= 0 {
 		out.maxBars = cfg.MaxBars
 	}
-	out.wrong = wrongSetting(values)
+	out.wrong = wrongSetting(own)
 	return out
+}
+
+// under returns the settings under which ohlcv is read: the session's, but for those of barkeep that statements of the same
+// Query set before (PLANNER 8). A value that a setting cannot have is an error, as are statements that would have to be held
+// under settings that differ.
+func (s *session) under(plans []planner.Own) (settings, error) {
+	set := s.reader.settings
+	var held []settings
+	for _, own := range plans {
+		each := set
+		if own != set.own {
+			each = s.withOwn(set, own)
+		}
+		if each.wrong != nil {
+			return set, each.wrong
+		}
+		if each.mode != "stored" {
+			held = append(held, each)
+		}
+	}
+	switch {
+	case len(held) > 1:
+		return set, errSettingsDiffer
+	case len(held) == 1:
+		return held[0], nil
+	case len(plans) > 0:
+		return s.withOwn(set, plans[0]), nil
+	}
+	return set, nil
 }
 
 // ownSettings are barkeep's, each with what it may be and whether a text is that. The empty text is the default.
 var ownSettings = []struct {
-	name, allowed string
-	valid         func(string) bool
+	name    string
+	value   func(planner.Own) string
+	allowed string
+	valid   func(string) bool
 }{
-	{"barkeep.mode", "Available values: wait, partial, stored, strict.", oneOf("wait", "partial", "stored", "strict")},
-	{"barkeep.unbounded", "Available values: stored, error.", oneOf("stored", "error")},
-	{"barkeep.timeout", `A duration, such as "10min"; valid units are "us", "ms", "s", "min", "h", and "d".`, isDuration},
-	{"barkeep.freshness", `A duration, such as "15s"; valid units are "us", "ms", "s", "min", "h", and "d".`, isDuration},
-	{"barkeep.max_bars", "A whole number above 0.", func(text string) bool {
+	{"barkeep.mode", func(o planner.Own) string { return o.Mode }, "Available values: wait, partial, stored, strict.", oneOf("wait", "partial", "stored", "strict")},
+	{"barkeep.unbounded", func(o planner.Own) string { return o.Unbounded }, "Available values: stored, error.", oneOf("stored", "error")},
+	{"barkeep.timeout", func(o planner.Own) string { return o.Timeout }, `A duration, such as "10min"; valid units are "us", "ms", "s", "min", "h", and "d".`, isDuration},
+	{"barkeep.freshness", func(o planner.Own) string { return o.Freshness }, `A duration, such as "15s"; valid units are "us", "ms", "s", "min", "h", and "d".`, isDuration},
+	{"barkeep.max_bars", func(o planner.Own) string { return o.MaxBars }, "A whole number above 0.", func(text string) bool {
 		n, err := strconv.ParseInt(text, 10, 64)
 		return err == nil && n > 0
 	}},
@@ -141,9 +181,9 @@ func isDuration(text string) bool {
 }
 
 // wrongSetting returns the error for the first of barkeep's settings that has a value it cannot have, or nil.
-func wrongSetting(values map[string]string) *Error {
+func wrongSetting(own planner.Own) *Error {
 	for _, each := range ownSettings {
-		if text := values[each.name]; text != "" && !each.valid(text) {
+		if text := each.value(own); text != "" && !each.valid(text) {
 			return &Error{
 				Code: pgerrcode.InvalidParameterValue, Message: fmt.Sprintf("invalid value for parameter %q: %q", each.name, text),
 				HintText: each.allowed,
@@ -192,7 +232,7 @@ func (s *session) env() planner.Env {
 		TimeZone: params["TimeZone"], DateStyle: params["DateStyle"], IntervalStyle: params["IntervalStyle"],
 		ClientEncoding: params["client_encoding"], SearchPath: r.settings.searchPath,
 		NonStandardStrings: params["standard_conforming_strings"] == "off",
-		Mode:               r.settings.mode, Unbounded: r.settings.unbounded,
+		Own:                r.settings.own, Unsettled: r.blockEffects && s.inTransaction(),
 		Catalog: s.catalog(),
 	}
 }

@@ -62,3 +62,91 @@ func TestWrongSettings(t *testing.T) {
 	_, err = b.connect(t, nil).Exec(t.Context(), read)
 	require.Equal(t, "22023", code(err))
 }
+
+// TestSettingsInQuery: each statement of a Query is planned and held under what the statements before it set (PLANNER 8).
+func TestSettingsInQuery(t *testing.T) {
+	b := start(t, nil)
+	conn := b.connect(t, nil)
+	rows := func(sql string) (int, error) {
+		results, err := conn.PgConn().Exec(t.Context(), sql).ReadAll()
+		if err != nil {
+			_ = conn.PgConn().Exec(t.Context(), "rollback").Close()
+			return 0, err
+		}
+		return len(results[len(results)-1].Rows), nil
+	}
+	asked := func() []Request {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		defer func() { b.asked = nil }()
+		return b.asked
+	}
+	of := func(symbol string) string {
+		return "select ts from ohlcv where symbol = 'sim:" + symbol + "' and timeframe = '1m'"
+	}
+	// stored fetches nothing, and holds for that Query only where it is local.
+	for _, set := range []string{
+		"set local barkeep.mode = 'stored'", "set local barkeep.mode to Stored", "select set_config('barkeep.mode', 'stored', true)",
+	} {
+		n, err := rows(set + "; " + of("AUSD"))
+		require.NoError(t, err, set)
+		require.Zero(t, n, set)
+		require.Empty(t, asked(), set)
+	}
+	// Of two statements only the one that is not under stored is held.
+	n, err := rows(of("BUSD") + "; set barkeep.mode = 'stored'; " + of("AUSD"))
+	require.NoError(t, err)
+	require.Zero(t, n)
+	requests := asked()
+	require.Len(t, requests, 1)
+	require.Len(t, requests[0].Requirements, 1)
+	require.EqualValues(t, "sim:BUSD", requests[0].Requirements[0].Series.Symbol)
+	// A session under stored waits where the Query says so; before, bars that are missing were left out in silence.
+	n, err = rows("set barkeep.mode = 'wait'; set local barkeep.max_bars = 77; set local barkeep.freshness = '7s'; " + of("CUSD"))
+	require.NoError(t, err)
+	require.Equal(t, 10, n)
+	requests = asked()
+	require.Len(t, requests, 1)
+	require.EqualValues(t, 77, requests[0].MaxBars)
+	require.Equal(t, "7s", requests[0].Freshness.String())
+	require.Equal(t, "wait", requests[0].Mode)
+	// The end of a block takes SET LOCAL back.
+	n, err = rows("begin; set local barkeep.mode = 'stored'; commit; " + of("DUSD"))
+	require.NoError(t, err)
+	require.Equal(t, 10, n)
+	_, err = rows("begin; set local barkeep.mode = 'stored'")
+	require.NoError(t, err)
+	n, err = rows("commit; " + of("EUSD"))
+	require.NoError(t, err)
+	require.Equal(t, 10, n)
+	asked()
+	// What cannot have that value, what is not known beforehand, and holds that differ.
+	for sql, want := range map[string]string{
+		"set local barkeep.mode = 'sotred'; " + of("FUSD"):                                                              "22023",
+		"set local barkeep.max_bars = -1; " + of("FUSD"):                                                                "22023",
+		"set local barkeep.mode = 'x'; set local barkeep.mode = 'wait'; set local barkeep.timeout = 'y'; " + of("FUSD"): "22023",
+		"reset barkeep.mode; " + of("FUSD"):                                                                             "0A000",
+		"select set_config('barkeep.' || 'mode', 'stored', true); " + of("FUSD"):                                        "0A000",
+		of("FUSD") + "; set local barkeep.mode = 'partial'; " + of("FUSD"):                                              "0A000",
+	} {
+		_, err := rows(sql)
+		require.Equal(t, want, code(err), sql)
+		require.Empty(t, asked(), sql)
+	}
+	// A wrong value of the session's, mended in the Query.
+	_, err = rows("set barkeep.mode = 'x'")
+	require.NoError(t, err)
+	n, err = rows("set local barkeep.mode = 'wait'; " + of("GUSD"))
+	require.NoError(t, err)
+	require.Equal(t, 10, n)
+	// barkeep.timeout of the Query ends its hold.
+	_, err = rows("set barkeep.mode = 'wait'")
+	require.NoError(t, err)
+	b.mu.Lock()
+	b.block = make(chan struct{})
+	b.mu.Unlock()
+	_, err = rows("set local barkeep.timeout = '50ms'; " + of("HUSD"))
+	require.Equal(t, "57014", code(err))
+	_, err = rows("set local barkeep.timeout = 50; set local barkeep.mode = partial; " + of("HUSD"))
+	require.NoError(t, err)
+}
