@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"time"
 
@@ -96,8 +97,9 @@ func (s *Source) Listed(ctx context.Context, vendorID string, p source.Priority)
 	return source.Probe(ctx, s, vendorID, p, s.client.Now(), market.D1, market.H1, market.M1)
 }
 
-// Fetch asks for candles. start and end go together (CB1) and both are inclusive, so end is the open of the last bar. Rows
-// before the start are no error (CB1).
+// Fetch asks for candles. start and end go together (CB1). Whether a candle that opens at end belongs to the answer is not
+// known, and the last bar of each page hangs on it: end is a second before the next bar, which serves either way. Should the
+// vendor round it up, the row of the next bar is none of the answer. Rows before the start are no error (CB1).
 func (s *Source) Fetch(ctx context.Context, q source.Query) (source.Answer, error) {
 	if err := s.info.Check(Name, &q); err != nil {
 		return source.Answer{}, err
@@ -107,7 +109,7 @@ func (s *Source) Fetch(ctx context.Context, q source.Query) (source.Answer, erro
 	r, err := s.client.Get(ctx, op, "/products/"+q.VendorID+"/candles", url.Values{
 		"granularity": {strconv.FormatInt(int64(tf.Step()/time.Second), 10)},
 		"start":       {q.Range.Start.Time().Format(time.RFC3339)},
-		"end":         {tf.Add(q.Range.End, -1).Time().Format(time.RFC3339)},
+		"end":         {(q.Range.End - second).Time().Format(time.RFC3339)},
 	}, q.Priority)
 	if err != nil {
 		return source.Answer{}, err
@@ -123,7 +125,9 @@ func (s *Source) Fetch(ctx context.Context, q source.Query) (source.Answer, erro
 		err := fmt.Errorf("%w: %d rows where at most %d were asked for: some may be cut", source.ErrAnswer, len(bars), tf.Count(q.Range))
 		return source.Answer{}, source.Unusable(Name, op, err)
 	}
-	a := source.Answer{Sent: r.Sent, Skew: r.Skew}
+	rows := len(bars)
+	bars = slices.DeleteFunc(bars, func(b market.Bar) bool { return b.TS == q.Range.End })
+	a := source.Answer{Sent: r.Sent, Skew: r.Skew, Dropped: rows - len(bars)}
 	if err := source.Rows(&a, &q, bars, true); err != nil {
 		return source.Answer{}, source.Unusable(Name, op, err)
 	}

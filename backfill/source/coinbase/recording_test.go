@@ -2,8 +2,11 @@ package coinbase_test
 
 import (
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -38,6 +41,47 @@ func candles(first int64, n int) string {
 		fmt.Fprintf(&text, ",[%d,1,1,1,1,1]", first+int64(i)*60)
 	}
 	return "[" + text.String()[1:] + "]"
+}
+
+// The candle that opens at end is given, or not, or end is rounded up: each time the page has all its bars, none is reported
+// absent that is there, and an empty range is no error.
+func TestEndOfTheRange(t *testing.T) {
+	t.Parallel()
+	const start, bars = 1704067200, 10
+	for name, last := range map[string]func(end int64) int64{
+		"inclusive":  func(end int64) int64 { return end },
+		"exclusive":  func(end int64) int64 { return end - 1 },
+		"rounded up": func(end int64) int64 { return (end + 59) / 60 * 60 },
+	} {
+		for first := range map[int64]bool{start: true, start + 60*bars: true} { // from the start on, or not before the end
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				end, err := time.Parse(time.RFC3339, r.URL.Query().Get("end"))
+				if err != nil {
+					http.Error(w, "{}", http.StatusBadRequest)
+					return
+				}
+				rows := []string{}
+				for at := first; at <= last(end.Unix()); at += 60 {
+					rows = append(rows, fmt.Sprintf("[%d,1,1,1,1,1]", at))
+				}
+				_, _ = fmt.Fprintf(w, "[%s]", strings.Join(rows, ","))
+			}))
+			t.Cleanup(server.Close)
+			s, err := coinbase.New(source.Config{URL: server.URL})
+			require.NoError(t, err)
+			at := market.Instant(start * 1e6)
+			a, err := s.Fetch(t.Context(), source.Query{
+				VendorID: "BTC-USD", Series: market.Series{Symbol: "coinbase:BTCUSD", Timeframe: market.M1},
+				Range: market.Range{Start: at, End: market.M1.Add(at, bars)},
+			})
+			require.NoError(t, err, name)
+			want := bars
+			if first > start {
+				want = 0
+			}
+			require.Len(t, a.Bars, want, name)
+		}
+	}
 }
 
 // CB1: a candle may precede the start. The order of the rows is not relied on, and neither is which end is cut where the
