@@ -24,6 +24,8 @@ func (s *Store) Skew() Skew { return *s.clock.Load() }
 
 // compareClocks notes how far the database's clock is from ours.
 func (s *Store) compareClocks(ctx context.Context, q querier) error {
+	ctx, cancel := soon(ctx)
+	defer cancel()
 	sent := s.config.Now()
 	rows, err := q.Query(ctx, `SELECT clock_timestamp()`)
 	if err != nil {

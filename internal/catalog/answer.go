@@ -24,6 +24,8 @@ func (c *Catalog) Answer(ctx context.Context, env planner.Env, questions []plann
 	if len(questions) == 0 {
 		return answers, nil
 	}
+	ctx, cancel := soon(ctx)
+	defer cancel()
 	conn, err := c.pool.Acquire(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("connect to the database: %w", err)

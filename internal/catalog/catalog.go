@@ -2,6 +2,7 @@ package catalog
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -13,6 +14,18 @@ import (
 
 	"barkeep/planner"
 )
+
+// answerTime bounds a question to the database: a statement waits for it, and a server that is gone does not say so.
+const answerTime = 5 * time.Second
+
+var errNoAnswer = errors.New("the database does not answer")
+
+// loadTime is answerTime for the closure, which is larger.
+const loadTime = 2 * answerTime
+
+func soon(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, answerTime, errNoAnswer)
+}
 
 // pollEvery is how often the fingerprint is read.
 const pollEvery = 2 * time.Second
@@ -94,6 +107,8 @@ func (c *Catalog) Run(ctx context.Context) error {
 func (c *Catalog) Refresh(ctx context.Context) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	ctx, cancel := context.WithTimeoutCause(ctx, loadTime, errNoAnswer)
+	defer cancel()
 	var fingerprint string
 	if err := c.pool.QueryRow(ctx, fingerprintSQL).Scan(&fingerprint); err != nil {
 		return fmt.Errorf("read catalog fingerprint: %w", err)

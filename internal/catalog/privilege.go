@@ -71,6 +71,8 @@ func (c *Catalog) MayRead(ctx context.Context, role string, columns []string, re
 	if ok && now.Before(known.until) {
 		return known.may, nil
 	}
+	ctx, cancel := soon(ctx)
+	defer cancel()
 	rows, err := c.pool.Query(ctx, mayReadSQL, role, relation, columns)
 	if err != nil {
 		return false, fmt.Errorf("check the right to read %s: %w", relation, err)

@@ -114,6 +114,10 @@ func (d *DB) Keep(tb testing.TB) (comeBack func()) {
 	return func() {
 		tb.Helper()
 		run(append(refuse, "drop database "+name, "alter database "+kept+" rename to "+name, "alter database "+name+" allow_connections true")...)
+		// A copy has not its database's settings; a server that came back has.
+		if err := onConn(tb.Context(), d.URL, func(conn *pgx.Conn) error { return schema.Migrate(tb.Context(), conn) }); err != nil {
+			tb.Fatalf("settle the copy of a database: %v", err)
+		}
 	}
 }
 

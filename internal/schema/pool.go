@@ -34,12 +34,16 @@ func PoolConfig(dsn string) (*pgxpool.Config, error) {
 	serviceSettings(config.ConnConfig)
 	config.AfterConnect = (&sameServer{}).check
 	config.PingTimeout = pingTimeout
+	config.ConnConfig.ConnectTimeout = min(config.ConnConfig.ConnectTimeout, connectTimeout)
 	return config, nil
 }
 
 // pingTimeout is how long a connection that was idle may take to say that it is still there; one whose other end is gone
 // without a word, as after a failover, does not say so itself.
 const pingTimeout = 2 * time.Second
+
+// connectTimeout bounds the making of a connection, where the address does not bound it closer.
+const connectTimeout = 5 * time.Second
 
 func serviceSettings(config *pgx.ConnConfig) {
 	settings := map[string]string{
