@@ -13,6 +13,17 @@ const maxArray = 2000
 
 // array is op ANY and op ALL over a constant array.
 func (b *bounder) array(p *pred) truth {
+	if items := p.right.constant.GetList().GetItems(); p.left.fn != nil && p.kind == predAny && len(items) <= maxBoxes {
+		out := truth{f: everything()}
+		for _, item := range items {
+			t, ok := b.compareDerived(&pred{kind: predCompare, op: p.op, left: p.left, right: operand{constant: item}})
+			if !ok {
+				return unknownTruth()
+			}
+			out = out.or(t)
+		}
+		return out
+	}
 	if !b.keyColumn(p.left) || p.right.constant == nil {
 		return unknownTruth()
 	}

@@ -118,6 +118,9 @@ var flipped = map[string]string{ //nolint:gochecknoglobals // a table
 }
 
 func (b *bounder) compare(p *pred) truth {
+	if t, ok := b.compareDerived(p); ok {
+		return t
+	}
 	op, left, right := p.op, p.left, p.right
 	if !b.keyColumn(left) {
 		op, left, right = flipped[op], right, left

@@ -203,13 +203,16 @@ func (a *analyzer) operandOf(l *level, node *pg.Node) operand {
 	case *pg.Node_TypeCast:
 		column := n.TypeCast.GetArg().GetColumnRef()
 		oid, ok := castOID(n.TypeCast.GetTypeName())
-		if column == nil || !ok {
+		if column == nil || !ok || oid == oidDate || oid == oidTimestamp {
 			break
 		}
 		if o := a.resolve(l, column.GetFields()); len(o.refs) > 0 && o.cast == 0 {
 			o.cast = oid
 			return o
 		}
+	}
+	if refs, d, ok := a.derive(l, node, 0); ok && (len(d.steps) > 0 || d.kind == kindInt) {
+		return operand{refs: refs, cast: castDerived, fn: &d}
 	}
 	return operand{constant: node}
 }

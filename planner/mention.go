@@ -71,6 +71,17 @@ func refersTo(node proto.Message, tainted map[string]bool) bool {
 	return found
 }
 
+// anyColumn reports whether an expression names a column, whatever it is.
+func anyColumn(node proto.Message) bool {
+	found := false
+	walk(node, func(m proto.Message) bool {
+		_, is := m.(*pg.ColumnRef)
+		found = found || is
+		return !found
+	})
+	return found
+}
+
 // taintedRef reports whether a column is one of the names; * counts.
 func taintedRef(c *pg.ColumnRef, tainted map[string]bool) bool {
 	fields := c.GetFields()

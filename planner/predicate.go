@@ -28,7 +28,12 @@ type operand struct {
 	refs     []ref
 	constant *pg.Node
 	cast     uint32 // the type the column was cast to, zero for none
+	// fn is what is made of the column, where cast is castDerived.
+	fn *derived
 }
+
+// castDerived is no type: the operand is a function of the column.
+const castDerived = 1
 
 func (o operand) of(it *item) (string, bool) {
 	for _, r := range o.refs {
@@ -97,7 +102,7 @@ func (o operand) rewrite(f func(ref) operand) operand {
 	if len(o.refs) == 0 {
 		return o
 	}
-	out := operand{cast: o.cast}
+	out := operand{cast: o.cast, fn: o.fn}
 	for _, r := range o.refs {
 		out.refs = append(out.refs, f(r).refs...)
 	}

@@ -170,7 +170,7 @@ func (s shape) keep(o operand) operand {
 	if !s.grouped {
 		return o
 	}
-	out := operand{cast: o.cast}
+	out := operand{cast: o.cast, fn: o.fn}
 	for _, r := range o.refs {
 		if slices.Contains(s.keys, r) {
 			out.refs = append(out.refs, r)

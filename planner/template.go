@@ -257,6 +257,12 @@ func noteUses(p *pred, it *item, uses map[*pg.ParamRef]uint32) {
 	switch {
 	case col == colTS && left.cast == 0:
 		one, many = oidTimestamptz, oidTimestamptzArray
+	case col == colTS && left.fn != nil:
+		oid := map[kind]uint32{kindTimestamptz: oidTimestamptz, kindTimestamp: oidTimestamp, kindDate: oidDate}[left.fn.kind]
+		if oid == 0 {
+			return
+		}
+		one, many = oid, 0
 	case left.cast != 0 || (col != colSymbol && col != colTimeframe):
 		return
 	}

@@ -30,7 +30,7 @@ func (a *analyzer) linksOf(it *item, quals []*pred) []link {
 					continue
 				}
 				for _, other := range side.others.refs {
-					if from, ok := a.origins(other, 0); ok && other.item != it && comparable(col, from) {
+					if from, ok := a.origins(other, 0); ok && other.item != it && allOf(from, col) {
 						links = append(links, link{col, side.op, from})
 					}
 				}
@@ -40,9 +40,9 @@ func (a *analyzer) linksOf(it *item, quals []*pred) []link {
 	return links
 }
 
-// comparable reports whether the columns are ts like col, or both are names.
-func comparable(col string, from []ref) bool {
-	return !slices.ContainsFunc(from, func(r ref) bool { return r.col != col })
+// allOf reports whether all are columns of that name.
+func allOf(list []ref, col string) bool {
+	return !slices.ContainsFunc(list, func(r ref) bool { return r.col != col })
 }
 
 // origins returns columns of scans such that each value of the column, unless null, is one that a column among them has in a

@@ -1,0 +1,303 @@
+package planner
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	pg "github.com/pganalyze/pg_query_go/v6"
+
+	"barkeep/internal/market"
+)
+
+// compareDerived bounds ts by a comparison of a function of it with a constant; false where the predicate is none.
+func (b *bounder) compareDerived(p *pred) (truth, bool) {
+	op, left, right := p.op, p.left, p.right
+	if left.fn == nil {
+		op, left, right = flipped[op], right, left
+	}
+	col, ours := left.of(b.scan)
+	if left.fn == nil || !ours || col != colTS || right.constant == nil || op == "" {
+		return truth{}, false
+	}
+	return b.derivedValue(*left.fn, op, right.constant), true
+}
+
+func (b *bounder) derivedValue(d derived, op string, node *pg.Node) truth {
+	v, d := b.comparand(d, node)
+	switch {
+	case v.null:
+		return truth{n: everything()}
+	case v.kind == kindOpaque:
+		return b.opaqueTime(node)
+	}
+	is, not := compareTimes(op, v.lo, v.hi)
+	for _, s := range slices.Backward(d.steps) {
+		var ok, ok2 bool
+		is, ok = b.preimage(s, is)
+		not, ok2 = b.preimage(s, not)
+		if !ok || !ok2 {
+			return b.opaqueTime(s.arg)
+		}
+	}
+	return truth{t: timesIn(is), f: timesIn(not)}
+}
+
+func (b *bounder) opaqueTime(node *pg.Node) truth {
+	b.vague[colTS] = true
+	if node != nil {
+		b.culprit[colTS] = node
+	}
+	return unknownTruth()
+}
+
+// comparand evaluates what a derived is compared with, on the line of the derived's results; where PostgreSQL converts the
+// derived for it, the one returned has that step too.
+func (b *bounder) comparand(d derived, node *pg.Node) (value, derived) {
+	if d.kind == kindTimestamptz {
+		return b.time(node), d
+	}
+	v := b.eval(node)
+	switch {
+	case v.null:
+		return v, d
+	case d.kind == kindInt:
+		const most = int64(1) << 40
+		if v.kind != kindInt || v.n > most || v.n < -most {
+			return value{}, d
+		}
+		return instant(kindInt, market.Instant(v.n)*secondMicros), d
+	case v.kind == kindUnknown:
+		return b.convert(v, d.kind), d
+	case v.kind == kindDate || v.kind == kindTimestamp:
+		return v, d
+	case v.kind == kindTimestamptz:
+		return v, d.instant()
+	}
+	return value{}, d
+}
+
+const secondMicros = market.Instant(time.Second / time.Microsecond)
+
+// preimage returns what a step may map into the set; it may be larger. It is false where the step's constants are not known.
+func (e *evaluator) preimage(s step, set market.RangeSet) (market.RangeSet, bool) {
+	f, ok := e.inverse(s)
+	if !ok {
+		return nil, false
+	}
+	out := make([]market.Range, 0, len(set))
+	for _, r := range set {
+		start, _ := f(r.Start)
+		_, end := f(r.End)
+		if r.Start == market.NegInf {
+			start = market.NegInf
+		}
+		if r.End == market.PosInf {
+			end = market.PosInf
+		}
+		out = append(out, market.Range{Start: start, End: end})
+	}
+	return market.NewRangeSet(out...), true
+}
+
+// inverse returns a function that gives, for a point on the line of a step's results, the least and the greatest argument at
+// which the results may pass it: from there on no result lies before the point, up to there none at or after it.
+func (e *evaluator) inverse(s step) (func(market.Instant) (least, most market.Instant), bool) {
+	switch s.kind {
+	case stepToWall:
+		return func(i market.Instant) (least, most market.Instant) {
+			low, high := e.offsets(s.zone, i)
+			return i.Shift(-high), i.Shift(-low)
+		}, true
+	case stepToInstant:
+		return func(i market.Instant) (least, most market.Instant) {
+			low, high := e.offsets(s.zone, i)
+			return i.Shift(low), i.Shift(high)
+		}, true
+	case stepFloor:
+		return e.unitStart(s)
+	case stepBucket:
+		return e.bucketStart(s)
+	case stepShift:
+		return e.unshift(s)
+	}
+	return nil, false
+}
+
+func exactly(f func(market.Instant) market.Instant) func(market.Instant) (market.Instant, market.Instant) {
+	return func(i market.Instant) (least, most market.Instant) {
+		if !i.IsInf() {
+			i = f(i)
+		}
+		return i, i
+	}
+}
+
+// unitStart is the inverse of date_trunc: the first start of a unit that is not before the point.
+func (e *evaluator) unitStart(s step) (func(market.Instant) (least, most market.Instant), bool) {
+	unit := e.eval(s.arg)
+	if unit.null || unit.kind != kindUnknown && unit.kind != kindText {
+		return nil, false
+	}
+	u, ok := units[strings.ToLower(unit.text)]
+	if !ok {
+		return nil, false
+	}
+	return exactly(func(i market.Instant) market.Instant {
+		if start := u.floor(i); start != i {
+			return u.next(start)
+		}
+		return i
+	}), true
+}
+
+// unit is what date_trunc cuts to.
+type unit struct {
+	floor, next func(market.Instant) market.Instant
+}
+
+var units = map[string]unit{ //nolint:gochecknoglobals // a table
+	"second": every(secondMicros), "minute": unitOf(market.M1), "hour": unitOf(market.H1), "day": unitOf(market.D1), "week": unitOf(market.W1),
+	"month": unitOf(market.Mo1), "quarter": months(3), "year": months(12),
+}
+
+func unitOf(tf market.Timeframe) unit { return unit{tf.Floor, tf.Next} }
+
+// every is a unit of fixed length, counted from 1970.
+func every(width market.Instant) unit {
+	floor := func(i market.Instant) market.Instant { return floorTo(i, width, 0) }
+	return unit{floor, func(i market.Instant) market.Instant { return floor(i) + width }}
+}
+
+func floorTo(i, width, origin market.Instant) market.Instant {
+	past := (i - origin) % width
+	if past < 0 {
+		past += width
+	}
+	return i - past
+}
+
+// months is a unit of n months, counted from a January.
+func months(n int) unit {
+	floor := func(i market.Instant) market.Instant {
+		t := i.Time()
+		month := (int(t.Month()) - 1) / n * n
+		return market.FromTime(time.Date(t.Year(), time.Month(month+1), 1, 0, 0, 0, 0, time.UTC))
+	}
+	return unit{floor, func(i market.Instant) market.Instant {
+		t := floor(i).Time()
+		return market.FromTime(time.Date(t.Year(), t.Month()+time.Month(n), 1, 0, 0, 0, 0, time.UTC))
+	}}
+}
+
+// bucketOrigin is where time_bucket counts days and shorter widths from: Monday, 2000-01-03.
+var bucketOrigin = market.FromTime(time.Date(2000, time.January, 3, 0, 0, 0, 0, time.UTC)) //nolint:gochecknoglobals // a constant
+
+// bucketStart is the inverse of time_bucket, date_bin and floor.
+func (e *evaluator) bucketStart(s step) (func(market.Instant) (least, most market.Instant), bool) {
+	width, origin := e.bucketWidth(s), bucketOrigin
+	if s.seconds {
+		origin = 0
+	}
+	if s.origin != nil {
+		v := e.eval(s.origin)
+		if v.kind == kindUnknown && !v.null {
+			v = e.convert(v, kindTimestamptz)
+			if !e.env.utc() {
+				return nil, false // of which type it is decides how it is read
+			}
+		}
+		if v.null || !v.isTime() || v.lo != v.hi || v.lo.IsInf() {
+			return nil, false
+		}
+		origin = v.lo
+	}
+	if width <= 0 {
+		return nil, false
+	}
+	return exactly(func(i market.Instant) market.Instant {
+		start := floorTo(i, width, origin)
+		if start != i {
+			start += width
+		}
+		return start
+	}), true
+}
+
+// bucketWidth returns the width of a bucket in microseconds, zero where it is not known or not fixed.
+func (e *evaluator) bucketWidth(s step) market.Instant {
+	const most = 400 * 24 * time.Hour
+	v := e.eval(s.arg)
+	if s.seconds {
+		if v.kind != kindInt || v.null || v.n <= 0 || v.n > int64(most/time.Second) {
+			return 0
+		}
+		return market.Instant(v.n) * secondMicros
+	}
+	if v.kind == kindUnknown && !v.null {
+		v = e.convert(v, kindInterval)
+	}
+	if v.kind != kindInterval || v.null || v.span.months != 0 || v.span.days < 0 || v.span.days > 400 || v.span.rest < 0 || v.span.rest > most {
+		return 0
+	}
+	return market.Instant(v.span.days)*dayMicros + market.Instant(v.span.rest/time.Microsecond)
+}
+
+// unshift is the inverse of adding an interval. Months are not monotone, days have a zone's length (PLANNER 14).
+func (e *evaluator) unshift(s step) (func(market.Instant) (least, most market.Instant), bool) {
+	v := e.eval(s.arg)
+	switch {
+	case v.null:
+		return nil, false
+	case s.days && v.kind == kindInt && abs(v.n) < 1e6:
+		v = value{kind: kindInterval, span: span{days: v.n}}
+	case v.kind == kindUnknown && !s.minus:
+		v = e.convert(v, kindInterval)
+	}
+	if v.kind != kindInterval {
+		return nil, false
+	}
+	back := v.span
+	if !s.minus {
+		back = back.negate()
+	}
+	slack := time.Duration(0)
+	if back.months != 0 {
+		slack += monthSlack
+	}
+	if (back.days != 0 || back.months != 0) && !s.days && !e.env.utc() {
+		slack += zoneShift
+	}
+	return func(i market.Instant) (least, most market.Instant) {
+		i = addSpan(i, back)
+		return i.Shift(-slack), i.Shift(slack)
+	}, true
+}
+
+// zoneShift is more than any zone's clock was ever set by at once.
+const zoneShift = 25 * time.Hour
+
+// offsets returns the least and the greatest distance of a zone's clock from UTC around an instant, whether that is read as an
+// instant or as the zone's own clock. What the database has to be asked is as far as can be until it has answered.
+func (e *evaluator) offsets(zone *pg.Node, around market.Instant) (least, most time.Duration) {
+	name := e.env.TimeZone
+	known := e.env.zoneKnown
+	if zone != nil {
+		v := e.eval(zone)
+		name, known = v.text, !v.null && (v.kind == kindUnknown || v.kind == kindText)
+	}
+	switch {
+	case around.IsInf() || known && isUTC(name) && (zone == nil || name != ""):
+		return 0, 0
+	case !known || !e.env.known || around.Time().Year() < 1 || around.Time().Year() > 9999:
+		return -farZone, farZone
+	}
+	point := "timestamptz '" + timeLiteral(market.H1.Floor(around)) + "Z'" // so that near points share a question
+	series := " FROM generate_series(" + point + " - interval '30 hours', " + point + " + interval '30 hours', interval '15 minutes') g)"
+	clock := "(g AT TIME ZONE " + quote(name) + ") - (g AT TIME ZONE 'UTC')"
+	low, high := e.answer("(SELECT min("+clock+")"+series, kindInterval), e.answer("(SELECT max("+clock+")"+series, kindInterval)
+	if low.kind != kindInterval || high.kind != kindInterval || low.null || high.null {
+		return -farZone, farZone
+	}
+	return time.Duration(low.lo) * time.Microsecond, time.Duration(high.lo) * time.Microsecond
+}
