@@ -107,9 +107,9 @@ func TestMetricsAfterTraffic(t *testing.T) {
 	page := httpGet(ctx, t, status+"/")
 	require.Contains(t, page, s.db.Pool.Config().ConnConfig.Database, "the session is on the page")
 	var got map[string]float64
-	require.Eventually(t, func() bool { // a job ends after the statement that it was made for
+	require.Eventually(t, func() bool { // a job ends after the statement that it was made for, and is counted after that
 		got = metricsOf(t, httpGet(ctx, t, status+"/metrics"))
-		return got[`barkeep_jobs{state="done"}`] == 1 && got["barkeep_consumer_lag_records"] == 0
+		return got[`barkeep_jobs{state="done"}`] == 1 && got["barkeep_consumer_lag_records"] == 0 && got["barkeep_consumer_pages_total"] > 0
 	}, 10*time.Second, 20*time.Millisecond)
 	for _, want := range []string{
 		"barkeep_proxy_sessions", `barkeep_proxy_statements_total{outcome="held"}`, `barkeep_proxy_statements_total{outcome="covered"}`,

@@ -83,6 +83,27 @@ func TestServe(t *testing.T) {
 	require.Error(t, conn.Ping(ctx), "an idle session is told to go")
 }
 
+// TestServe_PlainTable is the same on a database without TimescaleDB: an ordinary table, and a time_bucket of barkeep's own.
+func TestServe_PlainTable(t *testing.T) {
+	t.Parallel()
+	plain := dbtest.NewPlain(t)
+	s := startStack(t, t.TempDir(), func(cfg *Config) { cfg.Upstream.URL = plain.URL })
+	s.db = plain
+	conn := connect(t, s.clientURL())
+	const hours = `select count(*), sum(n) from (select time_bucket('1 hour', ts), count(*) n from ohlcv
+		where symbol='sim:BTCUSD' and timeframe='1m' and ts >= '2024-01-01Z' and ts < '2024-01-02Z' group by 1) x`
+	for range 2 {
+		var buckets, bars, jobs int
+		require.NoError(t, conn.QueryRow(t.Context(), hours).Scan(&buckets, &bars))
+		require.Equal(t, []int{24, 1440}, []int{buckets, bars})
+		require.NoError(t, plain.Pool.QueryRow(t.Context(), `select count(*) from barkeep.job`).Scan(&jobs))
+		require.Equal(t, 1, jobs)
+	}
+	var children int
+	require.NoError(t, plain.Pool.QueryRow(t.Context(), `select count(*) from pg_inherits where inhparent = 'public.ohlcv'::regclass`).Scan(&children))
+	require.Zero(t, children, "no hypertable")
+}
+
 func httpGet(ctx context.Context, t *testing.T, address string) string {
 	t.Helper()
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 10 * time.Second}
