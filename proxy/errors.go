@@ -5,13 +5,12 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
-	"io"
 	"log/slog"
-	"net"
 
 	"github.com/jackc/pgerrcode"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
+
+	"barkeep/internal/schema"
 )
 
 // Error is what a client is told.
@@ -92,7 +91,8 @@ func publicError(ctx context.Context, log *slog.Logger, err error) *Error {
 		error
 		SQLState() string
 	}
-	if errors.As(err, &coded) && len(coded.SQLState()) == 5 {
+	lost := schema.Lost(err)
+	if !lost && errors.As(err, &coded) && len(coded.SQLState()) == 5 {
 		public := &Error{Code: coded.SQLState(), Message: coded.Error()}
 		var hinted interface{ Hint() string }
 		if errors.As(err, &hinted) {
@@ -104,21 +104,13 @@ func publicError(ctx context.Context, log *slog.Logger, err error) *Error {
 	_, _ = rand.Read(id)
 	name := hex.EncodeToString(id)
 	log.ErrorContext(ctx, "statement failed", slog.String("error_id", name), slog.Any("error", err))
-	if lostDatabase(err) {
+	if lost {
 		return &Error{
 			Code: pgerrcode.IOError, Message: "barkeep cannot reach its database (" + name + ")",
 			HintText: "Run the statement again; the log of barkeep has the cause under this id.",
 		}
 	}
 	return &Error{Code: pgerrcode.InternalError, Message: "internal error " + name, HintText: "The log of barkeep has the cause under this id."}
-}
-
-// lostDatabase reports whether one of the service's own connections, or the making of one, is the cause.
-func lostDatabase(err error) bool {
-	var network net.Error
-	var connect *pgconn.ConnectError
-	return errors.As(err, &network) || errors.As(err, &connect) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
-		errors.Is(err, net.ErrClosed) || errors.Is(err, context.DeadlineExceeded)
 }
 
 // encode returns the error as an ErrorResponse.

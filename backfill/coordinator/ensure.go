@@ -51,14 +51,11 @@ func (c *Coordinator) Ensure(ctx context.Context, req Request, progress func(mar
 		return nil, nil
 	}
 	now := c.now()
-	if !c.config.Coverage.Valid() {
-		if err := c.config.Coverage.Refresh(ctx); err != nil {
-			return nil, fmt.Errorf("refresh coverage: %w", err)
+	if c.config.Coverage.Valid() {
+		index := c.Snapshot()
+		if c.covered(index, &req, now) && (req.At == nil || c.covered(req.At, &req, now)) {
+			return nil, nil
 		}
-	}
-	index := c.Snapshot()
-	if c.covered(index, &req, now) && (req.At == nil || c.covered(req.At, &req, now)) {
-		return nil, nil
 	}
 	return c.fill(ctx, req, now, progress)
 }
@@ -200,21 +197,9 @@ func (f *filling) loop(ctx context.Context) error {
 	for {
 		// The channel is taken before the look: coverage that comes between the two closes it.
 		changed := f.c.config.Coverage.Changed()
-		missing, err := f.look(ctx)
-		if err != nil {
+		missing, err := f.patiently(ctx, f.step)
+		if err != nil || missing == 0 {
 			return err
-		}
-		if missing == 0 {
-			if f.c.config.Coverage.Valid() {
-				return nil
-			}
-			// Removals may not be seen late: outside the lease the database is asked.
-			if err := f.c.config.Coverage.Refresh(ctx); err != nil {
-				return fmt.Errorf("refresh coverage: %w", err)
-			}
-			if missing, err = f.look(ctx); err != nil || missing == 0 {
-				return err
-			}
 		}
 		f.machine.To(actor.Notifying)
 		f.meter.see(f.parts[0].series, missing)
@@ -239,6 +224,24 @@ func (f *filling) loop(ctx context.Context) error {
 		}
 		f.machine.To(actor.Active)
 		f.machine.To(actor.Processing)
+	}
+}
+
+// step is look in an index that may be relied on where nothing is missing: removals may not be seen late, so that outside the
+// lease the database is asked.
+func (f *filling) step(ctx context.Context) (missing int64, err error) {
+	if !f.c.config.Coverage.Valid() {
+		if err := f.c.config.Coverage.Refresh(ctx); err != nil {
+			return 0, fmt.Errorf("refresh coverage: %w", err)
+		}
+	}
+	for {
+		if missing, err = f.look(ctx); err != nil || missing > 0 || f.c.config.Coverage.Valid() {
+			return missing, err
+		}
+		if err := f.c.config.Coverage.Refresh(ctx); err != nil {
+			return 0, fmt.Errorf("refresh coverage: %w", err)
+		}
 	}
 }
 

@@ -112,7 +112,13 @@ func (f *filling) submit(ctx context.Context, index *coverage.Index, p *part, ga
 			made = append(made, j)
 		}
 	}
-	return f.c.publish(ctx, made, f.req.AskedBy, p.binding)
+	err := f.c.publish(ctx, made, f.req.AskedBy, p.binding)
+	if err != nil {
+		for _, j := range made { // they were never submitted: that is no round in which they brought nothing
+			p.drop(f.c.jobs, j, f.wake)
+		}
+	}
+	return err
 }
 
 // poke has this filling look again, without what was excused.

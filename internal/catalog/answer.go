@@ -24,11 +24,17 @@ func (c *Catalog) Answer(ctx context.Context, env planner.Env, questions []plann
 	if len(questions) == 0 {
 		return answers, nil
 	}
-	ctx, cancel := soon(ctx)
-	defer cancel()
+	err := whileLost(ctx, func(ctx context.Context) error { return c.answer(ctx, env, questions, answers) })
+	if err != nil {
+		return nil, err
+	}
+	return answers, nil
+}
+
+func (c *Catalog) answer(ctx context.Context, env planner.Env, questions []planner.Question, answers planner.Answers) error {
 	conn, err := c.pool.Acquire(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("connect to the database: %w", err)
+		return fmt.Errorf("connect to the database: %w", err)
 	}
 	defer conn.Release()
 	// An error rolls the whole round trip back; what was asked until then is known, and the rest is asked anew.
@@ -39,12 +45,12 @@ func (c *Catalog) Answer(ctx context.Context, env planner.Env, questions []plann
 		}
 		var refused *pgconn.PgError
 		if !errors.As(err, &refused) || n < 0 || transient(refused.Code) {
-			return nil, fmt.Errorf("ask the database for constants: %w", err)
+			return fmt.Errorf("ask the database for constants: %w", err)
 		}
 		answers[rest[n].Key] = planner.Failed(refused.Code)
 		rest = rest[n+1:]
 	}
-	return answers, nil
+	return nil
 }
 
 // ask returns the index of the question that failed, or -1 where the settings did.

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"barkeep/internal/schema"
 	"barkeep/planner"
 )
 
@@ -23,9 +24,25 @@ var errNoAnswer = errors.New("the database does not answer")
 // loadTime is answerTime for the closure, which is larger.
 const loadTime = 2 * answerTime
 
-func soon(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeoutCause(ctx, answerTime, errNoAnswer)
+// whileLost asks again until the error is none of the connection's, within answerTime: the connections that a server broke
+// as it started again are found out one by one.
+func whileLost(ctx context.Context, ask func(context.Context) error) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, answerTime, errNoAnswer)
+	defer cancel()
+	for {
+		err := ask(ctx)
+		if !schema.Lost(err) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(askAgain):
+		}
+	}
 }
+
+const askAgain = 50 * time.Millisecond
 
 // pollEvery is how often the fingerprint is read.
 const pollEvery = 2 * time.Second

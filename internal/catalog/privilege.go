@@ -33,6 +33,9 @@ func (NoTableError) Hint() string {
 	return "Restore the database, or give barkeep a new one: bars are fetched again as they are asked for."
 }
 
+// ours is the relation that is meant where none is named.
+const ours = "public." + table
+
 type readKey struct{ role, relation, columns string }
 
 type readAnswer struct {
@@ -56,7 +59,6 @@ select coalesce(has_schema_privilege($1::name, c.relnamespace, 'USAGE') and (
 // meaning any one. An empty relation is public.ohlcv. A role or relation that does not exist may not, and an ohlcv that does not is a
 // NoTableError. The answer is remembered for a moment.
 func (c *Catalog) MayRead(ctx context.Context, role string, columns []string, relation string) (bool, error) {
-	const ours = "public." + table
 	if relation == "" {
 		relation = ours
 	}
@@ -71,14 +73,30 @@ func (c *Catalog) MayRead(ctx context.Context, role string, columns []string, re
 	if ok && now.Before(known.until) {
 		return known.may, nil
 	}
-	ctx, cancel := soon(ctx)
-	defer cancel()
+	var may bool
+	err := whileLost(ctx, func(ctx context.Context) (err error) {
+		may, err = c.askRight(ctx, role, relation, columns)
+		return err
+	})
+	if err != nil {
+		return false, err
+	}
+	c.mayRead.Lock()
+	defer c.mayRead.Unlock()
+	if len(c.mayRead.known) >= privilegesKept {
+		clear(c.mayRead.known)
+	}
+	c.mayRead.known[key] = readAnswer{may: may, until: now.Add(privilegeExpiry)}
+	return may, nil
+}
+
+func (c *Catalog) askRight(ctx context.Context, role, relation string, columns []string) (may bool, err error) {
 	rows, err := c.pool.Query(ctx, mayReadSQL, role, relation, columns)
 	if err != nil {
 		return false, fmt.Errorf("check the right to read %s: %w", relation, err)
 	}
 	defer rows.Close()
-	may, there := false, false
+	there := false
 	for rows.Next() {
 		there = true
 		if err := rows.Scan(&may); err != nil {
@@ -87,17 +105,13 @@ func (c *Catalog) MayRead(ctx context.Context, role string, columns []string, re
 	}
 	if err := rows.Err(); err != nil {
 		var refused *pgconn.PgError
-		if !errors.As(err, &refused) || refused.Code != pgerrcode.UndefinedObject {
-			return false, fmt.Errorf("check the right to read %s: %w", relation, err)
+		if errors.As(err, &refused) && refused.Code == pgerrcode.UndefinedObject {
+			return false, nil
 		}
-	} else if !there && relation == ours {
+		return false, fmt.Errorf("check the right to read %s: %w", relation, err)
+	}
+	if !there && relation == ours {
 		return false, NoTableError{}
 	}
-	c.mayRead.Lock()
-	defer c.mayRead.Unlock()
-	if len(c.mayRead.known) >= privilegesKept {
-		clear(c.mayRead.known)
-	}
-	c.mayRead.known[key] = readAnswer{may: may, until: now.Add(privilegeExpiry)}
 	return may, nil
 }
