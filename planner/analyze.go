@@ -152,13 +152,13 @@ func (a *analyzer) innerOf(it *item) *cte {
 // levelOf returns the FROM clause of an item's subquery, made once.
 func (a *analyzer) levelOf(it *item) *level {
 	if it.level == nil && it.sub != nil {
-		it.level = a.newLevel(it.sub.GetFromClause(), a.innerOf(it))
+		it.level = a.newLevel(it.sub.GetFromClause(), a.innerOf(it), it.parent)
 	}
 	return it.level
 }
 
-func (a *analyzer) newLevel(clause []*pg.Node, env *cte) *level {
-	l := &level{merged: map[string]bool{}}
+func (a *analyzer) newLevel(clause []*pg.Node, env *cte, parent *level) *level {
+	l := &level{merged: map[string]bool{}, parent: parent}
 	for _, node := range clause {
 		l.from = append(l.from, a.fromNode(l, node, env))
 	}
@@ -183,7 +183,10 @@ func (a *analyzer) fromNode(l *level, node *pg.Node, env *cte) *source {
 		it = a.relation(n.RangeTableSample.GetRelation().GetRangeVar(), env)
 		it.sampled = true
 	case *pg.Node_RangeSubselect:
-		it = &item{sub: n.RangeSubselect.GetSubquery().GetSelectStmt(), ctes: env}
+		it = &item{sub: n.RangeSubselect.GetSubquery().GetSelectStmt(), ctes: env, parent: l.parent}
+		if n.RangeSubselect.GetLateral() {
+			it.parent = l.soFar()
+		}
 		it.name(n.RangeSubselect.GetAlias(), "")
 	default:
 		it = &item{opaque: true}

@@ -344,10 +344,43 @@ func (g *grammar) joins() string {
 	return "select a.ts, b.ts, c.ts, a.symbol, b.symbol, c.symbol from " + source + " where " + strings.Join(where, " and ")
 }
 
+// correlated is an asof join, and its kin: what is read of one scan depends on the rows of another.
+func (g *grammar) correlated() string {
+	key := g.pick("i.symbol = o.symbol", "i.symbol = 'B'", "i.symbol in ('A', 'C')", g.leaf("i.")) + " and i.timeframe = " +
+		g.pick("'1h'", "'1d'", "o.timeframe")
+	on := "i.ts " + g.pick("<=", "<=", "<", ">", ">=", "=") + " o.ts"
+	if g.IntN(4) == 0 {
+		on += " and " + g.leaf("i.")
+	}
+	order := " order by i.ts " + g.pick("desc", "desc", "asc") + g.pick("", ", i.symbol") + " limit " + g.pick("1", "3", "2 offset 1")
+	from := g.pick("ohlcv o", "(select * from ohlcv where "+g.where("")+") o", "(select ts, symbol, timeframe from ohlcv where "+g.where("")+" order by ts, symbol limit 4) o")
+	where := " where " + g.where("o.")
+	switch g.IntN(5) {
+	case 0:
+		return "select o.ts, o.symbol, (select i.close from ohlcv i where " + key + " and " + on + " order by i.ts desc, i.symbol limit 1) from " + from + where
+	case 1:
+		return "select o.ts, o.symbol, (select " + g.pick("max(i.close)", "count(*)", "min(i.ts)") + " from ohlcv i where " + key + " and " + on + ") from " + from + where
+	case 2:
+		return "select o.ts, o.symbol from " + from + where + " and " + g.pick("", "not ") + "exists (select 1 from ohlcv i where " + key + " and " + on + ")"
+	case 3:
+		return "select o.ts, o.symbol from " + from + where + " and o.ts " + g.pick("in", "not in", ">= all", "< any") + " (select i.ts from ohlcv i where " + key +
+			" and " + on + ")"
+	default:
+		join, on2 := " cross join", ""
+		if g.IntN(2) == 0 {
+			join, on2 = " left join", " on true"
+		}
+		return "select o.ts, o.symbol, l.n, l.t from " + from + join + " lateral (select count(*) as n, min(w.ts) as t from " +
+			"(select i.ts from ohlcv i where " + key + " and " + on + order + ") w) l" + on2 + where
+	}
+}
+
 func (g *grammar) statement() string {
 	columns := "symbol, timeframe, ts, close"
 	plain := func() string { return "select " + columns + " from ohlcv where " + g.where("") }
-	switch g.IntN(24) {
+	switch g.IntN(28) {
+	case 24, 25, 26, 27:
+		return g.correlated()
 	case 0, 1, 2:
 		return plain()
 	case 16, 17, 18:

@@ -17,6 +17,8 @@ type reading struct {
 	vague map[string]bool
 	// culprit is a constant that was not evaluated, by the column that it is compared with.
 	culprit map[string]*pg.Node
+	// byItem holds the readings of the whole statement.
+	byItem map[*item][]*reading
 }
 
 // scans turns the scans of a statement into needs (PLANNER 17 and 18).
@@ -59,7 +61,7 @@ func (x *binding) read(sc *scan, e *evaluator) *reading {
 	for _, q := range sc.quals {
 		t := b.bound(q)
 		r.rows = r.rows.intersect(t.t)
-		if sc.limit != nil {
+		if sc.limit != nil && !sc.linked(q) {
 			r.loose = r.loose.union(t.f).union(t.n)
 		}
 	}
@@ -190,7 +192,11 @@ func (r *reading) newest(ts market.RangeSet, series market.Series, e *evaluator)
 	if !ok || !sorted {
 		return ts, nil
 	}
-	certain := ts.Subtract(r.loose.times(string(series.Symbol), series.Timeframe.String()))
+	ts, near, ok := r.meet(ts, desc)
+	if !ok {
+		return ts, nil
+	}
+	certain := ts.Subtract(r.loose.times(string(series.Symbol), series.Timeframe.String())).Subtract(near)
 	if len(certain) > maxCountRanges || n == 0 {
 		return ts, nil
 	}
@@ -202,6 +208,31 @@ func (r *reading) newest(ts market.RangeSet, series market.Series, e *evaluator)
 		}
 	}
 	return ts.Subtract(certain), counts
+}
+
+// meet returns what of ts an asof join may read, and the part near the other side's rows, all of which is needed: of what lies
+// beyond, n bars from there (PLANNER 17). It is false where a link does not agree with the LIMIT's order.
+func (r *reading) meet(ts market.RangeSet, desc bool) (reach, near market.RangeSet, ok bool) {
+	for _, l := range r.scan.links {
+		if !l.leads() {
+			continue
+		}
+		from, known := l.other(r.byItem)
+		if !known || (l.op == "<" || l.op == "<=") != desc {
+			return ts, nil, false
+		}
+		if from.ts.Empty() {
+			return nil, nil, true
+		}
+		ts = ts.Intersect(compareRange(l.op, from.ts))
+		near = near.Union(market.RangeSet{from.ts.Bounds()})
+	}
+	return ts, near, true
+}
+
+// linked reports whether a condition is a link that meet and travel deal with.
+func (sc *scan) linked(q *pred) bool {
+	return slices.ContainsFunc(sc.links, func(l link) bool { return l.by == q && (l.leads() || l.picks()) })
 }
 
 // order reports from which end of a series the LIMIT's rows come; false where that is neither.

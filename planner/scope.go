@@ -1,6 +1,7 @@
 package planner
 
 import (
+	"maps"
 	"slices"
 
 	pg "github.com/pganalyze/pg_query_go/v6"
@@ -18,6 +19,8 @@ type item struct {
 	ctes    *cte // what the subquery sees
 	level   *level
 	inner   *cte // what the subquery's own FROM clause sees
+	// parent is where names are looked for that the subquery's own FROM clause does not have; nil where that is not known.
+	parent *level
 	// branches are the sides of a set operation that was analysed.
 	branches []*item
 }
@@ -64,6 +67,14 @@ type level struct {
 	joined bool            // NATURAL: any column may be merged
 	outer  bool            // an outer join
 	hidden bool            // a join's alias renames columns: nothing is resolved
+	parent *level          // of a subquery: the level whose columns it may name
+}
+
+// soFar returns the level as a LATERAL item sees it: with what stands before it.
+func (l *level) soFar() *level {
+	seen := *l
+	seen.items, seen.merged = slices.Clone(l.items), maps.Clone(l.merged)
+	return &seen
 }
 
 // resolve returns the column that a name means. It has no refs where that is not certain.
@@ -76,14 +87,34 @@ func (a *analyzer) resolve(l *level, fields []*pg.Node) operand {
 		}
 		names = append(names, s.GetSval())
 	}
-	if l.hidden || len(names) == 0 {
+	if len(names) == 0 {
 		return operand{}
 	}
 	col := names[len(names)-1]
-	if len(names) == 1 {
-		return a.resolveBare(l, col)
+	for ; l != nil && !l.hidden; l = l.parent {
+		switch {
+		case len(names) == 1 && !a.lacks(l, col):
+			return a.resolveBare(l, col)
+		case len(names) > 1 && !l.lacksAlias(names[len(names)-2]):
+			return a.resolveIn(l, names[len(names)-2], col)
+		}
 	}
-	return a.resolveIn(l, names[len(names)-2], col)
+	return operand{}
+}
+
+// lacks reports whether certainly no item of the level has a column of that name.
+func (a *analyzer) lacks(l *level, col string) bool {
+	for _, it := range l.items {
+		if columns, ok := a.itemColumns(it); !ok || slices.Contains(columns, col) || slices.Contains(columns, "") {
+			return false
+		}
+	}
+	return true
+}
+
+// lacksAlias reports whether certainly no item of the level has that alias.
+func (l *level) lacksAlias(alias string) bool {
+	return !slices.ContainsFunc(l.items, func(it *item) bool { return it.alias == "" || it.alias == alias })
 }
 
 // resolveIn returns alias.col, if one item only has that alias.

@@ -18,12 +18,16 @@ func (a *analyzer) selectItem(it *item, quals []*pred, lim *limit) {
 	sel := it.sub
 	a.withBodies(sel.GetWithClause(), it.ctes)
 	env := a.innerOf(it)
-	a.subqueries(env, selectExpressions(sel)...)
+	within := it.parent
+	if sel.GetOp() == pg.SetOperation_SETOP_NONE && len(sel.GetValuesLists()) == 0 {
+		within = a.levelOf(it)
+	}
+	a.subqueries(within, env, selectExpressions(sel)...)
 	switch {
 	case sel.GetOp() != pg.SetOperation_SETOP_NONE:
 		a.setOperation(it, quals)
 	case len(sel.GetValuesLists()) > 0:
-		a.subqueries(env, sel.GetValuesLists()...)
+		a.subqueries(within, env, sel.GetValuesLists()...)
 	default:
 		a.plainSelect(it, quals, lim)
 	}
@@ -36,12 +40,12 @@ func selectExpressions(sel *pg.SelectStmt) []*pg.Node {
 	}, sel.GetGroupClause(), sel.GetSortClause(), sel.GetDistinctClause(), sel.GetWindowClause())
 }
 
-// subqueries analyses the SELECTs inside expressions, each by itself.
-func (a *analyzer) subqueries(env *cte, nodes ...*pg.Node) {
+// subqueries analyses the SELECTs inside expressions, each by itself; names that they do not have mean columns of within.
+func (a *analyzer) subqueries(within *level, env *cte, nodes ...*pg.Node) {
 	for _, node := range nodes {
 		walk(node, func(m proto.Message) bool {
 			if sel, ok := m.(*pg.SelectStmt); ok {
-				a.selectItem(&item{sub: sel, ctes: env}, nil, nil)
+				a.selectItem(&item{sub: sel, ctes: env, parent: within}, nil, nil)
 				return false
 			}
 			return true
@@ -50,18 +54,18 @@ func (a *analyzer) subqueries(env *cte, nodes ...*pg.Node) {
 }
 
 // fromSubqueries analyses the SELECTs inside the expressions of a FROM clause; its subqueries are items.
-func (a *analyzer) fromSubqueries(env *cte, nodes ...*pg.Node) {
+func (a *analyzer) fromSubqueries(l *level, env *cte, nodes ...*pg.Node) {
 	for _, node := range nodes {
 		switch n := node.GetNode().(type) {
 		case *pg.Node_JoinExpr:
-			a.fromSubqueries(env, n.JoinExpr.GetLarg(), n.JoinExpr.GetRarg())
-			a.subqueries(env, n.JoinExpr.GetQuals())
+			a.fromSubqueries(l, env, n.JoinExpr.GetLarg(), n.JoinExpr.GetRarg())
+			a.subqueries(l, env, n.JoinExpr.GetQuals())
 		case *pg.Node_RangeVar, *pg.Node_RangeSubselect:
 		case *pg.Node_RangeTableSample:
-			a.subqueries(env, n.RangeTableSample.GetArgs()...)
-			a.subqueries(env, n.RangeTableSample.GetRepeatable())
+			a.subqueries(nil, env, n.RangeTableSample.GetArgs()...)
+			a.subqueries(nil, env, n.RangeTableSample.GetRepeatable())
 		default:
-			a.subqueries(env, node)
+			a.subqueries(nil, env, node)
 		}
 	}
 }
@@ -74,7 +78,7 @@ func (a *analyzer) setOperation(it *item, quals []*pred) {
 		quals = nil
 	}
 	for _, branch := range []*pg.SelectStmt{sel.GetLarg(), sel.GetRarg()} {
-		child := &item{sub: branch, ctes: a.innerOf(it)}
+		child := &item{sub: branch, ctes: a.innerOf(it), parent: it.parent}
 		it.branches = append(it.branches, child)
 		down := make([]*pred, len(quals))
 		for i, q := range quals {
@@ -184,7 +188,7 @@ func (a *analyzer) plainSelect(it *item, quals []*pred, lim *limit) {
 	sel := it.sub
 	l := a.levelOf(it)
 	env := a.innerOf(it)
-	a.fromSubqueries(env, sel.GetFromClause()...)
+	a.fromSubqueries(l, env, sel.GetFromClause()...)
 	s := a.shapeOf(sel, l)
 	all := a.conjuncts(l, sel.GetWhereClause())
 	if s.blocked {

@@ -92,7 +92,7 @@ func (a *analyzer) top(s *statement, root *pg.Node, text string, raw *pg.RawStmt
 		a.doBlock(s, n.DoStmt)
 	case *pg.Node_CallStmt:
 		s.unsettles, s.calls = true, true
-		a.subqueries(nil, &pg.Node{Node: &pg.Node_FuncCall{FuncCall: n.CallStmt.GetFunccall()}})
+		a.subqueries(nil, nil, &pg.Node{Node: &pg.Node_FuncCall{FuncCall: n.CallStmt.GetFunccall()}})
 	case *pg.Node_CreateTableAsStmt:
 		if n.CreateTableAsStmt.GetInto().GetSkipData() {
 			return false
@@ -233,8 +233,8 @@ func (a *analyzer) query(node *pg.Node, env *cte) {
 		a.target(m.GetRelation())
 		// A row of the source that matches nothing counts too: the condition bounds nothing.
 		inner := a.with(m.GetWithClause(), env)
-		a.subqueries(inner, m.GetJoinCondition())
-		a.subqueries(inner, m.GetMergeWhenClauses()...)
+		a.subqueries(nil, inner, m.GetJoinCondition())
+		a.subqueries(nil, inner, m.GetMergeWhenClauses()...)
 		a.modify(m.GetWithClause(), env, []*pg.Node{m.GetSourceRelation()}, nil, m.GetReturningList(), nil)
 	}
 }
@@ -257,10 +257,10 @@ func (a *analyzer) insert(n *pg.InsertStmt, env *cte) {
 	if sel := n.GetSelectStmt(); sel != nil {
 		a.query(sel, inner)
 	}
-	a.subqueries(inner, n.GetReturningList()...)
+	a.subqueries(nil, inner, n.GetReturningList()...)
 	if conflict := n.GetOnConflictClause(); conflict != nil {
-		a.subqueries(inner, conflict.GetTargetList()...)
-		a.subqueries(inner, conflict.GetWhereClause())
+		a.subqueries(nil, inner, conflict.GetTargetList()...)
+		a.subqueries(nil, inner, conflict.GetWhereClause())
 	}
 }
 

@@ -11,7 +11,18 @@ import (
 type link struct {
 	col, op string
 	from    []ref
+	// by is the condition itself, where it is one of the scan's own and not a part of one.
+	by *pred
 }
+
+// leads reports whether the rows that a link leaves of a series are the ones up to, or from, the other side's: those that an
+// asof join reads from the end where they meet (PLANNER 17).
+func (l link) leads() bool {
+	return l.col == colTS && (l.op == "<" || l.op == "<=" || l.op == ">" || l.op == ">=")
+}
+
+// picks reports whether a link leaves all rows of a series or none.
+func (l link) picks() bool { return l.col != colTS && l.op == "=" }
 
 // linksOf finds the links among the conditions that hold for every row of the scan that matters.
 func (a *analyzer) linksOf(it *item, quals []*pred) []link {
@@ -31,7 +42,7 @@ func (a *analyzer) linksOf(it *item, quals []*pred) []link {
 				}
 				for _, other := range side.others.refs {
 					if from, ok := a.origins(other, 0); ok && other.item != it && allOf(from, col) {
-						links = append(links, link{col, side.op, from})
+						links = append(links, link{col, side.op, from, q})
 					}
 				}
 			}
@@ -93,14 +104,15 @@ func travel(readings []*reading) {
 	byItem := map[*item][]*reading{}
 	for _, r := range readings {
 		byItem[r.scan.item] = append(byItem[r.scan.item], r)
+		r.byItem = byItem
 	}
 	for range 3 * len(readings) {
 		changed := false
 		for _, r := range readings {
-			if r.scan.limit != nil {
-				continue // rows that fail a link would be counted
-			}
 			for _, l := range r.scan.links {
+				if r.scan.limit != nil && !l.picks() {
+					continue // rows that fail it would be counted
+				}
 				changed = r.follow(l, byItem) || changed
 			}
 		}
@@ -110,19 +122,28 @@ func travel(readings []*reading) {
 	}
 }
 
-// follow narrows what a scan reads by one link, and reports whether there was anything to narrow.
-func (r *reading) follow(l link, byItem map[*item][]*reading) bool {
+// other returns a box that holds the rows of the link's other side; false where nothing is known of it.
+func (l link) other(byItem map[*item][]*reading) (box, bool) {
 	from := box{names{}, names{}, nil}
 	for _, origin := range l.from {
 		list := byItem[origin.item]
 		if len(list) == 0 {
-			return false // nothing is known of it
+			return box{}, false
 		}
 		for _, o := range list {
 			for _, b := range o.rows {
 				from = box{from.symbols.union(b.symbols), from.timeframes.union(b.timeframes), from.ts.Union(b.ts)}
 			}
 		}
+	}
+	return from, true
+}
+
+// follow narrows what a scan reads by one link, and reports whether there was anything to narrow.
+func (r *reading) follow(l link, byItem map[*item][]*reading) bool {
+	from, known := l.other(byItem)
+	if !known {
+		return false
 	}
 	narrowed := r.rows.intersect(l.allows(from))
 	if sameRegion(narrowed, r.rows) {
