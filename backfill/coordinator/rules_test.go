@@ -361,3 +361,40 @@ func TestRule6_OurClockIsBehindTheDatabases(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, 3, r.bars("sim:BTCUSD", "1m", closed.Shift(-3*time.Minute).Time().Format(time.RFC3339), closed.Time().Format(time.RFC3339)))
 }
+
+// The sequence: a name has passed to another instrument, and a stretch of the old one's life was never read. Called absent
+// "before the listing", it would be an empty answer for history that there was, and the absence would take the stretch
+// with it that had been read.
+func TestRule11_TheOldInstrumentsLifeIsNotAbsent(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, sim.Config{PageLimit: 360})
+	r.consumer()
+	r.producer()
+	c := r.coordinator()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	read := need("sim:BTCUSD", market.M1, "2024-01-02T00:00:00Z", "2024-01-03T00:00:00Z")
+	_, err := c.Ensure(ctx, read, nil)
+	require.NoError(t, err)
+	_, err = r.db.Pool.Exec(ctx, `INSERT INTO barkeep.instrument (source, vendor_id, symbol, base, quote, listed_at, delisted_at)
+	  VALUES ('sim', 'OLD', 'BTCUSD', 'BTC', 'USD', '2024-01-01Z', '2024-01-10Z')`)
+	require.NoError(t, err)
+	_, err = r.db.Pool.Exec(ctx, `DELETE FROM barkeep.coverage WHERE range_start = '-infinity' OR range_end = 'infinity'`)
+	require.NoError(t, err)
+	_, err = r.db.Pool.Exec(ctx, `UPDATE barkeep.symbol SET generation = 2, version = version + 1, listed_at = '2024-01-20Z'`)
+	require.NoError(t, err)
+
+	_, err = c.Ensure(ctx, need("sim:BTCUSD", market.M1, "2024-01-05T00:00:00Z", "2024-01-06T00:00:00Z"), nil)
+	requireState(t, err, "58000")
+	require.ErrorContains(t, err, "until 2024-01-10T00:00:00Z the name was another instrument's of sim, OLD")
+	for _, nothing := range [][2]string{{"2023-01-01T00:00:00Z", "2024-01-01T00:00:00Z"}, {"2024-01-10T00:00:00Z", "2024-01-20T00:00:00Z"}} {
+		_, err = c.Ensure(ctx, need("sim:BTCUSD", market.M1, nothing[0], nothing[1]), nil)
+		require.NoError(t, err, "nobody had the name")
+	}
+	_, err = c.Ensure(ctx, read, nil)
+	require.NoError(t, err, "what was read stays")
+	require.Equal(t, 1440, r.bars("sim:BTCUSD", "1m", "2024-01-01Z", "2024-01-20Z"))
+	_, err = c.Ensure(ctx, need("sim:BTCUSD", market.M1, "2024-01-19T00:00:00Z", "2024-01-21T00:00:00Z"), nil)
+	require.NoError(t, err)
+	require.Equal(t, 1440, r.bars("sim:BTCUSD", "1m", "2024-01-10Z", "2024-01-21Z"))
+}

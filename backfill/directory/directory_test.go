@@ -185,4 +185,41 @@ func TestRule11_ANameThatPassesToAnotherInstrument(t *testing.T) {
 	segments := store.Snapshot().Segments(series)
 	require.Len(t, segments, 1, "what was said of the time after the delisting is gone")
 	require.Equal(t, market.Range{Start: day, End: 10 * day}, segments[0].Range)
+	formers, err := directory.Formers(ctx, db.Pool, "alpha:LUNUSD")
+	require.NoError(t, err)
+	require.Equal(t, []directory.Former{{VendorID: "old", Life: market.Range{Start: day, End: 10 * day}}}, formers)
+}
+
+// The sequence: the same id is listed again, and of its first listing only the end was known. The new listing is not the
+// listing of the old instrument, whose life is not forgotten.
+func TestRule11_AnIdThatIsListedAgain(t *testing.T) {
+	t.Parallel()
+	db := dbtest.New(t)
+	ctx := t.Context()
+	const day = market.Instant(86_400_000_000)
+	s := &fixed{name: "alpha", list: []source.Instrument{coin("luna", "LUNUSD", market.NegInf)}}
+	require.NoError(t, directory.Announce(ctx, db.Pool, []source.Source{s}))
+	require.NoError(t, directory.Refresh(ctx, db.Pool, s, time.Hour))
+	_, _, err := directory.Bind(ctx, db.Pool, "LUNUSD", time.Hour)
+	require.NoError(t, err)
+	s.list[0].Delisted = 10*day + 1
+	require.NoError(t, directory.Refresh(ctx, db.Pool, s, 0))
+	series := market.Series{Symbol: "LUNUSD", Timeframe: market.D1}
+	require.NoError(t, pgx.BeginFunc(ctx, db.Pool, func(tx pgx.Tx) error {
+		return coverage.Apply(ctx, tx, series,
+			coverage.Segment{Range: market.Range{Start: day, End: 11 * day}, State: coverage.Final, Source: "alpha", Generation: 1, FetchedAt: 1})
+	}))
+	s.list = []source.Instrument{coin("luna", "LUNUSD", 20*day)}
+	require.NoError(t, directory.Refresh(ctx, db.Pool, s, 0))
+	b, _, err := directory.Lookup(ctx, db.Pool, "LUNUSD")
+	require.NoError(t, err)
+	require.Equal(t, []any{int64(2), 20 * day, market.PosInf}, []any{b.Generation, b.Listed, b.Delisted})
+	formers, err := directory.Formers(ctx, db.Pool, "LUNUSD")
+	require.NoError(t, err)
+	require.Equal(t, []directory.Former{{VendorID: "luna", Life: market.Range{Start: market.NegInf, End: 10*day + 1}}}, formers)
+	store := coverage.NewStore(db.Pool, coverage.Config{})
+	require.NoError(t, store.Load(ctx))
+	segments := store.Snapshot().Segments(series)
+	require.Len(t, segments, 1)
+	require.Equal(t, 11*day, segments[0].Range.End, "the day that it was delisted in is its own")
 }

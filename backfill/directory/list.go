@@ -106,7 +106,7 @@ func store(ctx context.Context, conn *pgx.Conn, name string, list []source.Instr
 	batch := &pgx.Batch{}
 	batch.Queue(incoming+`, unused AS (SELECT count(*) FROM n)
 	  DELETE FROM barkeep.instrument i USING n WHERE i.source = $1 AND i.vendor_id = n.vendor_id
-	    AND i.listed_at = '-infinity' AND n.listed_at <> '-infinity'`, args...)
+	    AND i.listed_at = '-infinity' AND n.listed_at <> '-infinity' AND (i.delisted_at IS NULL OR n.listed_at < i.delisted_at)`, args...)
 	batch.Queue(incoming+`INSERT INTO barkeep.instrument (source, vendor_id, symbol, base, quote, listed_at, delisted_at)
 	  SELECT $1, vendor_id, symbol, base, quote, listed_at, delisted_at FROM n
 	   WHERE listed_at <> '-infinity' OR NOT EXISTS (SELECT FROM barkeep.instrument i
@@ -116,7 +116,7 @@ func store(ctx context.Context, conn *pgx.Conn, name string, list []source.Instr
 	batch.Queue(`UPDATE barkeep.symbol s SET listed_at = coalesce(s.listed_at, nullif(i.listed_at, '-infinity')),
 	    delisted_at = coalesce(s.delisted_at, nullif(i.delisted_at, 'infinity'))
 	  FROM barkeep.instrument i WHERE s.source = $1 AND i.source = s.source AND i.vendor_id = s.vendor_id
-	    AND (s.listed_at IS NULL OR s.listed_at = i.listed_at)
+	    AND (s.listed_at IS NULL AND (s.delisted_at IS NULL OR i.listed_at < s.delisted_at) OR s.listed_at = i.listed_at)
 	    AND (s.listed_at IS NULL AND i.listed_at <> '-infinity' OR s.delisted_at IS NULL AND i.delisted_at < 'infinity')`, name)
 	batch.Queue(`WITH done AS (UPDATE barkeep.source SET read_at = clock_timestamp(), error = '' WHERE name = $1 RETURNING name)
 	  SELECT pg_notify('`+Channel+`', name) FROM done`, name)

@@ -15,7 +15,7 @@ import (
 // listing since. While the delisting is not known nothing is decided: two ids of one name may both be alive.
 const successors = `SELECT DISTINCT ON (s.symbol) s.symbol, s.delisted_at, i.vendor_id, i.listed_at, nullif(i.delisted_at, 'infinity')
   FROM barkeep.symbol s JOIN barkeep.instrument i ON i.source = s.source
-   AND i.symbol = CASE WHEN starts_with(s.symbol, s.source || ':') THEN substr(s.symbol, length(s.source) + 2) ELSE s.symbol END
+   AND i.symbol = ` + nameOf + `
  WHERE s.source = $1 AND s.delisted_at < 'infinity' AND i.listed_at >= s.delisted_at
    AND (i.vendor_id <> s.vendor_id OR i.listed_at <> coalesce(s.listed_at, '-infinity'))
  ORDER BY s.symbol, i.listed_at, i.vendor_id`
@@ -53,15 +53,16 @@ func relist(ctx context.Context, tx pgx.Tx, source string) error {
 			string(n.symbol), n.vendorID, n.listed, n.delistedAt); err != nil {
 			return fmt.Errorf("bind %s to its new listing: %w", n.symbol, err)
 		}
-		if err := closeAt(ctx, tx, n.symbol, orInstant(n.end, market.PosInf)); err != nil {
+		if err := closeAt(ctx, tx, n.symbol, orInstant(n.end, market.PosInf), orInstant(n.listed, market.NegInf)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// closeAt withdraws what is known of the symbol from an instant on.
-func closeAt(ctx context.Context, tx pgx.Tx, symbol market.Symbol, end market.Instant) error {
+// closeAt withdraws what is known of the symbol after the end of an instrument. The bar that it ended in is its own as a whole,
+// but where the next one was listed within it.
+func closeAt(ctx context.Context, tx pgx.Tx, symbol market.Symbol, end, next market.Instant) error {
 	rows, err := tx.Query(ctx, `SELECT DISTINCT timeframe FROM barkeep.coverage WHERE symbol = $1`, string(symbol))
 	if err != nil {
 		return fmt.Errorf("read timeframes of %s: %w", symbol, err)
@@ -75,7 +76,7 @@ func closeAt(ctx context.Context, tx pgx.Tx, symbol market.Symbol, end market.In
 		if err != nil {
 			return fmt.Errorf("symbol %s: %w", symbol, err)
 		}
-		after := market.RangeSet{{Start: tf.Floor(end), End: market.PosInf}}
+		after := market.RangeSet{{Start: min(tf.Ceil(end), tf.Floor(next)), End: market.PosInf}}
 		if err := coverage.Withdraw(ctx, tx, market.Series{Symbol: symbol, Timeframe: tf}, after); err != nil {
 			return fmt.Errorf("close coverage of %s: %w", symbol, err)
 		}

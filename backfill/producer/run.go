@@ -43,6 +43,8 @@ type run struct {
 	lane *lane
 	info source.Info
 	life market.Range // from listing to delisting, not on the grid
+	// former had the name before, in the order of their lives.
+	former []directory.Former
 }
 
 var (
@@ -204,6 +206,9 @@ func (r *run) prepare(ctx context.Context) error {
 	}
 	if listed.Valid && listed.InfinityModifier == pgtype.Finite {
 		r.life.Start = market.FromTime(listed.Time)
+		if r.former, err = directory.Formers(ctx, r.p.config.Pool, r.job.Series.Symbol); err != nil {
+			return &databaseError{err}
+		}
 		return nil
 	}
 	return r.probe(ctx)
@@ -260,9 +265,7 @@ func (r *run) outside(ctx context.Context) error {
 	tf := r.job.Series.Timeframe
 	var segments []topic.Segment
 	if first := tf.Floor(r.life.Start); r.job.Range.Start < first {
-		segments = append(segments, topic.Segment{
-			Range: market.Range{Start: market.NegInf, End: first}, State: coverage.Absent, Reason: "listed at " + r.life.Start.String(),
-		})
+		segments = r.before(first)
 	}
 	depth := r.info.Depth[tf]
 	if reach := tf.Ceil(r.p.now().Shift(-depth)); depth > 0 && r.job.Range.Start < reach {
