@@ -49,7 +49,7 @@ bench: build ## measure against the database, PgBouncer and COPY; writes bench.j
 	$(GO) run ./cmd/testenv -durable $(GO) run ./cmd/bench
 
 up: ## start TimescaleDB, Redpanda and barkeep by docker compose
-	docker compose up --build --detach
+	VERSION='$(VERSION)' docker compose up --build --detach
 
 down: ## stop them; their volumes stay
 	docker compose down

@@ -228,14 +228,23 @@ func (a *app) greet() {
 		a.log.InfoContext(a.group.work, "barkeep runs", slog.String("status", a.cfg.Status.Listen))
 		return
 	}
-	address := a.listener.Addr().String()
+	address := reachable(a.listener.Addr().String())
 	statusText := ""
 	if a.cfg.Status.Listen != "" {
 		statusText = ", status on " + a.cfg.Status.Listen
 	}
 	user, database := a.user(), a.pool.Config().ConnConfig.Database
 	_, _ = fmt.Fprintf(os.Stdout, "barkeep listens on %s%s; try:\n    psql 'postgres://%s@%s/%s' -c \"select * from ohlcv where "+
-		"symbol='sim:BTCUSD' and timeframe='1m' and ts >= '2024-01-01Z' and ts < '2024-01-02Z'\"\n", address, statusText, user, address, database)
+		"symbol='sim:BTCUSD' and timeframe='1m' and ts >= '2024-01-01Z' and ts < '2024-01-02Z'\"\n", a.listener.Addr(), statusText, user, address, database)
+}
+
+// reachable replaces the address of all interfaces, to which one cannot connect everywhere, by loopback's.
+func reachable(address string) string {
+	host, port, err := net.SplitHostPort(address)
+	if ip := net.ParseIP(host); err != nil || ip == nil || !ip.IsUnspecified() {
+		return address
+	}
+	return net.JoinHostPort("127.0.0.1", port)
 }
 
 func (a *app) user() string { return a.pool.Config().ConnConfig.User }

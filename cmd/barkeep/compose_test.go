@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/compose-spec/compose-go/v2/loader"
 	"github.com/compose-spec/compose-go/v2/types"
@@ -50,5 +51,6 @@ func TestCompose(t *testing.T) {
 	for _, port := range barkeep.Ports {
 		require.Equal(t, "127.0.0.1", port.HostIP, "nothing is open to the network by default")
 	}
-	require.Greater(t, barkeep.StopGracePeriod.String(), cfg.Shutdown.Grace.String())
+	require.Greater(t, time.Duration(*barkeep.StopGracePeriod), cfg.Shutdown.Grace)
+	require.Contains(t, barkeep.Build.Args, "VERSION")
 }

@@ -67,12 +67,20 @@ func (g *globals) load() (Config, error) {
 	return Load(Layers{File: g.Config, Environ: os.Environ(), Flags: flags})
 }
 
+// readable writes durations with their unit, in JSON too.
+func readable(_ []string, attr slog.Attr) slog.Attr {
+	if attr.Value.Kind() == slog.KindDuration {
+		attr.Value = slog.StringValue(attr.Value.Duration().String())
+	}
+	return attr
+}
+
 func newLogger(cfg LogConfig, out io.Writer) (*slog.Logger, error) {
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(cfg.Level)); err != nil {
 		return nil, errors.New("log.level: not a level")
 	}
-	options := &slog.HandlerOptions{Level: level}
+	options := &slog.HandlerOptions{Level: level, ReplaceAttr: readable}
 	if cfg.Format == "json" {
 		return slog.New(slog.NewJSONHandler(out, options)), nil
 	}

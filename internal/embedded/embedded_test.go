@@ -153,6 +153,68 @@ func TestPlain(t *testing.T) {
 	stop(t, server)
 }
 
+// TestUnpackingFails: without a network the last rung is taken, and says why; where there is none the user is told what to do.
+func TestUnpackingFails(t *testing.T) {
+	machine(t)
+	config := embedded.Config{DataDir: folder(t), CacheDir: folder(t), Mirror: "http://127.0.0.1:1/debian", Throwaway: true}
+	server, err := embedded.Start(t.Context(), config)
+	text := ""
+	if err != nil {
+		text = err.Error()
+		require.ErrorContains(t, err, "Install one (")
+	} else {
+		text = server.Description
+		stop(t, server)
+		if strings.HasPrefix(text, "installed TimescaleDB") {
+			return // this machine has the best there is
+		}
+		require.Contains(t, text, "plain PostgreSQL")
+	}
+	require.Contains(t, text, "no TimescaleDB is installed on this machine")
+	require.Contains(t, text, "TimescaleDB cannot be unpacked from Debian's packages: ")
+}
+
+// TestInstalled: a server with both halves of TimescaleDB beside it is taken before anything is unpacked, with nothing better
+// to name.
+func TestInstalled(t *testing.T) {
+	machine(t)
+	config := embedded.Config{DataDir: folder(t), Throwaway: true}
+	stop(t, start(t, config))
+	text, err := os.ReadFile(filepath.Join(config.DataDir, "postgres", "server.json"))
+	require.NoError(t, err)
+	var real struct {
+		Bin       string
+		Timescale bool
+	}
+	require.NoError(t, json.Unmarshal(text, &real))
+	if !real.Timescale {
+		t.Skip("there is no TimescaleDB to be had here")
+	}
+	prefix := folder(t)
+	write := func(name, text string, mode os.FileMode) {
+		path := filepath.Join(prefix, name)
+		require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
+		require.NoError(t, os.WriteFile(path, []byte(text), mode))
+	}
+	for _, name := range []string{"postgres", "initdb"} {
+		write("bin/"+name, "#!/bin/sh\nexec "+filepath.Join(real.Bin, name)+" \"$@\"\n", 0o755)
+	}
+	write("lib/timescaledb.so", "", 0o644)
+	for _, whole := range []bool{false, true} {
+		if whole {
+			write("share/extension/timescaledb.control", "", 0o644)
+		}
+		server := start(t, embedded.Config{DataDir: folder(t), BinDir: filepath.Join(prefix, "bin"), Throwaway: true})
+		require.Equal(t, whole, server.Timescale)
+		require.Equal(t, whole, strings.HasPrefix(server.Description, "installed TimescaleDB"), server.Description)
+		require.Equal(t, !whole, strings.Contains(server.Description, "not a better one because"), server.Description)
+		if whole {
+			execute(t, server.URL, "create extension timescaledb")
+		}
+		stop(t, server)
+	}
+}
+
 func TestNoServer(t *testing.T) {
 	machine(t)
 	_, err := embedded.Start(t.Context(), embedded.Config{DataDir: folder(t), BinDir: folder(t)})
