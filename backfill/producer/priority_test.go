@@ -28,8 +28,8 @@ func (s *told) Fetch(_ context.Context, q source.Query) (source.Answer, error) {
 }
 
 func bench(s source.Source) (p *Producer, in *lane) {
-	p = &Producer{config: Config{Now: time.Now, Observe: func(Request) {}}}
-	p.slots = newSlotTable(coverage.NewStore(nil, coverage.Config{}), time.Now)
+	p = &Producer{config: Config{Now: time.Now, Observe: func(Request) {}}, store: coverage.NewStore(nil, coverage.Config{})}
+	p.slots = newSlotTable(p.store, time.Now)
 	return p, newLane(s, 2)
 }
 
