@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -19,6 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"barkeep/internal/exchange"
+	"barkeep/internal/netfault"
 )
 
 // sharedBuffer is a log that is read while it is written.
@@ -107,8 +109,10 @@ func TestMetricsAfterTraffic(t *testing.T) {
 	page := httpGet(ctx, t, status+"/")
 	require.Contains(t, page, s.db.Pool.Config().ConnConfig.Database, "the session is on the page")
 	var got map[string]float64
+	var text string
 	require.Eventually(t, func() bool { // a job ends after the statement that it was made for, and is counted after that
-		got = metricsOf(t, httpGet(ctx, t, status+"/metrics"))
+		text = httpGet(ctx, t, status+"/metrics")
+		got = metricsOf(t, text)
 		return got[`barkeep_jobs{state="done"}`] == 1 && got["barkeep_consumer_lag_records"] == 0 && got["barkeep_consumer_pages_total"] > 0
 	}, 10*time.Second, 20*time.Millisecond)
 	for _, want := range []string{
@@ -141,13 +145,16 @@ func TestMetricsAfterTraffic(t *testing.T) {
 		require.InDelta(t, 0, value, 10, want)
 	}
 	requireDocumented(t, got)
+	for _, family := range regexp.MustCompile(`(?m)^# TYPE (barkeep_\w+) `).FindAllStringSubmatch(text, -1) {
+		require.Regexp(t, `(?m)^# HELP `+family[1]+` \w.*\.$`, text)
+	}
 	// Six pages at 20 a second, one at once: the last waits a quarter of a second.
 	require.GreaterOrEqual(t, got[`barkeep_source_rate_limit_wait_seconds_sum{source="binance"}`], 0.1)
 	require.InDelta(t, 1, got["barkeep_coordinator_gaps_total"], 0)
 	require.InDelta(t, 4*1440, got["barkeep_coordinator_gap_bars_total"], 0)
 }
 
-// TestSecretsStaySecret: neither a key nor a token stands in an error, the log, the metrics or the status page, not even
+// TestSecretsStaySecret: neither a key nor a token nor a password stands in an error, the log, the metrics or the status page, not even
 // where the vendor sends the key back.
 func TestSecretsStaySecret(t *testing.T) {
 	t.Parallel()
@@ -158,11 +165,18 @@ func TestSecretsStaySecret(t *testing.T) {
 	}))
 	t.Cleanup(vendor.Close)
 	var log sharedBuffer
+	var link *netfault.Link
 	logger := slog.New(slog.NewJSONHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	s := startStackLogging(t, logger, t.TempDir(), func(c *Config) {
 		c.Status.Listen, c.Status.Token = "127.0.0.1:0", "hush-token"
 		c.Sources["cryptocompare"] = Source{URL: vendor.URL, Key: "hush-key"}
 		c.Sources["coinbase"] = Source{URL: "http://someone:hush-password@127.0.0.1:1"}
+		at, err := url.Parse(c.Upstream.URL)
+		require.NoError(t, err)
+		at.User = url.UserPassword(at.User.Username(), "hush-dsn")
+		link = netfault.New(t, at.Host)
+		at.Host = link.Addr()
+		c.Upstream.URL = at.String()
 	})
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -180,6 +194,13 @@ func TestSecretsStaySecret(t *testing.T) {
 		seen = append(seen, httpGet(ctx, t, "http://"+s.app.cfg.Status.Listen+path))
 	}
 	require.Contains(t, log.String(), "cannot refresh the list of a source")
+	link.Down() // whoever complains now knows the database's address
+	require.Equal(t, "not ready: database\n", httpGet(ctx, t, "http://"+s.app.cfg.Status.Listen+"/readyz"))
+	_, err = pgx.Connect(ctx, s.clientURL())
+	require.Error(t, err)
+	seen = append(seen, err.Error())
+	require.Eventually(t, func() bool { return strings.Contains(log.String(), "coverage index lost its connection") }, 10*time.Second, 10*time.Millisecond)
+	link.Up()
 	seen = append(seen, log.String())
 	for _, text := range seen {
 		require.NotContains(t, text, "hush")

@@ -158,12 +158,13 @@ func TestUnpackingFails(t *testing.T) {
 	machine(t)
 	config := embedded.Config{DataDir: folder(t), CacheDir: folder(t), Mirror: "http://127.0.0.1:1/debian", Throwaway: true}
 	server, err := embedded.Start(t.Context(), config)
-	text := ""
+	var text string
 	if err != nil {
 		text = err.Error()
 		require.ErrorContains(t, err, "Install one (")
 	} else {
 		text = server.Description
+		t.Log(text)
 		stop(t, server)
 		if strings.HasPrefix(text, "installed TimescaleDB") {
 			return // this machine has the best there is
@@ -172,6 +173,7 @@ func TestUnpackingFails(t *testing.T) {
 	}
 	require.Contains(t, text, "no TimescaleDB is installed on this machine")
 	require.Contains(t, text, "TimescaleDB cannot be unpacked from Debian's packages: ")
+	require.Contains(t, text, config.Mirror, "what was tried is named")
 }
 
 // TestInstalled: a server with both halves of TimescaleDB beside it is taken before anything is unpacked, with nothing better
@@ -182,12 +184,12 @@ func TestInstalled(t *testing.T) {
 	stop(t, start(t, config))
 	text, err := os.ReadFile(filepath.Join(config.DataDir, "postgres", "server.json"))
 	require.NoError(t, err)
-	var real struct {
+	var made struct {
 		Bin       string
 		Timescale bool
 	}
-	require.NoError(t, json.Unmarshal(text, &real))
-	if !real.Timescale {
+	require.NoError(t, json.Unmarshal(text, &made))
+	if !made.Timescale {
 		t.Skip("there is no TimescaleDB to be had here")
 	}
 	prefix := folder(t)
@@ -197,7 +199,7 @@ func TestInstalled(t *testing.T) {
 		require.NoError(t, os.WriteFile(path, []byte(text), mode))
 	}
 	for _, name := range []string{"postgres", "initdb"} {
-		write("bin/"+name, "#!/bin/sh\nexec "+filepath.Join(real.Bin, name)+" \"$@\"\n", 0o755)
+		write("bin/"+name, "#!/bin/sh\nexec "+filepath.Join(made.Bin, name)+" \"$@\"\n", 0o755)
 	}
 	write("lib/timescaledb.so", "", 0o644)
 	for _, whole := range []bool{false, true} {

@@ -153,6 +153,7 @@ func download(ctx context.Context, config Config, state string) (string, error) 
 			"-o", "Dir::Etc::preferencesparts=/dev/null", "-o", "Dir::Etc::preferences=/dev/null", "-o", "APT::Install-Recommends=false",
 			"-o", "APT::Sandbox::User=root", "-o", "Debug::NoLocking=1", "-o", "Acquire::Languages=none", "-o", "Acquire::GzipIndexes=true",
 			"-o", "Acquire::http::Timeout=15", "-o", "Acquire::https::Timeout=15", "-o", "DPkg::Post-Invoke=", "-o", "APT::Update::Post-Invoke=",
+			"-o", "APT::Update::Error-Mode=any", // else a mirror that cannot be reached is a warning, and the package unknown
 		}
 		return output(ctx, nil, archives, "apt-get", append(options, args...)...)
 	}
