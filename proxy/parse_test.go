@@ -1,7 +1,9 @@
 package proxy
 
 import (
+	"context"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -31,4 +33,16 @@ func TestTextThatDoesNotParse(t *testing.T) {
 		require.NoError(t, tx.Rollback(t.Context()))
 	}
 	require.Empty(t, b.asked)
+}
+
+// TestPrepareOfWhatMayDefine: a PREPARE of a text that has a definition's word in it, be it in a symbol, goes like any other.
+func TestPrepareOfWhatMayDefine(t *testing.T) {
+	conn := start(t, nil).connect(t, nil)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	_, err := conn.Exec(ctx, "prepare p as select ts from ohlcv where symbol = 'sim:DOGEUSD' and timeframe = '1m'", pgx.QueryExecModeSimpleProtocol)
+	require.NoError(t, err)
+	tag, err := conn.Exec(ctx, "execute p", pgx.QueryExecModeSimpleProtocol)
+	require.NoError(t, err)
+	require.EqualValues(t, 10, tag.RowsAffected())
 }

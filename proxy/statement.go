@@ -123,8 +123,9 @@ func (s *session) remember(st *statement) {
 	lower := strings.ToLower(st.text)
 	if strings.Contains(lower, "prepare") {
 		for _, each := range s.server.cache.Prepare(st.text, st.oids, s.env()).Prepares() {
+			prepared := s.classify(each.Text, each.OIDs) // takes mu itself where the text may define something
 			s.mu.Lock()
-			s.add(each.Name, s.classify(each.Text, each.OIDs))
+			s.add(each.Name, prepared)
 			s.mu.Unlock()
 		}
 	}
