@@ -188,6 +188,8 @@ func (a *analyzer) fromNode(l *level, node *pg.Node, env *cte) *source {
 			it.parent = l.soFar()
 		}
 		it.name(n.RangeSubselect.GetAlias(), "")
+	case *pg.Node_RangeFunction:
+		it = functionItem(n.RangeFunction)
 	default:
 		it = &item{opaque: true}
 	}

@@ -202,6 +202,9 @@ func from(i market.Instant) market.RangeSet {
 	return market.NewRangeSet(market.Range{Start: i, End: market.PosInf})
 }
 
+// within is [lo, hi].
+func within(lo, hi market.Instant) market.RangeSet { return from(lo).Intersect(upTo(hi)) }
+
 func upTo(i market.Instant) market.RangeSet {
 	if i.IsInf() {
 		return before(i)

@@ -375,10 +375,42 @@ func (g *grammar) correlated() string {
 	}
 }
 
+// given joins with constants: series, VALUES, parameters in a CTE.
+func (g *grammar) given() string {
+	kind := g.pick("timestamptz", "timestamptz", "timestamp")
+	series := "generate_series(" + kind + " '2026-10-31 12:00', " + kind + " '2026-11-0" + g.pick("1", "2") + " 06:00', interval '" + g.pick("1 hour", "30 minutes", "1 day") + "')"
+	more := g.pick("o.symbol = 'A' and o.timeframe = '1h'", g.where("o."))
+	op := g.pick("=", "=", "<=", ">", "<>")
+	join := g.pick("join", "left join", "right join", "full join")
+	switch g.IntN(6) {
+	case 0, 1:
+		from := g.pick(series+" g(t)", "(select "+series+" as t) g", "(select distinct t from "+series+" x(t)) g")
+		return "select g.t, o.ts, o.symbol from " + from + " " + join + " ohlcv o on o.ts " + op + " g.t and " + more + g.pick("", " where o.ts is null", " where "+g.where("o."))
+	case 2:
+		return "select ts, o.symbol from " + series + " g(ts) " + join + " ohlcv o using (ts) where " + more
+	case 3:
+		values := "(values ('" + g.pick("A", "B", "D") + "', " + g.pick("null", "timestamptz '2026-11-01 03:00Z'") + "), ('C', timestamptz '" + g.pick("2026-10-31", "infinity") + "')) v" +
+			g.pick("(s, t)", "(s, t)", "")
+		if !strings.HasSuffix(values, ")") {
+			values = strings.TrimSuffix(values, " v") + " v"
+			return "select v.column1, o.ts from " + values + " " + join + " ohlcv o on o.symbol = v.column1 and o.ts " + op + " v.column2 and o.timeframe = '1d'"
+		}
+		return "select v.s, o.ts, o.close from " + values + " " + join + " ohlcv o on o.symbol = v.s and o.ts " + op + " v.t and o.timeframe = '1h'" + g.pick("", " where "+g.leaf("o."))
+	case 4:
+		return "with p as (select " + g.time() + "::timestamptz as a, 'B' as s, " + g.pick("'1h'", "null::text") + " as f, now() - interval '22 days' as n) select o.ts, o.symbol from ohlcv o" +
+			g.pick(", p", " cross join p", " join p on true") + " where o.ts " + op + " p." + g.pick("a", "n") + " and o.symbol = p.s and o.timeframe = " + g.pick("p.f", "'1d'") + g.pick("", " and "+g.leaf("o."))
+	default:
+		return "with p as (select 'A' as s union all select 'B' " + g.pick("", "union select symbol from ohlcv where symbol = 'C' and timeframe = '1d' ") +
+			") select o.ts, o.symbol from ohlcv o join p on o.symbol = p.s where o.timeframe = '1d' and o.ts > " + g.time() + g.pick("", " and exists (select 1 from p q where q.s = o.symbol)")
+	}
+}
+
 func (g *grammar) statement() string {
 	columns := "symbol, timeframe, ts, close"
 	plain := func() string { return "select " + columns + " from ohlcv where " + g.where("") }
-	switch g.IntN(28) {
+	switch g.IntN(32) {
+	case 28, 29, 30, 31:
+		return g.given()
 	case 24, 25, 26, 27:
 		return g.correlated()
 	case 0, 1, 2:

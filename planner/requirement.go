@@ -18,7 +18,8 @@ type reading struct {
 	// culprit is a constant that was not evaluated, by the column that it is compared with.
 	culprit map[string]*pg.Node
 	// byItem holds the readings of the whole statement.
-	byItem map[*item][]*reading
+	byItem    map[*item][]*reading
+	evaluator *evaluator
 }
 
 // scans turns the scans of a statement into needs (PLANNER 17 and 18).
@@ -34,7 +35,7 @@ func (x *binding) scans(s *statement, e *evaluator) {
 		}
 		readings = append(readings, r)
 	}
-	travel(readings)
+	travel(readings, e)
 	readings = slices.DeleteFunc(readings, func(r *reading) bool { return len(r.rows) == 0 })
 	unbounded := 0
 	for _, r := range readings {
@@ -217,7 +218,7 @@ func (r *reading) meet(ts market.RangeSet, desc bool) (reach, near market.RangeS
 		if !l.leads() {
 			continue
 		}
-		from, known := l.other(r.byItem)
+		from, known := r.other(l)
 		if !known || (l.op == "<" || l.op == "<=") != desc {
 			return ts, nil, false
 		}

@@ -21,6 +21,8 @@ type item struct {
 	inner   *cte // what the subquery's own FROM clause sees
 	// parent is where names are looked for that the subquery's own FROM clause does not have; nil where that is not known.
 	parent *level
+	// series is the call of generate_series that the item is.
+	series *pg.FuncCall
 	// branches are the sides of a set operation that was analysed.
 	branches []*item
 }
@@ -159,10 +161,12 @@ func (a *analyzer) has(it *item, col string) bool {
 	if it.opaque {
 		return false
 	}
-	if it.scan {
+	switch {
+	case it.scan:
 		return slices.Contains(renamed(it), col)
-	}
-	if it.sub == nil {
+	case it.series != nil:
+		return it.columns[0] == col
+	case it.sub == nil:
 		return false
 	}
 	return len(a.output(it, col).refs) > 0
@@ -189,6 +193,9 @@ func (a *analyzer) output(it *item, col string) operand {
 		if at < 0 {
 			return operand{}
 		}
+		return operand{refs: []ref{{it, col}}}
+	}
+	if _, made := a.madeColumn(it, col); made || extreme(it, col) != nil {
 		return operand{refs: []ref{{it, col}}}
 	}
 	l := a.levelOf(it)
@@ -292,12 +299,19 @@ func (a *analyzer) itemColumns(it *item) ([]string, bool) {
 		return nil, false
 	case it.scan:
 		return renamed(it), true
+	case it.series != nil:
+		return it.columns, true
 	case it.sub == nil:
 		return nil, false
+	case len(it.sub.GetValuesLists()) > 0:
+		return valueNames(it), true
 	case len(it.columns) > 0:
 		return it.columns, true
 	}
 	leaf := a.leftmost(it)
+	if len(leaf.sub.GetValuesLists()) > 0 {
+		return valueNames(leaf), true
+	}
 	l := a.levelOf(leaf)
 	if l == nil {
 		return nil, false

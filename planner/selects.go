@@ -191,9 +191,8 @@ func (a *analyzer) plainSelect(it *item, quals []*pred, lim *limit) {
 	a.fromSubqueries(l, env, sel.GetFromClause()...)
 	s := a.shapeOf(sel, l)
 	all := a.conjuncts(l, sel.GetWhereClause())
-	if s.blocked {
-		a.barrier = a.barrier || mention(quals, it)
-	} else {
+	scans := len(a.scans)
+	if !s.blocked {
 		for _, q := range quals {
 			all = append(all, q.rewrite(func(r ref) operand {
 				if r.item != it {
@@ -215,6 +214,7 @@ func (a *analyzer) plainSelect(it *item, quals []*pred, lim *limit) {
 		}
 		a.spread(l, f, all, lim)
 	}
+	a.barrier = a.barrier || s.blocked && len(a.scans) > scans && mention(quals, it)
 }
 
 // limitOf returns the LIMIT that applies to the rows of the only item of the FROM clause, if there is one.

@@ -10,7 +10,7 @@ import (
 // has in a row that matters (PLANNER 15).
 type link struct {
 	col, op string
-	from    []ref
+	from    []origin
 	// by is the condition itself, where it is one of the scan's own and not a part of one.
 	by *pred
 }
@@ -41,7 +41,7 @@ func (a *analyzer) linksOf(it *item, quals []*pred) []link {
 					continue
 				}
 				for _, other := range side.others.refs {
-					if from, ok := a.origins(other, 0); ok && other.item != it && allOf(from, col) {
+					if from, ok := a.origins(other, 0); ok && other.item != it && fit(from, col) {
 						links = append(links, link{col, side.op, from, q})
 					}
 				}
@@ -51,14 +51,14 @@ func (a *analyzer) linksOf(it *item, quals []*pred) []link {
 	return links
 }
 
-// allOf reports whether all are columns of that name.
-func allOf(list []ref, col string) bool {
-	return !slices.ContainsFunc(list, func(r ref) bool { return r.col != col })
+// fit reports whether all are columns of that name, or constants.
+func fit(list []origin, col string) bool {
+	return !slices.ContainsFunc(list, func(o origin) bool { return !o.made() && o.col != col })
 }
 
-// origins returns columns of scans such that each value of the column, unless null, is one that a column among them has in a
-// row that is read; false where there may be others.
-func (a *analyzer) origins(r ref, depth int) ([]ref, bool) {
+// origins returns columns of scans and constants such that each value of the column, unless null, is one of the constants or one
+// that a column among them has in a row that is read; false where there may be others.
+func (a *analyzer) origins(r ref, depth int) ([]origin, bool) {
 	if depth > maxDepth || !a.spend() {
 		return nil, false
 	}
@@ -71,11 +71,13 @@ func (a *analyzer) origins(r ref, depth int) ([]ref, bool) {
 		if at < 0 || at >= len(ohlcvColumns) {
 			return nil, false
 		}
-		return []ref{{it, ohlcvColumns[at]}}, true
+		return []origin{{ref: ref{it, ohlcvColumns[at]}}}, true
+	case it.series != nil:
+		return []origin{{ref: r, series: it.series}}, true
 	case it.sub == nil:
 		return nil, false
 	case len(it.branches) > 0:
-		var all []ref
+		var all []origin
 		at := a.position(it, r.col)
 		for _, branch := range it.branches {
 			from, ok := a.anyOrigin(a.branchColumn(branch, at), depth)
@@ -86,11 +88,17 @@ func (a *analyzer) origins(r ref, depth int) ([]ref, bool) {
 		}
 		return all, true
 	}
+	if made, ok := a.madeColumn(it, r.col); ok {
+		return []origin{made}, true
+	}
+	if column := extreme(it, r.col); column != nil {
+		return a.anyOrigin(a.resolve(a.levelOf(it), column.GetFields()), depth)
+	}
 	return a.anyOrigin(a.output(it, r.col), depth)
 }
 
 // anyOrigin is origins for a column that several refs are equal to.
-func (a *analyzer) anyOrigin(o operand, depth int) ([]ref, bool) {
+func (a *analyzer) anyOrigin(o operand, depth int) ([]origin, bool) {
 	for _, r := range o.refs {
 		if from, ok := a.origins(r, depth+1); ok && o.cast == 0 {
 			return from, true
@@ -100,11 +108,11 @@ func (a *analyzer) anyOrigin(o operand, depth int) ([]ref, bool) {
 }
 
 // travel hands bounds from scan to scan along their links, for as many rounds as there are columns; stopping early only widens.
-func travel(readings []*reading) {
+func travel(readings []*reading, e *evaluator) {
 	byItem := map[*item][]*reading{}
 	for _, r := range readings {
 		byItem[r.scan.item] = append(byItem[r.scan.item], r)
-		r.byItem = byItem
+		r.byItem, r.evaluator = byItem, e
 	}
 	for range 3 * len(readings) {
 		changed := false
@@ -113,7 +121,7 @@ func travel(readings []*reading) {
 				if r.scan.limit != nil && !l.picks() {
 					continue // rows that fail it would be counted
 				}
-				changed = r.follow(l, byItem) || changed
+				changed = r.follow(l) || changed
 			}
 		}
 		if !changed {
@@ -123,10 +131,18 @@ func travel(readings []*reading) {
 }
 
 // other returns a box that holds the rows of the link's other side; false where nothing is known of it.
-func (l link) other(byItem map[*item][]*reading) (box, bool) {
+func (r *reading) other(l link) (box, bool) {
 	from := box{names{}, names{}, nil}
 	for _, origin := range l.from {
-		list := byItem[origin.item]
+		if origin.made() {
+			b, known := origin.holds(r.evaluator, l.col)
+			if !known {
+				return box{}, false
+			}
+			from = box{from.symbols.union(b.symbols), from.timeframes.union(b.timeframes), from.ts.Union(b.ts)}
+			continue
+		}
+		list := r.byItem[origin.item]
 		if len(list) == 0 {
 			return box{}, false
 		}
@@ -140,8 +156,8 @@ func (l link) other(byItem map[*item][]*reading) (box, bool) {
 }
 
 // follow narrows what a scan reads by one link, and reports whether there was anything to narrow.
-func (r *reading) follow(l link, byItem map[*item][]*reading) bool {
-	from, known := l.other(byItem)
+func (r *reading) follow(l link) bool {
+	from, known := r.other(l)
 	if !known {
 		return false
 	}
