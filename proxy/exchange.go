@@ -100,7 +100,7 @@ func (s *session) fail(ctx context.Context, failure error, end byte, size int) e
 		if ends {
 			raw = append(raw, encode(&pgproto3.ReadyForQuery{TxStatus: tx})...)
 		}
-		s.inject(raw)
+		_ = s.inject(raw)
 		return nil
 	}
 	return s.failUpstream(raw, ends)

@@ -56,19 +56,31 @@ func (s *session) gate(ctx context.Context, units []unit) error {
 	if r.trying {
 		return s.try(ctx, units)
 	}
-	if ready, err := s.refreshed(ctx, units); err != nil || !ready {
+	held := &hold{session: s, units: units}
+	held.arm(ctx)
+	defer held.end()
+	err := s.rounds(held)
+	switch {
+	case err == nil:
+		err = held.letGo()
+	case held.armed.Err() != nil:
+		err = context.Cause(held.armed) //nolint:contextcheck // armed is ctx with the cancel requests
+	}
+	held.settle(err)
+	return err
+}
+
+// rounds returns when nothing is missing that the hold's units need.
+func (s *session) rounds(held *hold) error {
+	ctx := held.armed
+	if ready, err := s.refreshed(ctx, held.units); err != nil || !ready {
 		return err
 	}
-	held := &hold{session: s, units: units}
-	defer held.end()
 	for round := range s.server.cfg.MaxRounds {
-		done, err := s.round(ctx, held, round)
-		if err != nil || done {
-			held.settle(err)
+		if done, err := s.round(ctx, held, round); err != nil || done {
 			return err
 		}
 	}
-	held.settle(errUnsettled)
 	return errUnsettled
 }
 
@@ -345,6 +357,6 @@ func (s *session) warn(warnings []string) {
 		return
 	}
 	for _, text := range warnings {
-		s.inject(notice("WARNING", text))
+		_ = s.inject(notice("WARNING", text))
 	}
 }

@@ -31,7 +31,8 @@ type hold struct {
 	bracket planner.Bracket
 
 	started time.Time       // zero before the first wait
-	until   context.Context //nolint:containedctx // the life of the hold is shorter than a call of gate, which ends it
+	armed   context.Context //nolint:containedctx // the life of the hold is shorter than a call of gate, which ends it
+	until   context.Context //nolint:containedctx // armed with the deadlines of the wait
 	finish  []func()
 	noticed time.Time
 	machine *actor.Machine // nil before the first wait
@@ -49,7 +50,36 @@ func (h *hold) outcome() string {
 	return "held"
 }
 
-// end takes back what begin took. Cancel requests go to the upstream from here on.
+// arm has cancel requests end the hold, from the first look at its statement on: the upstream knows nothing of it yet.
+func (h *hold) arm(ctx context.Context) {
+	s := h.session
+	armed, cancel := context.WithCancelCause(ctx)
+	h.armed = armed
+	s.mu.Lock()
+	s.holdEnd = cancel
+	s.mu.Unlock()
+	h.finish = append(h.finish, func() {
+		s.mu.Lock()
+		s.holdEnd, s.held = nil, false
+		s.mu.Unlock()
+		cancel(nil)
+	})
+}
+
+// letGo is asked last before the units go upstream: it returns why they must not, if a cancel request came until now.
+// Those that come later are the upstream's.
+func (h *hold) letGo() error {
+	s := h.session
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.holdEnd, s.held = nil, false
+	if h.armed.Err() != nil {
+		return context.Cause(h.armed)
+	}
+	return nil
+}
+
+// end takes back what arm and begin took.
 func (h *hold) end() {
 	for _, undo := range slices.Backward(h.finish) {
 		undo()
@@ -96,18 +126,11 @@ func (h *hold) begin(ctx context.Context, what need) (pass bool, err error) {
 	h.finish = append(h.finish, s.server.cfg.Metrics.hold(h.started))
 	h.noticed = h.started.Add(s.server.cfg.NoticeAfter - s.server.cfg.NoticeEvery)
 	until, stop := h.deadlines(ctx, what.set)
-	until, cancel := context.WithCancelCause(until)
-	s.mu.Lock()
-	s.holdEnd = cancel
-	s.mu.Unlock()
 	h.until = until
-	h.finish = append(h.finish, func() {
-		s.mu.Lock()
-		s.holdEnd = nil
-		s.mu.Unlock()
-		cancel(nil)
-		stop()
-	})
+	h.finish = append(h.finish, stop)
+	s.mu.Lock()
+	s.held = true
+	s.mu.Unlock()
 	for _, u := range h.units {
 		single := u.stmt.template(s.server.cache, s.env()).Statements == 1
 		if u.parsed && !u.parseOnly && single && !r.settings.repeatable() && !r.open {
@@ -231,7 +254,9 @@ func (h *hold) watch(done <-chan struct{}) error {
 		now := time.Now()
 		if !now.Before(h.noticed.Add(s.server.cfg.NoticeEvery)) {
 			h.noticed = now
-			h.tell()
+			if h.tell() != nil {
+				return errClientGone
+			}
 		}
 		if !beat.IsZero() && !now.Before(beat) {
 			beat = now.Add(r.settings.idleTimeout / 3)
@@ -247,7 +272,7 @@ func (h *hold) listen(until time.Time, done <-chan struct{}) error {
 	s := h.session
 	r := &s.reader
 	for time.Now().Before(until) {
-		if r.end-r.scan >= readAhead {
+		if r.end-r.scan-h.size() >= readAhead {
 			h.sit(until, done)
 			return nil
 		}
@@ -271,6 +296,15 @@ func (h *hold) listen(until time.Time, done <-chan struct{}) error {
 		}
 	}
 	return nil
+}
+
+// size is the length of what is held and not behind scan.
+func (h *hold) size() int {
+	r := &h.session.reader
+	if r.end-r.scan < 5 {
+		return 0
+	}
+	return min(int(binary.BigEndian.Uint32(r.buf[r.scan+1:]))+1, h.session.server.cfg.MaxMessage)
 }
 
 // sit waits without reading.
@@ -300,19 +334,19 @@ func (h *hold) terminated() bool {
 	return false
 }
 
-// tell sends the NOTICE.
-func (h *hold) tell() {
+// tell sends the NOTICE. It returns an error if the client is gone.
+func (h *hold) tell() error {
 	if !h.session.reader.settings.notices("NOTICE") {
-		return
+		return nil
 	}
 	h.mu.Lock()
 	progress, known := h.progress, h.known
 	h.mu.Unlock()
+	text := "barkeep: fetching bars"
 	if known {
-		h.session.inject(notice("NOTICE", progressText(progress)))
-	} else {
-		h.session.inject(notice("NOTICE", "barkeep: fetching bars"))
+		text = progressText(progress)
 	}
+	return h.session.inject(notice("NOTICE", text))
 }
 
 // progressText is for people.

@@ -50,7 +50,8 @@ type session struct {
 
 	mu sync.Mutex // guards what follows
 	ledger
-	holdEnd context.CancelCauseFunc // set during a hold
+	holdEnd context.CancelCauseFunc // set from the first look at a statement until it goes upstream
+	held    bool                    // and it waits for bars
 	info    SessionInfo             // but its State
 	running bool
 	ended   bool
@@ -168,7 +169,7 @@ func (s *session) sayLost(err error) {
 	s.ended = true
 	s.mu.Unlock()
 	if silent {
-		s.inject(errUpstreamGone.encode())
+		_ = s.inject(errUpstreamGone.encode())
 	}
 }
 
@@ -214,32 +215,46 @@ func (s *session) terminate(reason *Error) {
 	}
 	// A client that does not read must not keep the session.
 	_ = s.client.SetWriteDeadline(time.Now().Add(time.Second))
-	s.inject(reason.encode())
+	_ = s.inject(reason.encode())
 	s.close()
 }
 
-// inject writes the proxy's own message to the client, at the next boundary between messages.
-func (s *session) inject(message []byte) {
+// inject writes the proxy's own message to the client, at the next boundary between messages. An error says that the
+// client is gone, which the session's reader finds out as well.
+func (s *session) inject(message []byte) error {
 	s.out.Lock()
 	defer s.out.Unlock()
 	if s.midway {
 		s.deferred = append(s.deferred, message...)
-		return
+		return nil
 	}
-	if err := s.send(message); err != nil {
+	err := s.send(message)
+	if err != nil {
 		s.log.Debug("client not written to", slog.Any("error", err))
 	}
+	return err
 }
 
-// cancelHold ends a hold and reports whether there was one.
-func (s *session) cancelHold(reason error) bool {
+// cancelStatement ends what waits, or is looked at, before it goes upstream, and reports whether that was it: a cancel
+// request is the upstream's while it works on what was sent before.
+func (s *session) cancelStatement() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.holdEnd == nil {
+	if s.holdEnd == nil || s.waiting > s.owned {
 		return false
 	}
-	s.holdEnd(reason)
+	s.holdEnd(errCanceled)
 	return true
+}
+
+// endHold ends a hold and reports whether there was one.
+func (s *session) endHold(reason error) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.held {
+		s.holdEnd(reason)
+	}
+	return s.held
 }
 
 // cstring cuts the text up to its zero byte, and returns what follows.

@@ -29,7 +29,7 @@ func (s *session) describeNow() SessionInfo {
 	switch {
 	case !s.running:
 		info.State = "starting"
-	case s.holdEnd != nil:
+	case s.held:
 		info.State = "held"
 	case s.waiting > 0:
 		info.State = "active"

@@ -181,7 +181,7 @@ func (s *Server) cancel(ctx context.Context, packet []byte) error {
 	if len(packet) < keyAt+4 || len(packet) > keyAt+256 {
 		return fmt.Errorf("cancel request of %d bytes", len(packet))
 	}
-	if target := s.find(binary.BigEndian.Uint32(packet[8:]), packet[keyAt:]); target != nil && target.cancelHold(errCanceled) {
+	if target := s.find(binary.BigEndian.Uint32(packet[8:]), packet[keyAt:]); target != nil && target.cancelStatement() {
 		return nil
 	}
 	conn, err := s.dial(ctx)
@@ -217,7 +217,7 @@ func (s *Server) EndBlockingHold(pid uint32) {
 	sessions := slices.Clone(s.keys[pid])
 	s.mu.Unlock()
 	for _, each := range sessions {
-		if each.cancelHold(errBlocksIngest) {
+		if each.endHold(errBlocksIngest) {
 			s.cfg.Logger.Warn("hold ended: its session blocks ingest", slog.Int64("pid", int64(pid)))
 		}
 	}
