@@ -80,8 +80,10 @@ type Config struct {
 	MaxMessage int
 	// MaxRounds bounds how often a statement is planned again after a hold.
 	MaxRounds int
-	// MaxBars and Timeout hold where the session's own settings cannot be read.
+	// MaxBars, Timeout and Freshness hold where the session has no setting of its own; a Freshness of zero is that of each
+	// timeframe.
 	MaxBars                                                  int64
+	Freshness                                                time.Duration
 	Timeout, NoticeAfter, NoticeEvery, StartupTimeout, Grace time.Duration
 
 	// Explainer answers EXPLAIN (BARKEEP); nil leaves that to the upstream, which has no such option.

@@ -117,6 +117,9 @@ func (s *session) withOwn(out settings, own planner.Own) settings {
 	if out.timeout <= 0 {
 		out.timeout = cfg.Timeout
 	}
+	if own.Freshness == "" {
+		out.freshness = cfg.Freshness
+	}
 	var err error
 	if out.maxBars, err = strconv.ParseInt(own.MaxBars, 10, 64); err != nil || out.maxBars <= 0 {
 		out.maxBars = cfg.MaxBars

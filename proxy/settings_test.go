@@ -2,10 +2,13 @@ package proxy
 
 import (
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
+
+	"barkeep/planner"
 )
 
 // TestWrongSettings: a value that a setting of barkeep cannot have is never taken for its default in silence.
@@ -149,4 +152,14 @@ func TestSettingsInQuery(t *testing.T) {
 	require.Equal(t, "57014", code(err))
 	_, err = rows("set local barkeep.timeout = 50; set local barkeep.mode = partial; " + of("HUSD"))
 	require.NoError(t, err)
+}
+
+// TestConfiguredDefaults: what is configured holds where the session has no setting of its own, and only there.
+func TestConfiguredDefaults(t *testing.T) {
+	t.Parallel()
+	s := &session{server: &Server{cfg: Config{Timeout: time.Minute, MaxBars: 7, Freshness: 3 * time.Second}}}
+	none := s.withOwn(settings{}, planner.Own{})
+	require.Equal(t, []any{time.Minute, int64(7), 3 * time.Second}, []any{none.timeout, none.maxBars, none.freshness})
+	own := s.withOwn(settings{}, planner.Own{Timeout: "2min", MaxBars: "8", Freshness: "0"})
+	require.Equal(t, []any{2 * time.Minute, int64(8), time.Duration(0)}, []any{own.timeout, own.maxBars, own.freshness})
 }

@@ -103,7 +103,7 @@ func (a *app) startProxy(life lifetimes) error {
 	server := proxy.New(proxy.Config{
 		Upstream: up, Database: a.pool.Config().ConnConfig.Database, TLS: a.certificate,
 		AllowTrust: a.cfg.Auth.AllowTrust, Coordinator: filler{coord}, Explainer: filler{coord}, Catalog: definitions{names, life.work},
-		MaxSessions: a.cfg.Sessions.Max, MaxHolds: a.cfg.Holds.Max, MaxBars: a.cfg.Statement.MaxBars, Timeout: a.cfg.Statement.Timeout,
+		MaxSessions: a.cfg.Sessions.Max, MaxHolds: a.cfg.Holds.Max, MaxBars: a.cfg.Statement.MaxBars, Timeout: a.cfg.Statement.Timeout, Freshness: a.cfg.Statement.Freshness,
 		NoticeAfter: a.cfg.Holds.NoticeAfter, NoticeEvery: a.cfg.Holds.NoticeEvery, Grace: sessionGrace(a.cfg.Shutdown.Grace),
 		Skew: databaseSkew(a.coverage), Actors: a.actors, Logger: a.log, Metrics: proxy.NewMetrics(a.metrics),
 	})
