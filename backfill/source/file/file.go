@@ -16,8 +16,8 @@
 // microseconds since the epoch (told apart by their size), or RFC 3339, whose zone may be missing and is then UTC. A row
 // that does not parse, lies off the grid or cannot be a bar is an error that names file, line and field.
 //
-// The files are the whole truth: what they do not hold is absent. Where a file has grown, `barkeep forget` makes room for
-// its new rows.
+// The files are the whole truth: what they do not hold is absent. Where a file has grown, what was found absent has to be
+// forgotten before its new rows are seen.
 package file
 
 import (
