@@ -94,6 +94,29 @@ func TestRule8_GuardRefusesASuperuser(t *testing.T) {
 	}
 }
 
+// TestRule8_WhatGoesPastTheGuard is what docs/operations.md says that the guard does not see.
+func TestRule8_WhatGoesPastTheGuard(t *testing.T) {
+	db := dbtest.New(t)
+	conn := connect(t, db.URL)
+	var chunks bool
+	require.NoError(t, conn.QueryRow(t.Context(), "select to_regclass('_timescaledb_catalog.chunk') is not null").Scan(&chunks))
+	if !chunks {
+		t.Skip("the server has no TimescaleDB, so there are no chunks")
+	}
+	_, err := db.Pool.Exec(t.Context(), insertBar)
+	require.NoError(t, err)
+	var chunk string
+	require.NoError(t, conn.QueryRow(t.Context(), "select show_chunks('public.ohlcv')::text").Scan(&chunk))
+	for _, statement := range []string{
+		"update " + chunk + " set close = open", "delete from " + chunk, "truncate " + chunk,
+		"set session_replication_role = replica", insertBar, "update ohlcv set close = open", "delete from ohlcv", "truncate ohlcv",
+		"reset session_replication_role", "select drop_chunks('public.ohlcv', older_than => now())",
+	} {
+		_, err := conn.Exec(t.Context(), statement)
+		require.NoError(t, err, statement)
+	}
+}
+
 // TestRule8_GuardAsksForTheRole: the setting alone, which everyone can make, opens nothing.
 func TestRule8_GuardAsksForTheRole(t *testing.T) {
 	db := dbtest.New(t)

@@ -1,0 +1,80 @@
+package main
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"barkeep/internal/exchange"
+	"barkeep/internal/market"
+)
+
+// TestSourceFailsThenIsWell: everything that a vendor answers with when it is not well, and then it is. The statement is
+// answered right, and nothing of what was wrong is stored.
+func TestSourceFailsThenIsWell(t *testing.T) {
+	t.Parallel()
+	s, _ := newSite(t)
+	proxy := s.start("proxy")
+	s.start("producer")
+	s.start("consumer")
+	for _, fault := range []exchange.Fault{
+		{Status: 429, RetryAfter: time.Second},
+		{Status: 500},
+		{Status: 503},
+		{Body: "<html>maintenance</html>"},
+		{Body: `{"a":[1,2]}`},
+		{Garble: true},
+		{Cut: true},
+		{OffGrid: true},
+		{Outside: true},
+		{Impossible: true},
+		{Shuffle: true},
+		{Duplicate: true},
+		{Extra: 3},
+	} {
+		fault.Path, fault.Times = "klines", 1
+		s.exchange.Script(fault)
+	}
+	r := minutes("2024-01-01T00:00:00Z", 16)
+	began := time.Now()
+	s.right(r, s.asking(s.connect(proxy), r))
+	require.GreaterOrEqual(t, time.Since(began), time.Second, "Retry-After")
+	s.holds(r)
+}
+
+// TestRule5_RowsThatComeLate: a vendor has not got its newest rows yet. Who asks then gets what there is, and nobody
+// believes that there is no more: who asks later gets the rest.
+func TestRule5_RowsThatComeLate(t *testing.T) {
+	t.Parallel()
+	s, _ := newSite(t)
+	proxy := s.start("proxy")
+	s.start("producer")
+	s.start("consumer")
+	conn := s.connect(proxy)
+	_, err := conn.Exec(t.Context(), `set barkeep.freshness = '1s'`)
+	require.NoError(t, err)
+	// Six rows, of which one forms and one or two are beyond the range.
+	s.exchange.Script(exchange.Fault{Path: "klines", Late: 6})
+	now := market.M1.Floor(market.FromTime(time.Now()))
+	r := market.Range{Start: market.M1.Add(now, -40), End: market.M1.Add(now, -1)}
+	want := truth(r)
+	bars, err := ask(t.Context(), conn, r)
+	require.NoError(t, err)
+	require.Less(t, len(bars), len(want), "the newest are not there yet")
+	require.Equal(t, want[:len(bars)], bars)
+	var settled int
+	require.NoError(t, s.db.Pool.QueryRow(t.Context(), `select count(*)::int from barkeep.coverage
+	  where symbol = $1 and timeframe = '1m' and state in (1, 3) and range_end > $2 and range_start < $3`,
+		symbol, want[len(bars)].TS.Time(), r.End.Time()).Scan(&settled))
+	require.Zero(t, settled, "what has not come is not settled")
+	s.exchange.Heal()
+	require.Eventually(t, func() bool {
+		bars, err := ask(t.Context(), conn, r)
+		require.NoError(t, err)
+		return len(bars) == len(want)
+	}, 30*time.Second, 100*time.Millisecond, "the late rows never come")
+	bars, err = ask(t.Context(), conn, r)
+	require.NoError(t, err)
+	s.same(want, bars, "answer")
+}
