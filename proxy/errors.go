@@ -57,6 +57,10 @@ var (
 		Code: pgerrcode.InsufficientPrivilege, Message: "ohlcv cannot be written by a statement",
 		HintText: "Its rows are kept by barkeep; insert into a table of your own.",
 	}
+	errImported = &Error{
+		Code: pgerrcode.SerializationFailure, Message: "barkeep cannot know which bars an imported snapshot shows",
+		HintText: "Read ohlcv in a transaction with a snapshot of its own, or set barkeep.mode to stored to read what the snapshot shows.",
+	}
 	errSettingsInSegment = &Error{
 		Code: pgerrcode.FeatureNotSupported, Message: "settings change in the pipeline that reads ohlcv",
 		HintText: "Send Sync between the statement that changes settings and the one that reads ohlcv.",

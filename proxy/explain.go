@@ -119,7 +119,7 @@ func (s *session) explainQuery(ctx context.Context, st *statement, size int) err
 	s.mu.Lock()
 	tx := s.tx
 	s.mu.Unlock()
-	s.inject(slices.Concat(encode(&explainColumn), (&shown{explained: x}).encode(), encode(&pgproto3.ReadyForQuery{TxStatus: tx})))
+	_ = s.inject(slices.Concat(encode(&explainColumn), (&shown{explained: x}).encode(), encode(&pgproto3.ReadyForQuery{TxStatus: tx})))
 	return nil
 }
 

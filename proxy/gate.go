@@ -133,6 +133,9 @@ func (s *session) round(ctx context.Context, held *hold, round int) (bool, error
 	if r.settings.repeatable() && r.snapshotTaken && s.inTransaction() {
 		request.At = r.snapshotVersion
 	}
+	if len(what.requirements) > 0 && what.set.mode != "stored" && s.imported(held.units) {
+		return false, errImported
+	}
 	missing := int64(0)
 	if len(what.requirements) > 0 && what.set.mode != "stored" {
 		if missing, err = s.server.cfg.Coordinator.Missing(ctx, request); err != nil {
@@ -169,6 +172,15 @@ func (s *session) inTransaction() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.tx == 'T' || s.waiting > 0 || s.reader.open
+}
+
+// imported reports whether the units see a snapshot that was taken elsewhere, at a time that nobody here knows.
+func (s *session) imported(units []unit) bool {
+	r := &s.reader
+	if r.imported || r.importing {
+		return true
+	}
+	return slices.ContainsFunc(units, func(u unit) bool { return u.stmt.effects && u.stmt.imports })
 }
 
 // blockFailed reports whether the upstream is in a failed block and will refuse whatever comes.

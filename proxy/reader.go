@@ -49,6 +49,9 @@ type reader struct {
 	settings        settings
 	snapshotTaken   bool
 	snapshotVersion Version
+	importing       bool      // what waits to be written imports a snapshot
+	imported        bool      // the transaction has a snapshot of another
+	restarts        bool      // what waits to be written begins by ending the transaction
 	began           time.Time // no later than the start of the upstream's transaction
 }
 
@@ -286,15 +289,16 @@ func (s *session) forward() error {
 		return nil
 	}
 	s.mu.Lock()
-	if s.waiting == 0 && s.tx == 'I' && !r.open {
-		r.began, r.snapshotTaken = time.Now(), false
+	if r.restarts || s.waiting == 0 && s.tx == 'I' && !r.open {
+		r.began, r.snapshotTaken, r.imported = time.Now(), false, false
 	}
+	r.imported = r.imported || r.importing
 	if r.snapshot && !r.snapshotTaken {
 		r.snapshotTaken, r.snapshotVersion = true, s.server.cfg.Coordinator.Snapshot()
 	}
 	s.push(r.batch...)
 	s.mu.Unlock()
-	r.snapshot = false
+	r.snapshot, r.importing, r.restarts = false, false, false
 	clear(r.batch)
 	r.batch = r.batch[:0]
 	r.owed = true

@@ -16,6 +16,8 @@ type scan struct {
 	control bool // takes no snapshot
 	defines bool // may define or change a relation or function
 	asks    bool // may be an EXPLAIN (BARKEEP)
+	imports bool // may give the transaction a snapshot of another
+	ends    bool // begins by ending the transaction for certain
 }
 
 func scanText(text string, known *planner.Catalog) scan {
@@ -23,6 +25,7 @@ func scanText(text string, known *planner.Catalog) scan {
 		known: known, reads: planner.MayRead(text, known),
 		effects: planner.Effects(text).Settings && !isPlain(text, plainBegins),
 		control: isControl(text), defines: defines(text), asks: asks(text),
+		imports: importsSnapshot(text), ends: endsFirst(text),
 	}
 }
 
@@ -72,18 +75,18 @@ func isPlain(text string, list []string) bool {
 	return false
 }
 
-// isControl reports whether the text is one statement that takes no snapshot.
+// isControl reports whether no statement of the text takes a snapshot. Cut at each semicolon, quoted or not, it has pieces
+// that begin where no statement does, but none begins inside a piece.
 func isControl(text string) bool {
-	text = strings.TrimRight(strings.TrimSpace(text), "; \t\r\n")
-	if strings.ContainsRune(text, ';') {
-		return false
+	for piece := range strings.SplitSeq(strings.TrimRight(text, "; \t\r\n"), ";") {
+		word, _, _ := strings.Cut(strings.TrimSpace(piece), " ")
+		switch strings.ToLower(word) {
+		case "begin", "start", "set", "show", "commit", "rollback", "abort", "end", "savepoint", "release":
+		default:
+			return false
+		}
 	}
-	word, _, _ := strings.Cut(text, " ")
-	switch strings.ToLower(word) {
-	case "begin", "start", "set", "show", "commit", "rollback", "abort", "end", "savepoint", "release":
-		return true
-	}
-	return false
+	return true
 }
 
 // defines reports whether the text has a word that begins, or may hide, a definition.
@@ -101,4 +104,20 @@ func defines(text string) bool {
 func asks(text string) bool {
 	lower := strings.ToLower(text)
 	return strings.Contains(lower, "barkeep") && strings.Contains(lower, "explain")
+}
+
+// importsSnapshot reports whether the text may be a SET TRANSACTION SNAPSHOT.
+func importsSnapshot(text string) bool {
+	lower := strings.ToLower(text)
+	return strings.Contains(lower, "snapshot") && strings.Contains(lower, "transaction") && strings.Contains(lower, "set")
+}
+
+// endsFirst reports whether the first statement of the text is one that ends the transaction, whatever comes of it.
+func endsFirst(text string) bool {
+	first, _, _ := strings.Cut(text, ";")
+	words := strings.Fields(strings.ToLower(first))
+	if n := len(words); n >= 2 && words[n-1] == "chain" && words[n-2] == "and" {
+		words = words[:n-2]
+	}
+	return isPlain(strings.Join(words, " "), plainEnds)
 }

@@ -92,6 +92,7 @@ func (s *session) affect(st *statement) {
 		return
 	}
 	r.segmentEffects = true
+	r.importing = r.importing || st.imports
 	s.noteMade(st)
 	s.suspect(st)
 	if isPlain(st.text, plainEnds) {
@@ -164,12 +165,22 @@ func (s *session) query(ctx context.Context, body []byte, size int) error {
 			return s.fail(ctx, failure, 'Q', size)
 		}
 	}
+	r.restarts = r.restarts || st.ends && s.alone()
 	s.affect(st)
 	r.pending = append(r.pending, entry{kind: kindQuery})
 	r.scan += size
 	s.settle()
 	r.open, r.usedUp, r.used, r.segmentEffects, r.inSegment = false, false, false, false, false
 	return nil
+}
+
+// alone reports whether the upstream will execute a Query for certain: nothing before it is outstanding, and no segment
+// open.
+func (s *session) alone() bool {
+	r := &s.reader
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.waiting == 0 && len(r.batch) == 0 && !r.inSegment && !r.open
 }
 
 // parse deals with Parse.
