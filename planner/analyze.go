@@ -19,6 +19,9 @@ type scan struct {
 type limit struct {
 	count, offset *pg.Node
 	keys          []sortKey
+	// perSeries says that it is one of each series, and ends of which end, where keys do not say.
+	perSeries bool
+	ends      ends
 }
 
 type sortKey struct {

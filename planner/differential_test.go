@@ -375,6 +375,38 @@ func (g *grammar) correlated() string {
 	}
 }
 
+// edges reads the first or last bar of each series.
+func (g *grammar) edges() string {
+	from := g.pick("ohlcv", "ohlcv", "(select * from ohlcv where "+g.where("")+")", "(select ts, symbol, timeframe, close from ohlcv)") + " o"
+	where := " where " + g.where("o.")
+	if g.IntN(2) == 0 {
+		where = " where o.symbol in ('A', 'C') and o.timeframe = " + g.pick("'1h'", "'1d'") + g.pick("", " and o.ts "+g.pick("<", ">=", "<>", "=")+" "+g.time())
+	}
+	value := func() string {
+		return g.pick("max(o.ts)", "max(o.ts)", "min(o.ts)", "max(o.ts) - interval '1 day'", "count(*)", "max(o.close)", "date_trunc('day', max(o.ts))", "'x'", "max(o.ts) filter (where o.close > 3)")
+	}
+	switch g.IntN(6) {
+	case 0:
+		return "select " + value() + g.pick("", ", "+value()) + " from " + from + where + g.pick("", "", " having count(*) > 2")
+	case 1:
+		by := g.pick("o.symbol", "o.symbol, o.timeframe", "o.timeframe", "rollup (o.symbol)", "o.symbol, o.ts")
+		return "select o.symbol, " + value() + " from " + from + where + " group by " + by + g.pick("", " having max(o.close) > 3")
+	case 2:
+		on := g.pick("o.symbol", "o.symbol, o.timeframe", "o.timeframe", "o.ts")
+		return "select distinct on (" + on + ") " + on + ", " + g.pick("o.ts, o.close", "o.close", "o.symbol") + " from " + from + where + " order by " + on + ", o.ts " + g.pick("desc", "asc") +
+			g.pick("", ", o.symbol, o.timeframe")
+	case 3:
+		return "select o.ts, (select " + g.pick("max(i.ts)", "min(i.ts)") + " from ohlcv i where i.symbol = " + g.pick("o.symbol", "'B'") + " and i.timeframe = '1h' and i.ts " +
+			g.pick("<=", "<", ">", ">=", "=") + " o.ts) from " + from + where
+	case 4:
+		return "select * from (select o.symbol as s, max(o.ts) as m from " + from + where + " group by o.symbol) x join ohlcv j on j.symbol = x.s and j.ts " +
+			g.pick("=", "<", ">=") + " x.m and j.timeframe = '1h'"
+	default:
+		return "select ts, close from ohlcv where symbol = 'A' and timeframe = '1h' and ts " + g.pick("=", ">=", "<") + " (select " +
+			g.pick("max(o.ts)", "min(o.ts)", "max(o.ts) - interval '5 hours'") + " from " + from + where + ")"
+	}
+}
+
 // given joins with constants: series, VALUES, parameters in a CTE.
 func (g *grammar) given() string {
 	kind := g.pick("timestamptz", "timestamptz", "timestamp")
@@ -408,7 +440,9 @@ func (g *grammar) given() string {
 func (g *grammar) statement() string {
 	columns := "symbol, timeframe, ts, close"
 	plain := func() string { return "select " + columns + " from ohlcv where " + g.where("") }
-	switch g.IntN(32) {
+	switch g.IntN(36) {
+	case 32, 33, 34, 35:
+		return g.edges()
 	case 28, 29, 30, 31:
 		return g.given()
 	case 24, 25, 26, 27:

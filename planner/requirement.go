@@ -189,11 +189,11 @@ const maxCountRanges = 8
 // them are read from the end that ORDER BY begins with; all others are needed (PLANNER 17).
 func (r *reading) newest(ts market.RangeSet, series market.Series, e *evaluator) (market.RangeSet, []market.Count) {
 	n, ok := e.rowCount(r.scan.limit)
-	desc, sorted := r.scan.limit.order(r)
+	wanted, sorted := r.scan.limit.order(r)
 	if !ok || !sorted {
 		return ts, nil
 	}
-	ts, near, ok := r.meet(ts, desc)
+	ts, near, ok := r.meet(ts, wanted)
 	if !ok {
 		return ts, nil
 	}
@@ -204,8 +204,14 @@ func (r *reading) newest(ts market.RangeSet, series market.Series, e *evaluator)
 	counts := make([]market.Count, 0, len(certain))
 	for _, c := range certain {
 		within := market.Range{Start: series.Timeframe.Ceil(c.Start), End: series.Timeframe.Ceil(c.End)}
-		if !within.Empty() {
-			counts = append(counts, market.Count{N: n, Within: within, Newest: desc})
+		if within.Empty() {
+			continue
+		}
+		if wanted.last {
+			counts = append(counts, market.Count{N: n, Within: within, Newest: true})
+		}
+		if wanted.first {
+			counts = append(counts, market.Count{N: n, Within: within})
 		}
 	}
 	return ts.Subtract(certain), counts
@@ -213,13 +219,13 @@ func (r *reading) newest(ts market.RangeSet, series market.Series, e *evaluator)
 
 // meet returns what of ts an asof join may read, and the part near the other side's rows, all of which is needed: of what lies
 // beyond, n bars from there (PLANNER 17). It is false where a link does not agree with the LIMIT's order.
-func (r *reading) meet(ts market.RangeSet, desc bool) (reach, near market.RangeSet, ok bool) {
+func (r *reading) meet(ts market.RangeSet, wanted ends) (reach, near market.RangeSet, ok bool) {
 	for _, l := range r.scan.links {
 		if !l.leads() {
 			continue
 		}
 		from, known := r.other(l)
-		if !known || (l.op == "<" || l.op == "<=") != desc {
+		if up := l.op == "<" || l.op == "<="; !known || wanted.last != up || wanted.first == up {
 			return ts, nil, false
 		}
 		if from.ts.Empty() {
@@ -237,26 +243,29 @@ func (sc *scan) linked(q *pred) bool {
 }
 
 // order reports from which end of a series the LIMIT's rows come; false where that is neither.
-func (l *limit) order(r *reading) (desc, ok bool) {
-	if len(l.keys) == 0 {
-		return true, true // any bars are a right answer
+func (l *limit) order(r *reading) (wanted ends, ok bool) {
+	switch {
+	case l.ends != ends{}:
+		return l.ends, true
+	case len(l.keys) == 0:
+		return ends{last: true}, true // any bars are a right answer
 	}
 	for _, k := range l.keys {
 		col, known := k.by.of(r.scan.item)
 		switch {
 		case !known || k.by.cast != 0:
-			return false, false
+			return ends{}, false
 		case col == colTS:
-			return k.desc, true
-		case col == colSymbol && !r.one(func(b box) names { return b.symbols }):
-			return false, false
-		case col == colTimeframe && !r.one(func(b box) names { return b.timeframes }):
-			return false, false
+			return ends{first: !k.desc, last: k.desc}, true
+		case col == colSymbol && !l.perSeries && !r.one(func(b box) names { return b.symbols }):
+			return ends{}, false
+		case col == colTimeframe && !l.perSeries && !r.one(func(b box) names { return b.timeframes }):
+			return ends{}, false
 		case col != colSymbol && col != colTimeframe:
-			return false, false
+			return ends{}, false
 		}
 	}
-	return false, false
+	return ends{}, false
 }
 
 // one reports whether all rows have the same single name.

@@ -207,7 +207,11 @@ func (a *analyzer) plainSelect(it *item, quals []*pred, lim *limit) {
 			all = append(all, q.rewrite(func(r ref) operand { return s.keep(operand{refs: []ref{r}}) }))
 		}
 	}
-	lim = a.limitOf(it, l, s, lim)
+	if edges := a.edgesOf(it, l, s); edges != nil {
+		lim = edges
+	} else {
+		lim = a.limitOf(it, l, s, lim)
+	}
 	for _, f := range l.from {
 		if len(l.items) != 1 {
 			lim = nil
@@ -227,7 +231,7 @@ func (a *analyzer) limitOf(it *item, l *level, s shape, outer *limit) *limit {
 		if outer == nil {
 			return nil
 		}
-		down := &limit{count: outer.count, offset: outer.offset}
+		down := &limit{count: outer.count, offset: outer.offset, perSeries: outer.perSeries, ends: outer.ends}
 		for _, k := range outer.keys {
 			by := k.by.rewrite(func(r ref) operand {
 				if r.item == it {
