@@ -102,11 +102,14 @@ func (r *rig) consumer() func() {
 	return r.start(c.Run)
 }
 
-func (r *rig) producer() func() {
+func (r *rig) producer() func() { return r.producerAt(time.Now) }
+
+// producerAt starts a producer on a machine with a clock of its own.
+func (r *rig) producerAt(now func() time.Time) func() {
 	p, err := producer.New(producer.Config{
 		Options: r.opts, Pool: r.db.Pool, Names: r.names, Deployment: r.dep, Registry: source.RegistryOf(r.source),
 		Backoff: 10 * time.Millisecond, BackoffLimit: 50 * time.Millisecond, Breaker: 50 * time.Millisecond, Logger: r.log,
-		Actors: &r.actors, ListPoll: 200 * time.Millisecond,
+		Actors: &r.actors, ListPoll: 200 * time.Millisecond, Now: now,
 	})
 	require.NoError(r.t, err)
 	return r.start(p.Run)

@@ -156,6 +156,45 @@ func TestRule15_SilentJobIsPublishedAgain(t *testing.T) {
 	require.Eventually(t, func() bool { return r.jobStates()["done"] == 1 }, 10*time.Second, 20*time.Millisecond)
 }
 
+// The sequence: a source that is faster than the database; the job has ended, its pages wait in the log for minutes, and it is
+// published again, as nothing is heard of it. What is in the log already is not fetched again.
+func TestRule15_IngestThatIsBehindIsNotFetchedAgain(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, sim.Config{PageLimit: 360})
+	r.bind("sim:BTCUSD", "BTCUSD")
+	var later atomic.Int64
+	r.producerAt(func() time.Time { return time.Now().Add(time.Duration(later.Load())) })
+	c := r.coordinator()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	result := ensure(ctx, c, need("sim:BTCUSD", market.M1, "2024-01-01T00:00:00Z", "2024-01-02T00:00:00Z"), nil)
+	client, err := kgo.NewClient(append([]kgo.Opt{kgo.ConsumeTopics(r.names.Bars()), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart())}, r.opts...)...)
+	require.NoError(t, err)
+	defer client.Close()
+	for ends := 0; ends < 3; {
+		fetches := client.PollFetches(ctx)
+		require.NoError(t, ctx.Err(), "%d ends", ends)
+		for _, record := range fetches.Records() {
+			_, end, err := topic.UnmarshalBars(record.Value)
+			require.NoError(t, err)
+			if end != nil {
+				ends++
+				later.Store(int64(time.Hour))
+			}
+		}
+	}
+	later.Store(0)
+	r.consumer()
+	require.NoError(t, <-result)
+	require.Equal(t, 1440, r.bars("sim:BTCUSD", "1m", "2024-01-01Z", "2024-01-02Z"))
+	r.source.mu.Lock()
+	defer r.source.mu.Unlock()
+	require.Len(t, r.source.pages, 4)
+	for page, n := range r.source.pages {
+		require.Equal(t, 1, n, "%s was fetched again", page)
+	}
+}
+
 // A bulk job has claimed the slots and waits for the one place that bulk may take; a user who wants one of them does not
 // wait for that place.
 func TestRule16_AUserRaisesASlotOfABulkJob(t *testing.T) {

@@ -60,8 +60,9 @@ func (r *run) refresh(ctx context.Context) error {
 	key := seriesKey{r.job.Series, r.job.Generation}
 	var ended []uuid.UUID
 	if jobs := r.p.slots.closers(key); len(jobs) > 0 {
-		err := r.p.config.Pool.QueryRow(ctx, `SELECT coalesce(array_agg(id), '{}') FROM barkeep.job
-		  WHERE id = ANY ($1::uuid[]) AND ended_at IS NOT NULL`, jobs).Scan(&ended)
+		// A job that is not known any more was lost with a database that went back in time: its end will not be read.
+		err := r.p.config.Pool.QueryRow(ctx, `SELECT coalesce(array_agg(n.id), '{}') FROM unnest($1::uuid[]) AS n (id)
+		  LEFT JOIN barkeep.job j ON j.id = n.id WHERE j.id IS NULL OR j.ended_at IS NOT NULL`, jobs).Scan(&ended)
 		if err != nil {
 			return &databaseError{fmt.Errorf("read ended jobs: %w", err)}
 		}

@@ -84,8 +84,9 @@ type slotTable struct {
 }
 
 const (
-	// sentFor bounds how long a published page counts without being seen in the coverage: one that ingest refused must
-	// become a gap again.
+	// sentFor bounds how long a published page counts without being seen in the coverage while no end of a job follows it:
+	// one that ingest refused must become a gap again. One that an end follows counts until that is ingested, however far
+	// ingest is behind: its job is published again while it seems silent (PIPELINE 15), and would be fetched again.
 	sentFor = 30 * time.Second
 	// shareAge is how much older than the asking a provisional reading may be to answer it.
 	shareAge = time.Second
@@ -177,7 +178,7 @@ func (t *slotTable) missing(series market.Series, generation int64, set market.R
 	key := seriesKey{series, generation}
 	kept := t.recent[key][:0]
 	for _, s := range t.recent[key] {
-		if t.now().Sub(s.at) > sentFor {
+		if t.now().Sub(s.at) > sentFor && s.closer == uuid.Nil {
 			continue
 		}
 		kept = append(kept, s)

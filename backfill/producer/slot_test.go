@@ -68,7 +68,8 @@ func TestOffsetsAreMarkedInOrder(t *testing.T) {
 
 func TestWhatTheLogLostBecomesAGap(t *testing.T) {
 	t.Parallel()
-	table := newSlotTable(coverage.NewStore(nil, coverage.Config{}), time.Now)
+	clock := time.Unix(1_700_000_000, 0)
+	table := newSlotTable(coverage.NewStore(nil, coverage.Config{}), func() time.Time { return clock })
 	series := market.Series{Symbol: "sim:BTCUSD", Timeframe: market.M1}
 	key := seriesKey{series, 1}
 	early, late := slotOf(market.M1, 1000, 0), slotOf(market.M1, 1000, 1e12)
@@ -85,6 +86,9 @@ func TestWhatTheLogLostBecomesAGap(t *testing.T) {
 	publish(late) // while the end of the first job is on its way: it may come after that
 	table.closed(key, mark, first)
 	require.Equal(t, []uuid.UUID{first}, table.closers(key))
+	clock = clock.Add(sentFor + time.Second)
+	require.Equal(t, market.RangeSet{late}, missing(), "ingest is behind: what an end follows is not fetched again")
+	publish(late)
 	table.drop(key, nil)
 	require.Empty(t, missing(), "nothing has ended")
 	table.drop(key, []uuid.UUID{first})
