@@ -23,7 +23,10 @@ const (
 	deleteGone = `DELETE FROM public.ohlcv o WHERE o.symbol = $1 AND o.timeframe = $2 AND o.ts >= $3 AND o.ts < $4
 	  AND NOT EXISTS (SELECT 1 FROM pg_temp.barkeep_stage s
 	    WHERE s.symbol = o.symbol AND s.timeframe = o.timeframe AND s.ts = o.ts)`
-	upsert = `INSERT INTO public.ohlcv AS o ` + barColumns + `
+	// hashJoins keeps the planner from comparing each row with each: nothing is known of the size of the staging table, nor of
+	// a chunk that was made a moment ago.
+	hashJoins = `SET LOCAL enable_nestloop = off`
+	upsert    = `INSERT INTO public.ohlcv AS o ` + barColumns + `
 	  SELECT symbol, timeframe, ts, open, high, low, close, volume FROM pg_temp.barkeep_stage
 	  ON CONFLICT (symbol, timeframe, ts) DO UPDATE SET open = excluded.open, high = excluded.high, low = excluded.low,
 	    close = excluded.close, volume = excluded.volume
@@ -62,6 +65,7 @@ func (p *plan) writeRows(ctx context.Context, tx pgx.Tx, staged bool) error {
 		return fmt.Errorf("copy bars to staging: %w", err)
 	}
 	batch := &pgx.Batch{}
+	batch.Queue(hashJoins)
 	for series, ranges := range rangesOf(known) {
 		for _, r := range ranges {
 			batch.Queue(deleteGone, string(series.Symbol), series.Timeframe.String(),
