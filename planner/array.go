@@ -187,7 +187,7 @@ func (b *bounder) typedElements(nodes []*pg.Node) ([]value, arrayState) {
 func (b *bounder) castElements(col string, c *pg.TypeCast) ([]value, arrayState) {
 	t := c.GetTypeName()
 	list := t.GetNames()
-	if len(t.GetArrayBounds()) != 1 || len(t.GetTypmods()) > 0 || len(list) == 0 || len(list) > 2 {
+	if len(t.GetArrayBounds()) != 1 || len(t.GetTypmods()) > 0 || !builtin(list) {
 		return nil, arrayOpaque
 	}
 	oid := typeOIDs[list[len(list)-1].GetString_().GetSval()]

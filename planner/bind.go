@@ -272,7 +272,7 @@ func (e *evaluator) argument(node *pg.Node, inner *Template, at int) value {
 	if at < len(inner.oids) {
 		oid = inner.oids[at]
 	}
-	if oid == 0 {
+	if oid == 0 || oid == oidUnknown {
 		for _, s := range inner.list {
 			if at < len(s.oids) && !s.unsure[int32(at+1)] { //nolint:gosec // as above
 				oid = s.oids[at]

@@ -171,14 +171,16 @@ func isUTF8(encoding string) bool {
 // castOID returns the type a cast names, false where it has a length, a precision or array bounds.
 func castOID(t *pg.TypeName) (uint32, bool) {
 	list := t.GetNames()
-	if len(t.GetArrayBounds()) > 0 || len(t.GetTypmods()) > 0 || t.GetSetof() || t.GetPctType() || len(list) == 0 {
-		return 0, false
-	}
-	if len(list) == 2 && list[0].GetString_().GetSval() != "pg_catalog" || len(list) > 2 {
+	if len(t.GetArrayBounds()) > 0 || len(t.GetTypmods()) > 0 || t.GetSetof() || t.GetPctType() || !builtin(list) {
 		return 0, false
 	}
 	oid, ok := typeOIDs[list[len(list)-1].GetString_().GetSval()]
 	return oid, ok
+}
+
+// builtin reports whether a type's name is that of one of pg_catalog's.
+func builtin(names []*pg.Node) bool {
+	return len(names) == 1 || len(names) == 2 && names[0].GetString_().GetSval() == "pg_catalog"
 }
 
 func (e *evaluator) cast(c *pg.TypeCast) value {

@@ -46,6 +46,8 @@ func (a *analyzer) inspect(s *statement, root proto.Message) {
 			switch n := m.(type) {
 			case *pg.LockingClause:
 				return false // names items of the FROM clause
+			case *pg.IntoClause:
+				a.seen[n.GetRel()] = true // made by the statement: upstream it must not be there yet
 			case *pg.RangeVar:
 				if !a.seen[n] && (isOurs(n) || a.inClosure(n.GetRelname())) && !s.writes {
 					a.hide("it uses " + n.GetRelname() + " in a way that is not understood")

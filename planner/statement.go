@@ -329,8 +329,11 @@ func preparedBy(n *pg.PrepareStmt, text string, raw *pg.RawStmt) *Prepared {
 			p := &Prepared{Name: n.GetName(), Text: text[tok.end:end]}
 			for _, t := range n.GetArgtypes() {
 				oid, _ := castOID(t.GetTypeName())
-				if oid == 0 {
+				switch oid {
+				case 0:
 					oid = oidOther
+				case oidUnknown:
+					oid = 0 // inferred from its use
 				}
 				p.OIDs = append(p.OIDs, oid)
 			}

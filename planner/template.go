@@ -216,7 +216,7 @@ func (s *statement) inferParams(root proto.Message, declared []uint32) {
 // castType returns the type that a cast gives a parameter, zero where it is not known here.
 func castType(t *pg.TypeName) uint32 {
 	names := t.GetNames()
-	if len(names) == 0 {
+	if !builtin(names) {
 		return 0
 	}
 	oid := typeOIDs[names[len(names)-1].GetString_().GetSval()]
