@@ -109,21 +109,35 @@ func compareDatabases(t *testing.T, statements int, dir string, bars map[market.
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = direct.Close(context.Background()) })
 	stack := startStack(t, dir)
-	through, err := pgx.Connect(t.Context(), stack.clientURL())
+	warned := false
+	config, err := pgx.ParseConfig(stack.clientURL())
+	require.NoError(t, err)
+	config.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) { warned = warned || n.Severity == "WARNING" }
+	through, err := pgx.ConnectConfig(t.Context(), config)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = through.Close(context.Background()) })
+	for conn, pool := range map[*pgx.Conn]*pgxpool.Pool{direct: full.Pool, through: stack.db.Pool} {
+		_, err := pool.Exec(t.Context(), elsewhere(at))
+		require.NoError(t, err)
+		for _, view := range views(at) {
+			mustExec(t, conn, view)
+		}
+	}
 
 	var tally struct {
 		sync.Mutex
-		same, refused, failed int
+		same, refused, failed, lax int
 	}
 	rapid.Check(t, func(rt *rapid.T) {
 		s := drawStatement(rt, at)
 		if rapid.IntRange(0, 2).Draw(rt, "empty first") > 0 {
 			stack.empty(t)
 		}
-		want, wantErr := inBlock(t.Context(), direct, s)
-		got, gotErr := inBlock(t.Context(), through, s)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // a hang is to name its statement
+		defer cancel()
+		want, wantErr := inBlock(ctx, direct, s)
+		warned = false
+		got, gotErr := inBlock(ctx, through, s)
 		tally.Lock()
 		defer tally.Unlock()
 		switch code := sqlState(gotErr); {
@@ -132,6 +146,8 @@ func compareDatabases(t *testing.T, statements int, dir string, bars map[market.
 				rt.Fatalf("%s\ndirect fails with %v, through barkeep: %v", s, wantErr, gotErr)
 			}
 			tally.failed++
+		case s.lax && (code == "0A000" || gotErr == nil && warned):
+			tally.lax++
 		case code == "0A000":
 			tally.refused++
 		case gotErr != nil:
@@ -143,7 +159,7 @@ func compareDatabases(t *testing.T, statements int, dir string, bars map[market.
 			tally.same++
 		}
 	})
-	t.Logf("%d statements the same, %d failed on both, %d refused", tally.same, tally.failed, tally.refused)
+	t.Logf("%d statements the same, %d failed on both, %d refused, %d refused or warned of as they should", tally.same, tally.failed, tally.refused, tally.lax)
 	total := tally.same + tally.failed + tally.refused
 	require.LessOrEqual(t, tally.refused*10, total, "too many refusals: nothing is shown by them")
 }
@@ -177,7 +193,8 @@ func inBlock(ctx context.Context, conn *pgx.Conn, s statement) (rows []string, e
 		return nil, err
 	}
 	if s.block == noBlock {
-		return execute(ctx, conn, s)
+		rows, err = execute(ctx, conn, s)
+		return rows, errors.Join(err, do("deallocate all"))
 	}
 	for range snapshotTries {
 		begin := "begin isolation level read committed"
@@ -192,8 +209,10 @@ func inBlock(ctx context.Context, conn *pgx.Conn, s statement) (rows []string, e
 				return nil, err
 			}
 		}
-		rows, err = execute(ctx, conn, s)
-		if failure := do("rollback"); failure != nil {
+		if err = s.before(do); err == nil {
+			rows, err = execute(ctx, conn, s)
+		}
+		if failure := errors.Join(do("rollback"), do("deallocate all")); failure != nil { // a PREPARE outlives its block
 			return nil, failure
 		}
 		if sqlState(err) != "40001" {
@@ -203,9 +222,31 @@ func inBlock(ctx context.Context, conn *pgx.Conn, s statement) (rows []string, e
 	return rows, err
 }
 
+// before sends the prelude, where it is not part of the Query.
+func (s statement) before(do func(string) error) error {
+	if s.together {
+		return nil
+	}
+	for _, sql := range s.prelude {
+		if err := do(sql); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // execute runs s in the session and returns its rows as text.
 func execute(ctx context.Context, conn *pgx.Conn, s statement) ([]string, error) {
-	var results []*pgconn.Result
+	rows, err := executeWay(ctx, conn, s)
+	if err == nil && s.writes {
+		var more []string
+		more, err = query(ctx, conn, "select * from mine")
+		rows = append(rows, more...)
+	}
+	return rows, err
+}
+
+func executeWay(ctx context.Context, conn *pgx.Conn, s statement) ([]string, error) {
 	switch s.way {
 	case asExtended:
 		values, oids, formats := make([][]byte, len(s.args)), make([]uint32, len(s.args)), make([]int16, len(s.args))
@@ -216,24 +257,51 @@ func execute(ctx context.Context, conn *pgx.Conn, s statement) ([]string, error)
 			}
 		}
 		result := conn.PgConn().ExecParams(ctx, s.sql, values, oids, formats, nil).Read()
-		if result.Err != nil {
-			return nil, result.Err
-		}
-		results = append(results, result)
+		return rowsOf([]*pgconn.Result{result}), result.Err
 	case asCopy:
 		var out strings.Builder
 		if _, err := conn.PgConn().CopyTo(ctx, &out, "copy ("+s.sql+") to stdout"); err != nil {
 			return nil, err
 		}
 		return strings.Split(out.String(), "\n"), nil
-	default:
-		all, err := conn.PgConn().Exec(ctx, s.text()).ReadAll()
-		if err != nil {
-			_ = conn.PgConn().Exec(ctx, "deallocate all").Close() // a PREPARE outlives the failure of its Query
+	case asSteps:
+		back := "; fetch backward 2 from c"
+		if !s.ordered {
+			back = "" // which two is not part of the answer
+		}
+		return query(ctx, conn, "declare c scroll cursor for "+s.sql, "fetch 3 from c", "fetch 20 from c"+back, "fetch all from c", "close c")
+	case asPreparedArgs:
+		return query(ctx, conn, "prepare p"+s.types()+" as "+s.sql, "execute p"+s.values())
+	case asExplain:
+		if _, err := query(ctx, conn, "explain "+s.sql); err != nil {
 			return nil, err
 		}
-		results = all
+		return query(ctx, conn, s.sql)
+	case asAnalyze:
+		if _, err := query(ctx, conn, "explain (analyze, buffers false) "+s.sql); err != nil {
+			return nil, err
+		}
+		defer func() { _ = conn.PgConn().Exec(ctx, "reset barkeep.mode").Close() }()
+		return query(ctx, conn, "set barkeep.mode = 'stored'", s.sql)
+	default:
+		return query(ctx, conn, s.text())
 	}
+}
+
+// query runs texts in turn and returns the rows of all.
+func query(ctx context.Context, conn *pgx.Conn, texts ...string) ([]string, error) {
+	var rows []string
+	for _, text := range texts {
+		results, err := conn.PgConn().Exec(ctx, text).ReadAll()
+		if err != nil {
+			return nil, err
+		}
+		rows = append(rows, rowsOf(results)...)
+	}
+	return rows, nil
+}
+
+func rowsOf(results []*pgconn.Result) []string {
 	var rows []string
 	for _, result := range results {
 		for _, row := range result.Rows {
@@ -247,7 +315,7 @@ func execute(ctx context.Context, conn *pgx.Conn, s statement) ([]string, error)
 			rows = append(rows, strings.Join(fields, "|"))
 		}
 	}
-	return rows, nil
+	return rows
 }
 
 func sqlState(err error) string {

@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -32,6 +33,11 @@ const (
 	asCursor   = "cursor"   // DECLARE and FETCH in one Query
 	asTable    = "table"    // CREATE TEMP TABLE AS and what it holds
 	asCopy     = "copy"     // COPY (…) TO STDOUT
+	// Several Queries each.
+	asSteps        = "steps"       // DECLARE, and FETCH in steps
+	asPreparedArgs = "with values" // PREPARE with parameters, and EXECUTE with their values
+	asExplain      = "explain"     // EXPLAIN, which fetches nothing, and the statement
+	asAnalyze      = "analyze"     // EXPLAIN ANALYZE, which fetches all, and the statement on what is stored
 )
 
 // The blocks in which a statement is executed.
@@ -55,11 +61,18 @@ type statement struct {
 	dateStyle, way, block string
 	// zoneInside sets the zone in the statement's own Query; the session's is another.
 	zoneInside bool
+	// prelude is sent before it, in its block; joined with it to one Query where together is set.
+	prelude  []string
+	together bool
+	// lax allows an answer from what is stored, with a WARNING.
+	lax bool
+	// writes says that a table of the user's is changed; show it too.
+	writes bool
 }
 
 func (s statement) String() string {
-	return fmt.Sprintf("zone=%s (inside: %v) datestyle=%s way=%s block=%q ordered=%v args=%v\n%s", s.zone, s.zoneInside, s.dateStyle, s.way, s.block,
-		s.ordered, s.args, s.sql)
+	return fmt.Sprintf("zone=%s (inside: %v) datestyle=%s way=%s block=%q prelude=%q (together: %v) ordered=%v args=%v\n%s", s.zone, s.zoneInside,
+		s.dateStyle, s.way, s.block, s.prelude, s.together, s.ordered, s.args, s.sql)
 }
 
 // text is the Query of a statement that is not extended.
@@ -76,10 +89,14 @@ func (s statement) text() string {
 	case asTable:
 		return "create temp table t as " + s.sql + "; select * from t; drop table t"
 	}
-	if s.zoneInside {
-		return "set timezone = '" + s.zone + "'; " + s.sql
+	sql := s.sql
+	if s.together {
+		sql = strings.Join(append(slices.Clone(s.prelude), sql), "; ")
 	}
-	return s.sql
+	if s.zoneInside {
+		return "set timezone = '" + s.zone + "'; " + sql
+	}
+	return sql
 }
 
 // scene is what a database holds, for statements to be drawn around.
@@ -105,7 +122,10 @@ type grammar struct {
 
 	t    *rapid.T
 	args []argument
+	way  string
 	bind bool
+	// lax and writes are the statement's.
+	lax, writes bool
 	// european says that DateStyle has the day before the month.
 	european bool
 }
@@ -180,6 +200,9 @@ func (g *grammar) instant() string {
 	if g.bind && g.chance("as binary parameter", 25) {
 		return g.instantArgument(at)
 	}
+	if g.bind && g.chance("as typed parameter", 20) {
+		return g.typedInstant(at)
+	}
 	switch rapid.IntRange(0, 9).Draw(g.t, "instant form") {
 	case 6:
 		return "date '" + at.Format("2006-01-02") + "'"
@@ -212,6 +235,9 @@ func (g *grammar) instant() string {
 func (g *grammar) symbols(alias string) string {
 	column := alias + "symbol"
 	one := func() string { return g.text(g.pick("symbol", g.scene.symbols...), "::text") }
+	if g.way == asExtended && g.chance("as array", 15) {
+		return g.symbolArray(column)
+	}
 	switch rapid.IntRange(0, 4).Draw(g.t, "symbol form") {
 	case 0:
 		return column + " in (" + one() + ", " + one() + ")"
@@ -264,13 +290,22 @@ func (g *grammar) tsLeaf(alias string) string {
 // condition is a boolean tree over ts, the series and columns that bound nothing.
 func (g *grammar) condition(alias string, depth int) string {
 	if depth <= 0 || g.chance("leaf", 40) {
-		switch rapid.IntRange(0, 6).Draw(g.t, "leaf") {
+		switch rapid.IntRange(0, 9).Draw(g.t, "leaf") {
 		case 0:
 			return alias + "close > " + alias + "open"
 		case 1:
 			return g.symbols(alias)
 		case 2:
 			return alias + "volume " + g.pick("operator", "<", ">=") + " 8"
+		case 7:
+			return g.rowLeaf(alias)
+		case 8:
+			return g.nullLeaf(alias)
+		case 9:
+			if g.way == asExtended {
+				return g.instantArray(alias + "ts")
+			}
+			return g.tsLeaf(alias)
 		default:
 			return g.tsLeaf(alias)
 		}
@@ -310,7 +345,9 @@ func (g *grammar) table() string { return g.pick("table", "ohlcv", "public.ohlcv
 
 // relation is one bounded scan with the alias o.
 func (g *grammar) relation(alias string) (from, where string) {
-	switch rapid.IntRange(0, 3).Draw(g.t, "relation") {
+	switch rapid.IntRange(0, 4).Draw(g.t, "relation") {
+	case 4:
+		return "bars_view " + alias, g.where(alias + ".")
 	case 0:
 		inner := ""
 		if g.chance("inner bound", 60) {
@@ -327,6 +364,9 @@ func (g *grammar) relation(alias string) (from, where string) {
 const keys = "symbol, timeframe, ts"
 
 func (g *grammar) query() (sql string, ordered bool) {
+	if g.chance("further form", 30) {
+		return g.further()
+	}
 	from, where := g.relation("o")
 	switch rapid.IntRange(0, 11).Draw(g.t, "query") {
 	case 0:
@@ -412,13 +452,21 @@ func (g *grammar) join() (sql string, ordered bool) {
 func drawStatement(t *rapid.T, at scene) statement {
 	g := &grammar{scene: at, t: t}
 	s := statement{
-		way:   g.pick("way", asQuery, asQuery, asExtended, asExtended, asExtended, asPrepared, asCursor, asTable, asCopy),
+		way: g.pick("way", asQuery, asQuery, asExtended, asExtended, asExtended, asExtended, asPrepared, asCursor, asTable, asCopy, asSteps, asPreparedArgs,
+			asExplain, asAnalyze),
 		block: g.pick("block", noBlock, noBlock, noBlock, readCommitted, repeatableRead, snapshotAlready),
 		zone:  g.pick("zone", grammarZones...), dateStyle: g.pick("datestyle", "ISO, MDY", "ISO, MDY", "ISO, DMY", "SQL, DMY", "German, DMY", "Postgres, MDY"),
 	}
-	g.bind, g.european = s.way == asExtended, strings.HasSuffix(s.dateStyle, "DMY")
+	g.way, g.bind, g.european = s.way, s.way == asExtended || s.way == asPreparedArgs, strings.HasSuffix(s.dateStyle, "DMY")
 	s.sql, s.ordered = g.query()
-	s.args = g.args
+	s.args, s.lax, s.writes = g.args, g.lax, g.writes
+	if s.way == asSteps || s.writes {
+		s.block = g.pick("block", readCommitted, readCommitted, repeatableRead, snapshotAlready)
+	}
+	if s.block != noBlock {
+		s.prelude = g.prelude()
+		s.together = s.way == asQuery && g.chance("together", 50)
+	}
 	s.zoneInside = s.way == asQuery && g.chance("zone inside", 20)
 	return s
 }
