@@ -57,6 +57,9 @@ var (
 		Code: pgerrcode.InsufficientPrivilege, Message: "ohlcv cannot be written by a statement",
 		HintText: "Its rows are kept by barkeep; insert into a table of your own.",
 	}
+	errBlockFailed = &Error{
+		Code: pgerrcode.InFailedSQLTransaction, Message: "current transaction is aborted, commands ignored until end of transaction block",
+	}
 	errImported = &Error{
 		Code: pgerrcode.SerializationFailure, Message: "barkeep cannot know which bars an imported snapshot shows",
 		HintText: "Read ohlcv in a transaction with a snapshot of its own, or set barkeep.mode to stored to read what the snapshot shows.",

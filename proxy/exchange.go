@@ -111,7 +111,7 @@ func (s *session) failUpstream(raw []byte, ends bool) error {
 	r := &s.reader
 	out := encode(&pgproto3.Bind{PreparedStatement: failMark})
 	s.mu.Lock()
-	s.mark, s.replacement = []byte(failMark), raw
+	s.failures = append(s.failures, raw)
 	if ends {
 		s.push(entry{kind: kindSync, clears: true})
 	}
@@ -120,7 +120,7 @@ func (s *session) failUpstream(raw []byte, ends bool) error {
 		out = append(out, encode(&pgproto3.Sync{})...)
 		r.open, r.usedUp = false, false
 	} else {
-		r.open = true
+		r.open, r.marked = true, true
 	}
 	if _, err := s.upstream.Write(out); err != nil {
 		return fmt.Errorf("write to upstream: %w", err)

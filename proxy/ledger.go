@@ -21,7 +21,7 @@ func (st *statement) template(cache *planner.Cache, env planner.Env) *planner.Te
 // The kinds of entries. Those of the first line are answered by ReadyForQuery.
 const (
 	kindQuery, kindSync, kindCall, kindOwn = 'Q', 'S', 'F', 'x'
-	kindParse, kindClose                   = 'P', 'C'
+	kindParse, kindClose, kindCopyEnd      = 'P', 'C', 'c'
 )
 
 // entry is one thing sent upstream whose answer matters.
@@ -32,12 +32,16 @@ type entry struct {
 	own  *exchange
 	// clears says that its ReadyForQuery ends a failure by proxy.
 	clears bool
+	// bound says that a Bind came before it in its segment.
+	bound bool
 	// instead is what the client gets in place of its CloseComplete.
 	instead *shown
 }
 
 // endsReady reports whether ReadyForQuery answers it.
-func (e entry) endsReady() bool { return e.kind != kindParse && e.kind != kindClose }
+func (e entry) endsReady() bool {
+	return e.kind != kindParse && e.kind != kindClose && e.kind != kindCopyEnd
+}
 
 // exchange is messages of the proxy's own, up to a Sync, with the replies to them.
 type exchange struct {
@@ -54,18 +58,24 @@ type ledger struct {
 	owned      int // entries of kindOwn
 	replaced   int // entries with instead
 	tx         byte
-	copying    bool // an extended COPY FROM STDIN is under way
+	copying    bool // a COPY FROM STDIN is under way, and the client has not ended it
 	announced  bool // by a FATAL or Terminate: the connection's end
 	params     map[string]string
 	paramsSeen uint64
 	statements map[string]*statement
 	calm       chan struct{} // closed when waiting gets 0
-	// A failure by proxy: the ErrorResponse that mentions mark is replaced.
-	mark, replacement []byte
+	// failures are those by the proxy, in order: an ErrorResponse that mentions failMark is replaced by the first, until
+	// the Sync that ends its segment is answered.
+	failures [][]byte
 }
 
 func (l *ledger) push(list ...entry) {
-	for _, e := range list {
+	for i, e := range list {
+		if e.kind == kindCopyEnd && l.copyEnded(e) {
+			l.push(list[i+1:]...)
+			return
+		}
+		l.entries = append(l.entries, e)
 		if e.endsReady() {
 			l.waiting++
 		}
@@ -76,7 +86,16 @@ func (l *ledger) push(list ...entry) {
 			l.replaced++
 		}
 	}
-	l.entries = append(l.entries, list...)
+}
+
+// copyEnded deals with the end of a COPY FROM STDIN, and reports whether it need not be remembered.
+func (l *ledger) copyEnded(e entry) bool {
+	if !l.copying {
+		return !e.bound && l.first == len(l.entries) // ignored where no COPY can be on its way
+	}
+	l.copying = false
+	l.drop(kindSync, len(l.entries), len(l.entries))
+	return true
 }
 
 func (l *ledger) head() *entry {
@@ -132,11 +151,11 @@ func (l *ledger) closed() *shown {
 
 // ready settles everything up to the oldest entry that ReadyForQuery answers, and returns that.
 func (l *ledger) ready(tx byte) entry {
-	l.tx = tx
+	l.tx, l.copying = tx, false
 	for l.head() != nil {
 		if e := l.pop(); e.endsReady() {
 			if e.clears {
-				l.mark, l.replacement = nil, nil
+				l.failures = l.failures[1:]
 			}
 			return e
 		}
@@ -144,45 +163,47 @@ func (l *ledger) ready(tx byte) entry {
 	return entry{}
 }
 
-// copyStarted notes a CopyInResponse.
+// copyStarted notes a CopyInResponse. From here to CopyDone or CopyFail, which may have been sent already, the upstream
+// ignores each Sync.
 func (l *ledger) copyStarted() {
-	e := l.head()
-	l.copying = e == nil || (e.kind != kindQuery && e.kind != kindOwn)
-}
-
-// copyEnded notes that the client ended its COPY: the upstream ignores each Sync that came before.
-func (l *ledger) copyEnded() {
-	if !l.copying {
+	if e := l.head(); e != nil && e.kind == kindOwn {
 		return
 	}
-	l.copying = false
-	l.dropSyncs(false)
+	for i, e := range l.entries[l.first:] {
+		if e.kind == kindCopyEnd {
+			l.drop(kindSync, l.first+i, len(l.entries))
+			l.drop(kindCopyEnd, len(l.entries), 1)
+			return
+		}
+	}
+	l.copying = true
 }
 
-// dropSyncs removes the waiting Syncs, or the first of them.
-func (l *ledger) dropSyncs(one bool) {
+// drop removes at most so many entries of the kind, of those before end.
+func (l *ledger) drop(kind byte, end, most int) {
 	kept := make([]entry, 0, len(l.entries)-l.first)
-	dropped := 0
-	for _, e := range l.entries[l.first:] {
-		if e.kind == kindSync && (!one || dropped == 0) {
-			dropped++
+	for i, e := range l.entries[l.first:] {
+		if e.kind != kind || l.first+i >= end || most == 0 {
+			kept = append(kept, e)
 			continue
 		}
-		kept = append(kept, e)
+		most--
+		if e.endsReady() {
+			l.waiting--
+		}
 	}
 	l.entries, l.first = kept, 0
-	l.waiting -= dropped
-	if dropped > 0 && l.waiting == 0 && l.calm != nil {
+	if l.waiting == 0 && l.calm != nil {
 		close(l.calm)
 		l.calm = nil
 	}
 }
 
-// failed notes an ErrorResponse.
+// failed notes an ErrorResponse. The Sync that was sent before the data of a COPY has been ignored by then.
 func (l *ledger) failed() {
 	if l.copying {
 		l.copying = false
-		l.dropSyncs(true)
+		l.drop(kindSync, len(l.entries), 1)
 	}
 }
 

@@ -79,7 +79,7 @@ var noted = [256]bool{'Z': true, 'S': true, 'E': true, '1': true, '3': true, 'G'
 // holds mu.
 func (s *session) walk(data []byte) (out []byte, used int, err error) {
 	var filtered []byte
-	filtering := s.owned > 0 || s.replaced > 0 || s.mark != nil
+	filtering := s.owned > 0 || s.replaced > 0 || len(s.failures) > 0
 	i := 0
 	if s.skip > 0 {
 		i = min(s.skip, len(data))
@@ -185,12 +185,11 @@ func (s *session) noteError(message []byte, own *exchange) []byte {
 		return nil
 	}
 	s.failed()
-	if s.mark != nil {
-		if bytes.Contains(message, s.mark) {
-			out := s.replacement
-			s.mark, s.replacement = nil, nil
-			return out
+	if len(s.failures) > 0 && bytes.Contains(message, []byte(failMark)) {
+		if s.tx == 'E' { // by an earlier failure
+			return errBlockFailed.encode()
 		}
+		return s.failures[0]
 	}
 	return message
 }

@@ -27,6 +27,7 @@ type reader struct {
 	stream   int  // bytes of a message that goes upstream as it comes
 	gated    bool // the segment holds what may read ohlcv
 	skipping bool // the proxy failed the segment: drop until Sync
+	marked   bool // and has the upstream fail it
 	open     bool // messages of the segment went upstream, its Sync did not
 	usedUp   bool // a Bind was among them
 
@@ -266,9 +267,7 @@ func (s *session) take(ctx context.Context, kind byte, size int) error {
 		s.announced = true
 		s.mu.Unlock()
 	case 'c', 'f':
-		s.mu.Lock()
-		s.copyEnded()
-		s.mu.Unlock()
+		r.pending = append(r.pending, entry{kind: kindCopyEnd, bound: r.used})
 	}
 	r.scan += size
 	return nil

@@ -334,8 +334,8 @@ func (s *session) endSegment(ctx context.Context, kind byte, size int) error {
 	}
 	r.scan += size
 	if kind == 'S' {
-		r.pending = append(r.pending, entry{kind: kindSync, clears: r.skipping})
-		r.skipping, r.used, r.segmentEffects, r.inSegment = false, false, false, false
+		r.pending = append(r.pending, entry{kind: kindSync, clears: r.marked})
+		r.skipping, r.marked, r.used, r.segmentEffects, r.inSegment = false, false, false, false, false
 		s.forgetExplained()
 	} else {
 		r.inSegment = true

@@ -42,6 +42,21 @@ func TestHoldTranscripts(t *testing.T) {
 			script: "Q set barkeep.timeout = '40ms'\nwait Z\nP - " + read + "\nB - -\nE -\nP - select 2\nB - -\nE -\nS\nP - select 3\nB - -\nE -\nS\nwait Z 2",
 			want:   []string{"C SET", "Z I", "E ERROR 57014 " + errHoldTimeout.Message, "Z I", "1 ", "2 ", "D 3", "C SELECT 1", "Z I"},
 		},
+		"one failure after the other": {
+			script: "Q select pg_sleep(0.2)\nP - insert into ohlcv values (1)\nB - -\nE -\nS\nP - select from ohlcv where symbol = 'sim:BTCUSD' and timeframe = '7m'\nB - -\nE -\nS\n" +
+				"P - insert into ohlcv values (2)\nB - -\nE -\nH\nS\nQ select 4\nwait Z 5",
+			want: []string{
+				"T", "D ", "C SELECT 1", "Z I", "E ERROR 42501 " + errWrites.Message, "Z I", "E ERROR 22023 barkeep: unknown timeframe \"7m\"", "Z I",
+				"E ERROR 42501 " + errWrites.Message, "Z I", "T", "D 4", "C SELECT 1", "Z I",
+			},
+		},
+		"one failure after the other in a block": {
+			script: "Q begin\nwait Z\nP - insert into ohlcv values (1)\nB - -\nE -\nS\nP - insert into ohlcv values (1)\nB - -\nE -\nS\nQ insert into ohlcv values (2)\nwait Z 3",
+			want: []string{
+				"C BEGIN", "Z T", "E ERROR 42501 " + errWrites.Message, "Z E", "E ERROR 25P02 " + errBlockFailed.Message, "Z E",
+				"E ERROR 25P02 " + errBlockFailed.Message, "Z E",
+			},
+		},
 		"flush then Sync": {
 			script: "Q set barkeep.timeout = '40ms'\nwait Z\nP - " + read + "\nB - -\nE -\nH\nwait E\nQ select 1\nS\nwait Z",
 			want:   []string{"C SET", "Z I", "E ERROR 57014 " + errHoldTimeout.Message, "Z I"},
