@@ -26,7 +26,8 @@ func (p *Postgres) Run(ctx context.Context) error {
 			return nil
 		}
 		logger := p.in.config.logger()
-		logger.ErrorContext(ctx, "the database's process ended; it is started again", slog.Any("error", p.Err()))
+		logger.ErrorContext(ctx, "the database's process ended; it is started again", slog.Any("error", p.Err()),
+			slog.String("log", p.in.path("server.log")))
 		for pause := firstPause; ; pause = min(2*pause, longestPause) {
 			err := p.restart(ctx)
 			if err == nil {

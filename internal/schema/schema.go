@@ -112,13 +112,26 @@ func runMigrations(ctx context.Context, conn *pgx.Conn, offered offerFunc) error
 	}
 	newest := len(migrator.Migrations)
 	if int(current) == newest {
-		return nil
+		return findTable(ctx, conn)
 	}
 	if int(current) > newest {
 		return fmt.Errorf("migrate: the database has schema version %d, this barkeep knows up to %d: use a newer barkeep", current, newest)
 	}
 	if err := migrator.Migrate(ctx); err != nil {
 		return fmt.Errorf("migrate: %w", explain(err, "create tables in the schemas public and barkeep", "alter database … owner to current user"))
+	}
+	return nil
+}
+
+// findTable returns an error where a migrated database has lost what all of it is about: it would answer every statement
+// with an error that sounds like the user's own.
+func findTable(ctx context.Context, conn *pgx.Conn) error {
+	var there bool
+	if err := conn.QueryRow(ctx, "select to_regclass('public.ohlcv') is not null").Scan(&there); err != nil {
+		return fmt.Errorf("look for the table ohlcv: %w", err)
+	}
+	if !there {
+		return errors.New("migrate: the table public.ohlcv was dropped: restore the database, or give barkeep a new one")
 	}
 	return nil
 }

@@ -55,6 +55,15 @@ func TestConcurrentMigrate(t *testing.T) {
 	require.Equal(t, 1, deployments)
 }
 
+// TestDroppedTable: a start on a database without ohlcv says so.
+func TestDroppedTable(t *testing.T) {
+	conn := connect(t, dbtest.New(t).URL)
+	require.NoError(t, schema.Migrate(t.Context(), conn))
+	_, err := conn.Exec(t.Context(), "drop table public.ohlcv")
+	require.NoError(t, err)
+	require.ErrorContains(t, schema.Migrate(t.Context(), conn), "public.ohlcv was dropped")
+}
+
 func TestHypertableWhereOffered(t *testing.T) {
 	db := dbtest.New(t)
 	conn := connect(t, db.URL)
