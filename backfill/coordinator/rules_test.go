@@ -437,3 +437,43 @@ func TestRule11_TheOldInstrumentsLifeIsNotAbsent(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, 1440, r.bars("sim:BTCUSD", "1m", "2024-01-10Z", "2024-01-21Z"))
 }
+
+// A job's record that cannot be read fails its job by the headers; one of another deployment is dropped, and its job is not
+// touched. Both are passed: the next one is done.
+func TestRule12And13_JobsThatCannotBeUsed(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, sim.Config{PageLimit: 360})
+	r.bind("sim:BTCUSD", "BTCUSD")
+	r.consumer()
+	client, err := kgo.NewClient(r.opts...)
+	require.NoError(t, err)
+	defer client.Close()
+	send := func(deployment string, spoil bool) (id string) {
+		id = uuid.NewString()
+		_, err := r.db.Pool.Exec(t.Context(), `INSERT INTO barkeep.job (id, symbol, timeframe, range_start, range_end, source, generation)
+		  VALUES ($1, 'sim:BTCUSD', '1m', '2024-01-01Z', '2024-01-02Z', 'sim', 1)`, id)
+		require.NoError(t, err)
+		record := r.names.JobRecord(topic.Job{
+			ID: id, Deployment: deployment, Series: market.Series{Symbol: "sim:BTCUSD", Timeframe: market.M1}, Source: "sim", VendorID: "BTCUSD",
+			Range: market.Range{Start: at("2024-01-01T00:00:00Z"), End: at("2024-01-02T00:00:00Z")}, Generation: 1, AskedAt: market.FromTime(time.Now()),
+		})
+		if spoil {
+			record.Value[0] = 99 // a version of a later barkeep
+		}
+		require.NoError(t, client.ProduceSync(t.Context(), record).FirstErr())
+		return id
+	}
+	unreadable, foreign, good := send(r.dep, true), send(uuid.NewString(), false), send(r.dep, false)
+	r.producer()
+	state := func(id string) (state string) {
+		require.NoError(t, r.db.Pool.QueryRow(t.Context(), `SELECT state FROM barkeep.job WHERE id = $1`, id).Scan(&state))
+		return state
+	}
+	require.Eventually(t, func() bool { return state(good) == "done" }, 30*time.Second, 20*time.Millisecond)
+	require.Eventually(t, func() bool { return state(unreadable) == "failed" }, 30*time.Second, 20*time.Millisecond)
+	require.Equal(t, "queued", state(foreign))
+	require.Equal(t, 1440, r.bars("sim:BTCUSD", "1m", "2024-01-01Z", "2024-01-02Z"))
+	r.source.mu.Lock()
+	defer r.source.mu.Unlock()
+	require.Len(t, r.source.pages, 4, "only the good one was fetched")
+}

@@ -102,6 +102,41 @@ func TestBindingIsDecidedOnceByPreference(t *testing.T) {
 	require.ErrorContains(t, err, `no source "nowhere"`)
 }
 
+// slow is a source whose list takes until it may go on.
+type slow struct {
+	fixed
+	reads   chan struct{}
+	proceed chan struct{}
+}
+
+func (s *slow) Instruments(ctx context.Context) ([]source.Instrument, error) {
+	s.reads <- struct{}{}
+	<-s.proceed
+	return s.fixed.Instruments(ctx)
+}
+
+// TestRule10_OneReaderPerSource: while one producer reads a list the others leave it, and afterwards it is new enough for them.
+func TestRule10_OneReaderPerSource(t *testing.T) {
+	t.Parallel()
+	db := dbtest.New(t)
+	ctx := t.Context()
+	s := &slow{fixed: fixed{name: "alpha", list: []source.Instrument{coin("a", "BTCUSD", 0)}}, reads: make(chan struct{}, 4), proceed: make(chan struct{})}
+	require.NoError(t, directory.Announce(ctx, db.Pool, []source.Source{s}))
+	first := make(chan error, 1)
+	go func() { first <- directory.Refresh(ctx, db.Pool, s, time.Hour) }()
+	<-s.reads
+	require.NoError(t, directory.Refresh(ctx, db.Pool, s, time.Hour), "another reads it")
+	close(s.proceed)
+	require.NoError(t, <-first)
+	require.NoError(t, directory.Refresh(ctx, db.Pool, s, time.Hour), "it was just read")
+	require.Empty(t, s.reads)
+	_, bound, err := directory.Bind(ctx, db.Pool, "BTCUSD", time.Hour)
+	require.NoError(t, err)
+	require.True(t, bound)
+	require.NoError(t, directory.Refresh(ctx, db.Pool, s, 0), "an old one is read again")
+	require.Len(t, s.reads, 1)
+}
+
 // Base and quote of two markets may make one name: that of the usual quote is meant.
 func TestOneNameOfTwoMarkets(t *testing.T) {
 	t.Parallel()

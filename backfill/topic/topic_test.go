@@ -8,6 +8,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.uber.org/goleak"
 	"pgregory.net/rapid"
@@ -185,6 +186,39 @@ func TestRule12_TopicsAreMadeWithExplicitSettings(t *testing.T) {
 	}
 	require.Equal(t, "259200000", values["retention.ms"])
 	require.Equal(t, "delete", values["cleanup.policy"])
+}
+
+// TestRule12_ReplicatedWhereThereAreBrokers: three replicas of which two must have a record, and never more than there are brokers.
+func TestRule12_ReplicatedWhereThereAreBrokers(t *testing.T) {
+	t.Parallel()
+	for brokers, want := range map[int]struct {
+		replicas int
+		insync   string
+	}{1: {1, "1"}, 2: {2, "1"}, 3: {3, "2"}, 4: {3, "2"}} {
+		cluster := dbtest.FakeBroker(t, kfake.NumBrokers(brokers))
+		opts := []kgo.Opt{kgo.SeedBrokers(cluster.ListenAddrs()...)}
+		require.NoError(t, topic.Ensure(t.Context(), opts, topic.Names{}, "one"))
+		client, err := kgo.NewClient(opts...)
+		require.NoError(t, err)
+		admin := kadm.NewClient(client)
+		names := topic.Names{}
+		all := []string{names.Jobs(), names.Bars(), names.Events(), names.Meta(), names.Dead()}
+		details, err := admin.ListTopics(t.Context(), all...)
+		require.NoError(t, err)
+		configs, err := admin.DescribeTopicConfigs(t.Context(), all...)
+		require.NoError(t, err)
+		for _, name := range all {
+			require.Len(t, details[name].Partitions[0].Replicas, want.replicas, name)
+			config, err := configs.On(name, nil)
+			require.NoError(t, err)
+			for _, c := range config.Configs {
+				if c.Key == "min.insync.replicas" {
+					require.Equal(t, want.insync, c.MaybeValue(), "%s with %d brokers", name, brokers)
+				}
+			}
+		}
+		client.Close()
+	}
 }
 
 func TestRule13_AnotherDeploymentsTopicsAreRefused(t *testing.T) {
