@@ -2,14 +2,19 @@ package consumer
 
 import (
 	"context"
+	"log/slog"
 	"net"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"barkeep/backfill/ingest"
 	"barkeep/backfill/topic"
 	"barkeep/internal/dbtest"
 	"barkeep/internal/netfault"
@@ -62,6 +67,45 @@ func TestRule22_DatabaseGone(t *testing.T) {
 	}
 	w.complete(t)
 	require.Zero(t, c.Stats().Dead)
+}
+
+// The database is away when the partitions are assigned: their offsets are asked for until it is there, and the membership of
+// the group outlives it.
+func TestRule20_DatabaseAwayAtAssignment(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	config := w.db.Pool.Config()
+	link := netfault.New(t, net.JoinHostPort(config.ConnConfig.Host, strconv.Itoa(int(config.ConnConfig.Port))))
+	address, err := net.ResolveTCPAddr("tcp", link.Addr())
+	require.NoError(t, err)
+	config.ConnConfig.Host, config.ConnConfig.Port = address.IP.String(), address.AddrPort().Port()
+	pool, err := pgxpool.NewWithConfig(t.Context(), config)
+	require.NoError(t, err)
+	t.Cleanup(pool.Close)
+	link.Down()
+	w.publishPages(t, 3)
+	c := w.consumer(t)
+	c.config.Pool = pool
+	c.writer = ingest.New(pool, nil)
+	var log strings.Builder
+	c.config.Logger = slog.New(slog.NewTextHandler(&log, nil))
+	failed := make(chan struct{}, 1024)
+	c.config.Observe = func(_ int32, state string) {
+		if state == StateError {
+			select {
+			case failed <- struct{}{}:
+			default: // enough of them
+			}
+		}
+	}
+	stop := start(t, c)
+	for range 2 * 32 { // twice for each partition
+		<-failed
+	}
+	link.Up()
+	w.complete(t)
+	stop()
+	require.NotContains(t, log.String(), "starts anew", "the session of the group went on")
 }
 
 // A lock that a stranger holds longer than the lock timeout only delays.
