@@ -36,6 +36,9 @@ func NewLimiter(perSecond float64, burst int, now func() time.Time) *Limiter {
 	return &Limiter{bucket: rate.NewLimiter(limit, max(burst, 1)), now: now}
 }
 
+// Rate returns the requests per second and at once.
+func (l *Limiter) Rate() (perSecond float64, burst int) { return float64(l.bucket.Limit()), l.bucket.Burst() }
+
 // Pause holds every request back for d from now; it never shortens a pause.
 func (l *Limiter) Pause(d time.Duration) {
 	l.mu.Lock()

@@ -7,16 +7,29 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"barkeep/backfill/source"
+	"barkeep/backfill/source/builtin"
 )
 
 var update = flag.Bool("update", false, "rewrite the table of settings in README.md")
 
 // TestReadmeSettings keeps the README's table of settings equal to the code's; -update rewrites it.
-func TestReadmeSettings(t *testing.T) {
-	t.Parallel()
-	const from, to = "<!-- settings -->\n", "<!-- /settings -->"
+func TestReadmeSettings(t *testing.T) { //nolint:paralleltest // it writes the same file
+	requireInReadme(t, "settings", settingsTable())
+}
+
+// TestReadmeSources does the same for what the sources are by themselves.
+func TestReadmeSources(t *testing.T) { //nolint:paralleltest // it writes the same file
+	requireInReadme(t, "sources", sourcesTable(t))
+}
+
+func requireInReadme(t *testing.T, mark, table string) {
+	t.Helper()
+	from, to := "<!-- "+mark+" -->\n", "<!-- /"+mark+" -->"
 	path := filepath.Join("..", "..", "README.md")
 	content, err := os.ReadFile(path)
 	require.NoError(t, err)
@@ -24,7 +37,7 @@ func TestReadmeSettings(t *testing.T) {
 	require.True(t, ok)
 	_, tail, ok := strings.Cut(rest, to)
 	require.True(t, ok)
-	want := head + from + settingsTable() + to + tail
+	want := head + from + table + to + tail
 	if *update {
 		require.NoError(t, os.WriteFile(path, []byte(want), 0o600))
 		return
@@ -52,4 +65,50 @@ func settingsTable() string {
 		fmt.Fprintf(&table, "| `%s` | %s | %s |\n", s.key, s.value, s.doc)
 	}
 	return table.String()
+}
+
+func sourcesTable(t *testing.T) string {
+	t.Helper()
+	registry, err := builtin.New(map[string]source.Config{"cryptocompare": {Key: "k"}, "file": {Path: t.TempDir()}})
+	require.NoError(t, err)
+	var table strings.Builder
+	table.WriteString("| source | timeframes | rate, burst | final after | absent after | |\n|---|---|---|---|---|---|\n")
+	for _, s := range registry.All() {
+		info, rate := s.Info(), "none"
+		if limited, ok := s.(interface{ Limiter() *source.Limiter }); ok {
+			perSecond, burst := limited.Limiter().Rate()
+			rate = fmt.Sprintf("%g/s, %d", perSecond, burst)
+		}
+		notes := []string{}
+		for tf, depth := range info.Depth {
+			notes = append(notes, fmt.Sprintf("%s: the last %d days only", tf, int(depth.Hours()/24)))
+		}
+		if info.PrefixOnly {
+			notes = append(notes, "by its prefix only")
+		}
+		names := info.NativeNames()
+		fmt.Fprintf(&table, "| %s | %s | %s | %s | %s | %s |\n", s.Name(), names, rate, lagText(info.Finality), lagText(info.Absence), strings.Join(notes, "; "))
+	}
+	return table.String()
+}
+
+// lagText writes a lag as 1h (1m: 90s).
+func lagText(lag source.Lag) string {
+	text := shortText(lag.Default)
+	for tf, d := range lag.ByTimeframe {
+		text += fmt.Sprintf(" (%s: %s)", tf, shortText(d))
+	}
+	return text
+}
+
+// shortText leaves out the zeros of 1h0m0s.
+func shortText(d time.Duration) string {
+	text := d.String()
+	if strings.HasSuffix(text, "m0s") {
+		text = strings.TrimSuffix(text, "0s")
+	}
+	if strings.HasSuffix(text, "h0m") {
+		text = strings.TrimSuffix(text, "0m")
+	}
+	return text
 }
