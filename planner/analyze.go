@@ -250,6 +250,9 @@ func (a *analyzer) relation(rv *pg.RangeVar, env *cte) *item {
 	}
 	it.name(rv.GetAlias(), name)
 	switch {
+	case isOurs(rv) && rv.GetSchemaname() != "public" && a.inClosure(ohlcvName):
+		it.opaque = true
+		a.hide("there is another relation named ohlcv, through which the table may be read")
 	case isOurs(rv):
 		it.scan, it.bare = true, bare
 		if len(it.columns) > len(ohlcvColumns) {

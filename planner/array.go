@@ -9,7 +9,7 @@ import (
 )
 
 // maxArray bounds the elements of an array that are compared one by one.
-const maxArray = 2000
+const maxArray = 200_000
 
 // array is op ANY and op ALL over a constant array.
 func (b *bounder) array(p *pred) truth {

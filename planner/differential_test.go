@@ -355,7 +355,10 @@ func (g *grammar) correlated() string {
 	order := " order by i.ts " + g.pick("desc", "desc", "asc") + g.pick("", ", i.symbol") + " limit " + g.pick("1", "3", "2 offset 1")
 	from := g.pick("ohlcv o", "(select * from ohlcv where "+g.where("")+") o", "(select ts, symbol, timeframe from ohlcv where "+g.where("")+" order by ts, symbol limit 4) o")
 	where := " where " + g.where("o.")
-	switch g.IntN(5) {
+	switch g.IntN(6) {
+	case 5:
+		outer := "(select " + g.pick("count(o.close)", "sum(o.close)", "max(o.ts)", "count(i.close)", "count(*)", "sum(close)") + g.pick("", " from ohlcv i where "+key) + ")"
+		return "select " + outer + " from " + from + where + g.pick("", " order by o.ts") + " limit " + g.pick("1", "5")
 	case 0:
 		return "select o.ts, o.symbol, (select i.close from ohlcv i where " + key + " and " + on + " order by i.ts desc, i.symbol limit 1) from " + from + where
 	case 1:

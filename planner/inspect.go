@@ -81,7 +81,7 @@ func (a *analyzer) inspectName(list []*pg.Node) {
 	if len(list) == 0 {
 		return
 	}
-	if name := list[len(list)-1].GetString_().GetSval(); name != ohlcvName && a.inClosure(name) {
+	if name := list[len(list)-1].GetString_().GetSval(); a.inClosure(name) {
 		a.hide("it uses " + name + ", through which ohlcv may be read")
 	}
 }
@@ -163,6 +163,10 @@ func (a *analyzer) noteCreated(root *pg.Node, created map[string]bool) {
 		}
 	}
 	switch n := root.GetNode().(type) {
+	case *pg.Node_CreateSchemaStmt:
+		for _, element := range n.CreateSchemaStmt.GetSchemaElts() {
+			a.noteCreated(element, created)
+		}
 	case *pg.Node_ViewStmt:
 		created[strings.ToLower(n.ViewStmt.GetView().GetRelname())] = true
 	case *pg.Node_CreateFunctionStmt:

@@ -27,7 +27,8 @@ type Catalog struct {
 	// Version differs between two catalogs that differ.
 	Version uint64
 	// Names holds, in lower case and without schema, every relation (but ohlcv itself), function, operator and type
-	// through which ohlcv can be read, the tables with a trigger or policy that reads it among them.
+	// through which ohlcv can be read, the tables with a trigger or policy that reads it among them. The name ohlcv stands
+	// for another object than the table: a view of that name, say.
 	Names map[string]struct{}
 	// Views holds the definition of those Names that are plain views, by name. A view that is missing here is opaque.
 	Views map[string]string

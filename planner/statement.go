@@ -97,6 +97,7 @@ func (a *analyzer) top(s *statement, root *pg.Node, text string, raw *pg.RawStmt
 		if n.CreateTableAsStmt.GetInto().GetSkipData() {
 			return false
 		}
+		a.seen[n.CreateTableAsStmt.GetInto().GetRel()] = true
 		if e := n.CreateTableAsStmt.GetQuery().GetExecuteStmt(); e != nil {
 			s.execute = e
 		}

@@ -336,3 +336,52 @@ func TestTooManySessions(t *testing.T) {
 	_, err := pgx.Connect(t.Context(), b.url)
 	require.Equal(t, "53300", code(err))
 }
+
+// A view that is itself named ohlcv is not the table: bounds on its columns say nothing of the table's (PLANNER 3, 6).
+func TestRule6_AViewNamedOhlcv(t *testing.T) {
+	b := start(t, nil)
+	conn := b.connect(t, nil)
+	run := func(sql string) error {
+		_, err := conn.Exec(t.Context(), sql, pgx.QueryExecModeSimpleProtocol)
+		return err
+	}
+	where := " where symbol = 'sim:BTCUSD' and timeframe = '1m' and ts >= '2024-01-01Z' and ts < '2024-01-01 00:10Z'"
+	require.NoError(t, run("create schema my"))
+	require.NoError(t, run("begin"))
+	require.NoError(t, run("create view my.ohlcv as select symbol, timeframe, ts + interval '100 days' as ts from public.ohlcv"))
+	require.Equal(t, "0A000", code(run("select count(*) from my.ohlcv"+where)), "in the block that makes it")
+	require.NoError(t, run("rollback"))
+	require.NoError(t, run("create view my.ohlcv as select symbol, timeframe, ts + interval '100 days' as ts from public.ohlcv"))
+	refresh := b.server.cfg.Catalog.(interface { //nolint:forcetypeassert // the tests' own
+		Refresh(ctx context.Context) error
+	}).Refresh
+	require.NoError(t, refresh(t.Context()))
+	require.Equal(t, "0A000", code(run("select count(*) from my.ohlcv"+where)))
+	require.NoError(t, run("set search_path = my, public"))
+	require.Equal(t, "0A000", code(run("select count(*) from ohlcv"+where)))
+	require.NoError(t, run("select count(*) from public.ohlcv"+where))
+	require.NoError(t, run("drop view my.ohlcv"))
+	require.NoError(t, refresh(t.Context()))
+	require.NoError(t, run("select count(*) from ohlcv"+where))
+}
+
+// CREATE MATERIALIZED VIEW reads what its query does; CREATE SCHEMA makes what its elements make.
+func TestRule7_DefinitionsThatReadOrHide(t *testing.T) {
+	b := start(t, nil)
+	conn := b.connect(t, nil)
+	run := func(sql string) error {
+		_, err := conn.Exec(t.Context(), sql, pgx.QueryExecModeSimpleProtocol)
+		return err
+	}
+	where := " where symbol = 'sim:BTCUSD' and timeframe = '1m' and ts >= '2024-01-01Z' and ts < '2024-01-01 00:10Z'"
+	require.NoError(t, run("create materialized view kept as select ts, close from ohlcv"+where))
+	require.Len(t, b.asked, 1)
+	var n int
+	require.NoError(t, b.db.Pool.QueryRow(t.Context(), "select count(*) from public.kept").Scan(&n))
+	require.Equal(t, 10, n)
+	require.Equal(t, "0A000", code(run("create schema s1 create view v9 as select * from public.ohlcv; select count(*) from s1.v9"+where)))
+	require.NoError(t, run("begin"))
+	require.NoError(t, run("create schema s1 create view v9 as select * from public.ohlcv"))
+	require.Equal(t, "0A000", code(run("select count(*) from s1.v9"+where)))
+	require.NoError(t, run("rollback"))
+}

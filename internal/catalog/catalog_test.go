@@ -62,7 +62,15 @@ func TestClosure(t *testing.T) {
 		require.NotContains(t, got.Views, opaque)
 	}
 
-	_, err := db.Pool.Exec(ctx, `alter view public.daily rename to every_day`)
+	_, err := db.Pool.Exec(ctx, `create schema third; create view third.ohlcv as select * from public.ohlcv`)
+	require.NoError(t, err)
+	require.NoError(t, c.Refresh(ctx))
+	require.Contains(t, c.Current().Names, "ohlcv", "another one than the table")
+	require.NotContains(t, c.Current().Views, "ohlcv")
+	_, err = db.Pool.Exec(ctx, `drop schema third cascade`)
+	require.NoError(t, err)
+
+	_, err = db.Pool.Exec(ctx, `alter view public.daily rename to every_day`)
 	require.NoError(t, err)
 	require.NoError(t, c.Refresh(ctx))
 	require.Contains(t, c.Current().Names, "every_day")

@@ -153,7 +153,8 @@ func wrap(operation string, err error) error {
 }
 
 // closure returns the names through which ohlcv can be read, and the definitions of those that are plain views. Two
-// objects of one name make it opaque, since which of them is meant depends on the search_path.
+// objects of one name make it opaque, since which of them is meant depends on the search_path. The name ohlcv is among them where
+// something else than the table has it.
 func (g *graph) closure() (names map[string]struct{}, views map[string]string) {
 	reached, names := g.reach()
 	views, count := map[string]string{}, map[string]int{}
@@ -164,7 +165,7 @@ func (g *graph) closure() (names map[string]struct{}, views map[string]string) {
 	}
 	for key := range reached {
 		n := g.nodes[key]
-		if _, in := names[n.name]; in && n.view && count[n.name] == 1 {
+		if _, in := names[n.name]; in && n.view && count[n.name] == 1 && n.name != table {
 			views[n.name] = strings.TrimSuffix(strings.TrimSpace(n.source), ";")
 		}
 	}
@@ -192,10 +193,7 @@ func (g *graph) reach() (reached, names map[string]struct{}) {
 				continue
 			}
 			if g.readsAny(n, reached) || mentionsAny(n, mentions[key], names) {
-				reached[key] = struct{}{}
-				if n.name != table {
-					names[n.name] = struct{}{}
-				}
+				reached[key], names[n.name] = struct{}{}, struct{}{}
 				grown = true
 			}
 		}
