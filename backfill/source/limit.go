@@ -37,7 +37,9 @@ func NewLimiter(perSecond float64, burst int, now func() time.Time) *Limiter {
 }
 
 // Rate returns the requests per second and at once.
-func (l *Limiter) Rate() (perSecond float64, burst int) { return float64(l.bucket.Limit()), l.bucket.Burst() }
+func (l *Limiter) Rate() (perSecond float64, burst int) {
+	return float64(l.bucket.Limit()), l.bucket.Burst()
+}
 
 // Pause holds every request back for d from now; it never shortens a pause.
 func (l *Limiter) Pause(d time.Duration) {

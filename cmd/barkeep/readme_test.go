@@ -94,11 +94,11 @@ func sourcesTable(t *testing.T) string {
 
 // lagText writes a lag as 1h (1m: 90s).
 func lagText(lag source.Lag) string {
-	text := shortText(lag.Default)
+	parts := []string{shortText(lag.Default)}
 	for tf, d := range lag.ByTimeframe {
-		text += fmt.Sprintf(" (%s: %s)", tf, shortText(d))
+		parts = append(parts, fmt.Sprintf("(%s: %s)", tf, shortText(d)))
 	}
-	return text
+	return strings.Join(parts, " ")
 }
 
 // shortText leaves out the zeros of 1h0m0s.
