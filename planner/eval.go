@@ -160,14 +160,6 @@ func (e *evaluator) readable(raw []byte) bool {
 	return true
 }
 
-func isUTF8(encoding string) bool {
-	switch strings.ToLower(encoding) {
-	case "", "utf8", "utf-8", "unicode":
-		return true
-	}
-	return false
-}
-
 // castOID returns the type a cast names, false where it has a length, a precision or array bounds.
 func castOID(t *pg.TypeName) (uint32, bool) {
 	list := t.GetNames()

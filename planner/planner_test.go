@@ -250,3 +250,36 @@ func BenchmarkMayRead(b *testing.B) {
 		MayRead("select a.id, b.name from accounts a join branches b on a.bid = b.bid where a.id = $1", catalog)
 	}
 }
+
+// A text in another client_encoding is planned as what it means (PLANNER 4), what it prepares too.
+func TestRule4_ClientEncodings(t *testing.T) {
+	t.Parallel()
+	sql := "select * from ohlcv where symbol = 'é' and timeframe = '1d' and ts = '2024-01-01Z' -- ü"
+	latin1 := "select * from ohlcv where symbol = '\xe9' and timeframe = '1d' and ts = '2024-01-01Z' -- \xfc"
+	want := Prepare(sql, nil, Env{}).Bind(Args{}, Env{}, goldenBracket(), nil)
+	require.Len(t, want.Requirements, 1)
+	for _, name := range []string{"LATIN1", "latin9", "WIN1252"} {
+		env := Env{ClientEncoding: name}
+		require.Equal(t, want, Prepare(latin1, nil, env).Bind(Args{}, env, goldenBracket(), nil), name)
+		prepared := Prepare("prepare x as "+latin1, nil, env).Prepares()[0].Text
+		require.Equal(t, " "+latin1, prepared, name)
+		require.Equal(t, want, Prepare(prepared, nil, env).Bind(Args{}, env, goldenBracket(), nil), name)
+	}
+	for _, env := range []Env{{}, {ClientEncoding: "MULE_INTERNAL"}, {ClientEncoding: "SQL_ASCII"}, {ClientEncoding: "EUC_JP"}} {
+		require.Error(t, Prepare(latin1, nil, env).ParseErr, env.ClientEncoding)
+	}
+	require.Equal(t, want, Prepare(sql, nil, Env{ClientEncoding: "SQL_ASCII"}).Bind(Args{}, Env{ClientEncoding: "SQL_ASCII"}, goldenBracket(), nil))
+}
+
+// PLANNER 5: a list of 50,000 constants is planned.
+func TestRule5_ALongList(t *testing.T) {
+	t.Parallel()
+	var b strings.Builder
+	b.WriteString("select * from ohlcv where timeframe = '1d' and ts >= '2024-01-01Z' and symbol in ('S0'")
+	for i := range 50_000 {
+		fmt.Fprintf(&b, ", 'SYMBOL%d'", i)
+	}
+	b.WriteString(")")
+	plan := Prepare(b.String(), nil, Env{}).Bind(Args{}, Env{}, goldenBracket(), nil)
+	require.Len(t, plan.Requirements, 50_001)
+}

@@ -46,11 +46,12 @@ func Prepare(text string, paramOIDs []uint32, env Env) *Template {
 	if !MayRead(text, env.Catalog) {
 		return t
 	}
+	text, readable := decodeText(text, env.ClientEncoding)
 	switch {
 	case env.NonStandardStrings:
 		t.ParseErr = errStrings
-	case !isUTF8(env.ClientEncoding) && !ascii(text):
-		t.ParseErr = fmt.Errorf("%w: it is in %s", errUnreadable, env.ClientEncoding)
+	case !readable:
+		t.ParseErr = fmt.Errorf("%w: it is not in an encoding that is known, %s", errUnreadable, env.ClientEncoding)
 	default:
 		t.ParseErr = checkText(text)
 	}
@@ -67,21 +68,17 @@ func Prepare(text string, paramOIDs []uint32, env Env) *Template {
 	for _, raw := range tree.GetStmts() {
 		t.list = append(t.list, analyzeStatement(text, raw, env.Catalog, created, paramOIDs))
 	}
+	for _, s := range t.list {
+		if s.prepare != nil {
+			s.prepare.Text = encodeText(s.prepare.Text, env.ClientEncoding)
+		}
+	}
 	for name := range created {
 		t.created = append(t.created, name)
 	}
 	slices.Sort(t.created)
 	t.columns = t.readColumns()
 	return t
-}
-
-func ascii(text string) bool {
-	for i := range len(text) {
-		if text[i] >= 0x80 {
-			return false
-		}
-	}
-	return true
 }
 
 // Reads reports whether executing the text may read ohlcv, write it, or cannot be known not to. Only then need it be
