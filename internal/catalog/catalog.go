@@ -154,16 +154,3 @@ func (c *Catalog) Refresh(ctx context.Context) error {
 	c.fingerprint = fingerprint
 	return nil
 }
-
-// fingerprintSQL changes when a view, function, trigger, policy, operator or table is made, altered, renamed or dropped.
-// A row's xmin changes with each of these; VACUUM and ANALYZE write in place and do not change it.
-const fingerprintSQL = `
-select md5(concat_ws('/',
- (select concat(count(*), ':', sum(hashtext(concat_ws(',', oid, xmin))::int8)) from pg_class
-   where oid >= 16384 and relkind in ('r','p','v','m','f') and (relkind = 'v' or relpersistence <> 't')),
- (select concat(count(*), ':', sum(hashtext(concat_ws(',', oid, xmin))::int8)) from pg_rewrite where oid >= 16384),
- (select concat(count(*), ':', sum(hashtext(concat_ws(',', oid, xmin))::int8)) from pg_proc where oid >= 16384),
- (select concat(count(*), ':', sum(hashtext(concat_ws(',', oid, xmin))::int8)) from pg_trigger where not tgisinternal),
- (select concat(count(*), ':', sum(hashtext(concat_ws(',', oid, xmin))::int8)) from pg_policy),
- (select concat(count(*), ':', sum(hashtext(concat_ws(',', oid, xmin))::int8)) from pg_operator where oid >= 16384),
- (select concat(count(*), ':', sum(hashtext(concat_ws(',', inhrelid, inhparent, xmin))::int8)) from pg_inherits)))`

@@ -1,0 +1,95 @@
+package catalog
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"barkeep/internal/dbtest"
+)
+
+// TestRule3_WhatRunsUnnamed: a table or type whose default, trigger, rule, check, index, key or cast runs something that reads
+// ohlcv is in the closure, temporary or not, and soon after it was made.
+func TestRule3_WhatRunsUnnamed(t *testing.T) {
+	t.Parallel()
+	db := dbtest.New(t)
+	ctx := t.Context()
+	c := New(db.Pool, nil)
+	conn, err := db.Pool.Acquire(ctx) // temporary tables are a session's
+	require.NoError(t, err)
+	defer conn.Release()
+	do := func(list ...string) {
+		t.Helper()
+		for _, sql := range list {
+			_, err := conn.Exec(ctx, sql)
+			require.NoError(t, err, sql)
+		}
+	}
+	do(`create table public.plain (x int, s text)`,
+		`create function public.bars() returns bigint language sql as $$select count(*) from public.ohlcv$$`,
+		`create function public.ok(anyelement) returns boolean language plpgsql immutable as $$begin return public.bars() >= 0; end$$`,
+		`create function public.fire() returns trigger language plpgsql as $$begin perform public.bars(); return new; end$$`,
+		`create function public.harmless() returns bigint language sql as $$select 1::bigint$$`)
+	require.NoError(t, c.Refresh(ctx))
+
+	for _, each := range []struct{ name, sql string }{
+		{"kept_default", `create table public.kept_default (x int, n bigint default public.bars())`},
+		{"late_default", `create table public.late_default (x int, n bigint); alter table public.late_default alter n set default public.bars()`},
+		{"passing_default", `create temp table passing_default (x int, n bigint default public.bars())`},
+		{"passing_check", `create temp table passing_check (x int check (public.ok(x)))`},
+		{"passing_trigger", `create temp table passing_trigger (x int); create trigger fire before insert on passing_trigger for each row execute function public.fire()`},
+		{"passing_when", `create temp table passing_when (x int); create function public.nop() returns trigger language plpgsql as 'begin return new; end';
+			create trigger nop before insert on passing_when for each row when (public.ok(new.x)) execute function public.nop()`},
+		{"passing_rule", `create temp table passing_rule (x int); create rule r as on insert to passing_rule do also select public.bars()`},
+		{"made_column", `create table public.made_column (x int, n boolean generated always as (public.ok(x)) stored)`},
+		{"indexed", `create table public.indexed (x int); create index on public.indexed (public.ok(x))`},
+		{"partly", `create table public.partly (x int); create index on public.partly (x) where public.ok(x)`},
+		{"parted", `create table public.parted (x int) partition by list (public.ok(x))`},
+		{"guarded_rows", `create table public.guarded_rows (x int); create policy p on public.guarded_rows using (public.ok(x))`},
+		{"checked", `create domain public.checked as int check (public.ok(value))`},
+		{"filled", `create domain public.filled as bigint default public.bars()`},
+		{"of_checked", `create table public.of_checked (x public.checked)`},
+		{"of_many", `create temp table of_many (x public.checked[])`},
+		{"pair", `create type public.pair as (a int, b public.checked)`},
+		{"takes", `create function public.takes(public.checked) returns int language sql as 'select 1'`},
+		{"total", `create function public.adds(bigint, int) returns bigint language sql as 'select $1 + public.bars()'; create aggregate public.total(int) (sfunc = public.adds, stype = bigint)`},
+		{"preset", `create function public.preset(n bigint default public.bars()) returns bigint language sql as 'select $1'`},
+		{"coin", `create type public.coin as (cents int); create function public.mint(text) returns public.coin language sql as 'select row(public.bars()::int)::public.coin';
+			create cast (text as public.coin) with function public.mint(text)`},
+		{"upper_half", `create table public.upper_half (x int) partition by range (x);
+			create table public.lower_half partition of public.upper_half for values from (0) to (10);
+			create trigger fire before insert on public.lower_half for each row execute function public.fire()`},
+		{"by_text", `create table public.by_text (x int, n xml default query_to_xml('select count(*) from ohlcv', true, true, ''))`},
+		{"handed", `create function public.reads_any() returns trigger language plpgsql as $$begin execute format('select count(*) from %I', tg_argv[0]); return new; end$$;
+			create table public.handed (x int); create trigger h before insert on public.handed for each row execute function public.reads_any('ohlcv')`},
+		{"pulls", `create table public.pulls (x int primary key); create temp table unused (x int);
+			create table public.pulled (x int references public.pulls on delete cascade); create trigger fire before delete on public.pulled for each row execute function public.fire()`},
+	} {
+		require.NotContains(t, c.Current().Names, each.name)
+		do(each.sql)
+		require.NoError(t, c.Refresh(ctx))
+		require.Contains(t, c.Current().Names, each.name, each.sql)
+	}
+
+	do(`create temp table harmless_one (x int, n bigint default public.harmless(), s text default 'text', d timestamptz default now())`,
+		`create temp table legitimate as select * from public.ohlcv`,
+		`create domain public.positive as int check (value > 0)`,
+		`create table public.of_positive (x public.positive)`,
+		`create function public.colour(public.ohlcv) returns text language sql as $$select 'red'$$`)
+	require.NoError(t, c.Refresh(ctx))
+	for _, name := range []string{"plain", "harmless", "harmless_one", "legitimate", "positive", "of_positive", "colour", "int4", "text"} {
+		require.NotContains(t, c.Current().Names, name)
+	}
+
+	do(`create function public.aged(bigint) returns interval language sql as 'select interval ''1 s'' * public.bars()'`,
+		`create cast (bigint as interval) with function public.aged(bigint)`)
+	require.NoError(t, c.Refresh(ctx))
+	require.Contains(t, c.Current().Names, "interval", "any cast to it may run the function")
+
+	do(`create view public.seen as select * from public.ohlcv`, `create temp table seen (x int)`)
+	require.NoError(t, c.Refresh(ctx))
+	require.Contains(t, c.Current().Views, "seen", "a temporary table of that name says nothing about what others read")
+	do(`drop table seen`, `create temp table seen (x int, n bigint default public.bars())`)
+	require.NoError(t, c.Refresh(ctx))
+	require.NotContains(t, c.Current().Views, "seen", "one through which ohlcv is read does")
+}

@@ -1,0 +1,145 @@
+package catalog
+
+// nodesSQL lists every relation, function, operator and type that did not come with PostgreSQL or with an extension, and the
+// chunk tables, which did not either. A view's definition is printed with search_path pg_catalog: its names are qualified.
+// Temporary relations are listed for their triggers, defaults and rules: a name of another session's does no harm. Types
+// are not those of the rows of relations, which read nothing; one that came with PostgreSQL or an extension is listed where
+// somebody's own cast makes it from another such.
+const nodesSQL = `
+with extension as (
+ select classid, objid from pg_depend where deptype = 'e'
+)
+select 'r' || c.oid, c.relname::text,
+       case when c.relkind in ('v','m') then pg_get_viewdef(c.oid) when c.relkind = 'f' then (select array_to_string(ftoptions, ' ') from pg_foreign_table where ftrelid = c.oid) end,
+       c.relkind = 'v' and not coalesce('security_barrier=true' = any(c.reloptions), false)
+         and n.nspname not like '\_timescaledb%',
+       c.oid = to_regclass('public.ohlcv'), c.relkind in ('r','p') and c.relpersistence = 't'
+  from pg_class c join pg_namespace n on n.oid = c.relnamespace
+ where c.relkind in ('r','p','v','m','f','c') and c.oid >= 16384 and n.nspname <> 'pg_toast'
+   and not exists (select from extension e where e.classid = 'pg_class'::regclass and e.objid = c.oid)
+union all
+select 'f' || p.oid, p.proname::text, p.prosrc, false, null, false
+  from pg_proc p
+ where p.oid >= 16384 and not exists (select from extension e where e.classid = 'pg_proc'::regclass and e.objid = p.oid)
+union all
+select 'o' || o.oid, o.oprname::text, null, false, null, false
+  from pg_operator o
+ where o.oid >= 16384 and not exists (select from extension e where e.classid = 'pg_operator'::regclass and e.objid = o.oid)
+union all
+select 't' || t.oid, t.typname::text, null, false, null, false
+  from pg_type t left join pg_class c on c.oid = t.typrelid left join pg_type e on e.oid = t.typelem left join pg_class ec on ec.oid = e.typrelid
+ where (t.oid >= 16384 and coalesce(c.relkind, ec.relkind, 'c') = 'c' and not exists (select from extension x where x.classid = 'pg_type'::regclass and x.objid = t.oid))
+    or exists (select from pg_cast k where t.oid in (k.castsource, k.casttarget) and k.castfunc >= 16384
+                and not exists (select from extension x where x.classid = 'pg_proc'::regclass and x.objid = k.castfunc)
+                and not exists (select from pg_type y where y.oid in (k.castsource, k.casttarget) and y.oid >= 16384
+                                 and not exists (select from extension x where x.classid = 'pg_type'::regclass and x.objid = y.oid)))`
+
+// edgesSQL lists who depends on whom: views on relations and functions, functions with a parsed body and aggregates
+// likewise, tables on the functions of their triggers, policies, defaults, constraints, indexes, partition keys and
+// columns' types, on the tables that their foreign keys look into or change, operators on their functions, types on what
+// checks, makes and casts them. Parents and children depend on each other: a chunk holds what its hypertable shows, and
+// what is written to a parent fires the triggers of the child. An expression with the name of ohlcv in one of its
+// constants depends on textKey: it may be SQL, and is found in the tree without the lock that printing it would wait for.
+const edgesSQL = `
+with target as (
+ select d.classid, d.objid, case d.refclassid when 'pg_class'::regclass then 'r' when 'pg_proc'::regclass then 'f' when 'pg_operator'::regclass then 'o' else 't' end || d.refobjid as ref
+   from pg_depend d
+  where d.refobjid >= 16384 and d.refclassid in ('pg_class'::regclass, 'pg_proc'::regclass, 'pg_operator'::regclass, 'pg_type'::regclass)
+    and d.deptype in ('n', 'a')
+), said as (
+ select 'r' || adrelid as key, adbin::text as tree from pg_attrdef
+ union all
+ select case when contypid <> 0 then 't' || contypid else 'r' || conrelid end, conbin::text from pg_constraint where conbin is not null
+ union all
+ select 'r' || polrelid, concat(polqual, polwithcheck) from pg_policy
+ union all
+ select 'r' || indrelid, concat(indexprs, indpred) from pg_index where coalesce(indexprs, indpred) is not null
+ union all
+ select 'r' || tgrelid, tgqual::text from pg_trigger where tgqual is not null and not tgisinternal
+ union all
+ select 'r' || ev_class, concat(ev_qual, ev_action) from pg_rewrite where ev_class >= 16384
+ union all
+ select 'f' || oid, concat(prosqlbody, proargdefaults) from pg_proc where oid >= 16384 and (prosqlbody is not null or proargdefaults is not null)
+ union all
+ select 't' || oid, typdefaultbin::text from pg_type where typdefaultbin is not null
+)
+select key, 'text' from said where tree ~ '` + inTree + `'
+union
+select 'r' || tgrelid, 'text' from pg_trigger where not tgisinternal and encode(tgargs, 'escape') ~* 'ohlcv'
+union
+select 'r' || r.ev_class, t.ref from pg_rewrite r join target t on t.classid = 'pg_rewrite'::regclass and t.objid = r.oid
+union
+select 'f' || t.objid, t.ref from target t where t.classid = 'pg_proc'::regclass
+union
+select 'o' || t.objid, t.ref from target t where t.classid = 'pg_operator'::regclass
+union
+select 't' || t.objid, t.ref from target t where t.classid = 'pg_type'::regclass
+union
+select 't' || oid, 't' || typelem from pg_type where typelem <> 0 and oid >= 16384
+union
+select 't' || oid, 'r' || typrelid from pg_type where typrelid >= 16384
+union
+select 't' || k.castsource, 'f' || k.castfunc from pg_cast k where k.castfunc >= 16384
+union
+select 't' || k.casttarget, 'f' || k.castfunc from pg_cast k where k.castfunc >= 16384
+union
+select 'r' || coalesce(i.indrelid, t.objid), t.ref
+  from target t left join pg_index i on i.indexrelid = t.objid
+ where t.classid = 'pg_class'::regclass and t.ref not like 'r%'
+union
+select 'r' || tgrelid, 'f' || tgfoid from pg_trigger where not tgisinternal
+union
+select 'r' || g.tgrelid, t.ref from pg_trigger g join target t on t.classid = 'pg_trigger'::regclass and t.objid = g.oid
+ where not g.tgisinternal and t.ref not like 'r%'
+union
+select 'r' || p.polrelid, t.ref from pg_policy p join target t on t.classid = 'pg_policy'::regclass and t.objid = p.oid
+union
+select 'r' || a.adrelid, t.ref from pg_attrdef a join target t on t.classid = 'pg_attrdef'::regclass and t.objid = a.oid
+ where t.ref not like 'r%'
+union
+select case when k.contypid <> 0 then 't' || k.contypid else 'r' || k.conrelid end, t.ref
+  from pg_constraint k join target t on t.classid = 'pg_constraint'::regclass and t.objid = k.oid
+ where t.ref not like 'r%' and t.ref <> 't' || k.contypid
+union
+select 'r' || conrelid, 'r' || confrelid from pg_constraint where contype = 'f' and confrelid = to_regclass('public.ohlcv')
+union
+select 'r' || confrelid, 'r' || conrelid from pg_constraint where contype = 'f' and (confupdtype not in ('a', 'r') or confdeltype not in ('a', 'r'))
+union
+select 'r' || inhrelid, 'r' || inhparent from pg_inherits
+union
+select 'r' || inhparent, 'r' || inhrelid from pg_inherits`
+
+// inTree matches the name of ohlcv, in any case, in a constant of an expression's tree, where it stands as numbers.
+const inTree = `(111|79) (104|72) (108|76) (99|67) (118|86)`
+
+// textKey is what depends on the name of ohlcv in a text that may be run.
+const textKey = "text"
+
+// aggregatesSQL lists continuous aggregates; the view that a user reads depends on the materialized table only, and its
+// direct view on the hypertable.
+const aggregatesSQL = `
+select 'r' || u.oid, 'r' || d.oid
+  from _timescaledb_catalog.continuous_agg a
+  join pg_class u on u.oid = to_regclass(format('%I.%I', a.user_view_schema, a.user_view_name))
+  join pg_class d on d.oid = to_regclass(format('%I.%I', a.direct_view_schema, a.direct_view_name))`
+
+// fingerprintSQL changes when a view, function, trigger, policy, default, constraint, operator, type, cast or table is made,
+// altered, renamed or dropped; of temporary tables, when they come to have such. A row's xmin changes with each of these;
+// VACUUM and ANALYZE write in place and do not change it.
+const fingerprintSQL = `
+select md5(concat_ws('/',
+ (select concat(count(*), ':', sum(hashtext(concat_ws(',', oid, xmin))::int8)) from pg_class
+   where oid >= 16384 and relkind in ('r','p','v','m','f') and (relkind = 'v' or relpersistence <> 't')),
+ (select concat(count(*), ':', sum(hashtext(concat_ws(',', oid, xmin))::int8)) from pg_rewrite where oid >= 16384),
+ (select concat(count(*), ':', sum(hashtext(concat_ws(',', oid, xmin))::int8)) from pg_proc where oid >= 16384),
+ (select concat(count(*), ':', sum(hashtext(concat_ws(',', oid, xmin))::int8)) from pg_trigger where not tgisinternal),
+ (select concat(count(*), ':', sum(hashtext(concat_ws(',', oid, xmin))::int8)) from pg_policy),
+ (select concat(count(*), ':', sum(hashtext(concat_ws(',', oid, xmin))::int8)) from pg_operator where oid >= 16384),
+ (select concat(count(*), ':', sum(hashtext(concat_ws(',', oid, xmin))::int8)) from pg_attrdef),
+ (select concat(count(*), ':', sum(hashtext(concat_ws(',', oid, xmin))::int8)) from pg_constraint where contype in ('c', 'f', 'x')),
+ (select concat(count(*), ':', sum(hashtext(concat_ws(',', oid, xmin))::int8)) from pg_type where oid >= 16384 and typtype <> 'c' and typelem = 0),
+ (select concat(count(*), ':', sum(hashtext(concat_ws(',', oid, xmin))::int8)) from pg_cast where oid >= 16384),
+ (select concat(count(*), ':', sum(hashtext(concat_ws(',', indexrelid, xmin))::int8)) from pg_index where coalesce(indexprs, indpred) is not null),
+ (select concat(count(*), ':', sum(hashtext(concat_ws(',', classid, objid, refobjid))::int8)) from pg_depend
+   where refclassid in ('pg_proc'::regclass, 'pg_operator'::regclass, 'pg_type'::regclass) and refobjid >= 16384 and deptype in ('n', 'a')),
+ (select concat(count(*), ':', sum(hashtext(concat_ws(',', inhrelid, inhparent, xmin))::int8)) from pg_inherits)))`
