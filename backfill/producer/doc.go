@@ -10,5 +10,6 @@
 //
 // A job's offset is committed when it and all before it have ended: a producer that dies has its jobs done again by the
 // next, which leaves out what is covered. The job's row is the channel to a running job: cancelled, and wanted_until, past
-// which the job is bulk. Nothing is ever written to the coverage here: that is ingest's.
+// which the job is bulk. The pages between the broker and the database are bounded per partition
+// (room.go), so that few bars do not stand behind many. Nothing is ever written to the coverage here: that is ingest's.
 package producer

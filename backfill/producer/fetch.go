@@ -112,7 +112,7 @@ func (r *run) page(ctx context.Context, s *slot, want market.Range) (rest market
 		}
 		judged = source.Judge(r.info, query, answer, &first)
 	}
-	page := topic.Page{Asked: want, FetchedAt: answer.Sent, Bars: answer.Bars}
+	page := topic.Page{Series: r.job.Series, Asked: want, FetchedAt: answer.Sent, Bars: answer.Bars}
 	r.postpone(judged.Segments)
 	for _, g := range judged.Segments {
 		page.Segments = append(page.Segments, topic.Segment{Range: g.Range, State: g.State, Reason: g.Reason, RetryAt: g.RetryAt})
@@ -120,7 +120,15 @@ func (r *run) page(ctx context.Context, s *slot, want market.Range) (rest market
 	if len(page.Segments) == 0 {
 		return judged.Rest, nil
 	}
-	return judged.Rest, r.publish(ctx, page, !s.urgent())
+	returned, err := r.p.slots.depart(ctx, r.owner.id, r.p.config.Window, s, &page)
+	if err != nil {
+		return market.Range{}, err
+	}
+	if err := r.publish(ctx, page); err != nil {
+		returned()
+		return market.Range{}, err
+	}
+	return judged.Rest, nil
 }
 
 // postpone makes the time until an unavailable range is asked for again longer, where it was unavailable the last time, with

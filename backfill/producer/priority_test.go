@@ -72,28 +72,95 @@ func TestRule16_SlotHasTheHighestPriorityOfItsJobs(t *testing.T) {
 	}
 }
 
-// TestRule16_BulkWaitsForIngest: with the window full of pages that are not ingested bulk waits, and a user does not.
-func TestRule16_BulkWaitsForIngest(t *testing.T) {
+// sendOff publishes the page of a slot of the run, if there is room for it within a second.
+func (p *Producer) sendOff(t *testing.T, r *run, start market.Instant) error {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	key := slotKey{series: r.job.Series, generation: 1, start: start}
+	s, _ := p.slots.claim(key, r)
+	require.NotNil(t, s)
+	defer p.slots.release(key, s, nil, false)
+	page := &topic.Page{Series: r.job.Series, Generation: 1, FetchedAt: 1, Segments: []topic.Segment{
+		{Range: market.Range{Start: start, End: start + 1}, State: coverage.Final},
+	}}
+	_, err := p.slots.depart(ctx, r.owner.id, window, s, page)
+	return err
+}
+
+// fillUp has the run publish until it has to wait, and returns how many pages it could.
+func (p *Producer) fillUp(t *testing.T, r *run, from market.Instant) (pages int) {
+	t.Helper()
+	for p.sendOff(t, r, from+market.Instant(pages)) == nil {
+		pages++
+	}
+	return pages
+}
+
+const window = 32
+
+// TestRule16_PagesOnTheWayAreBounded: however much a user asks for, the page of another stands behind a window of it; users
+// come before bulk, and bulk never stands still for them.
+func TestRule16_PagesOnTheWayAreBounded(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		p, in := bench(&told{})
-		series := market.Series{Symbol: "sim:BTCUSD", Timeframe: market.M1}
-		const window = 3
-		for i := range window {
-			p.slots.published(0, true, &topic.Page{Series: series, Generation: 1, FetchedAt: 1, Segments: []topic.Segment{
-				{Range: market.Range{Start: market.Instant(i), End: market.Instant(i + 1)}, State: coverage.Final},
-			}})
-		}
-		user, _ := p.slots.claim(slotKey{series, 1, 0}, p.runOf(in, true))
-		require.NoError(t, p.slots.room(t.Context(), 0, window, user))
-		bulk, _ := p.slots.claim(slotKey{series, 1, 1}, p.runOf(in, false))
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-		defer cancel()
-		require.ErrorIs(t, p.slots.room(ctx, 0, window, bulk), context.DeadlineExceeded)
-		require.NoError(t, p.slots.room(t.Context(), 1, window, bulk), "another partition")
-		time.AfterFunc(time.Second, bulk.raise)
-		began := time.Now()
-		require.NoError(t, p.slots.room(t.Context(), 0, window, bulk))
-		require.Equal(t, time.Second, time.Since(began))
+		require.Equal(t, window, p.fillUp(t, p.runOf(in, true), 0))
+		require.Equal(t, ownPages(window), p.fillUp(t, p.runOf(in, true), 1000), "another user")
+		require.Equal(t, bulkPages(window), p.fillUp(t, p.runOf(in, false), 2000))
+		require.Zero(t, p.fillUp(t, p.runOf(in, false), 3000))
+		elsewhere := p.runOf(in, false)
+		elsewhere.owner = &partition{id: 1}
+		require.Equal(t, window, p.fillUp(t, elsewhere, 4000), "another partition")
+		time.Sleep(sentFor)
+		require.Equal(t, window, p.fillUp(t, p.runOf(in, false), 5000), "what ingest refused does not count for ever")
+		require.Equal(t, ownPages(window), p.fillUp(t, p.runOf(in, true), 6000))
 	})
+}
+
+// TestRule16_UsersAreBeforeBulk: while a user's page waits for room, bulk takes no more than its share.
+func TestRule16_UsersAreBeforeBulk(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p, in := bench(&told{})
+		bulk, user := p.runOf(in, false), p.runOf(in, true)
+		require.Equal(t, window, p.fillUp(t, bulk, 0))
+		require.Equal(t, ownPages(window), p.fillUp(t, user, 1000))
+		ended := make(chan error, 1)
+		go func() { ended <- p.sendOff(t, user, 2000) }()
+		synctest.Wait()
+		require.Equal(t, 1, p.slots.waiting[0])
+		s, _ := p.slots.claim(slotKey{start: 3000}, bulk)
+		p.slots.mu.Lock()
+		p.slots.ways[0] = p.slots.ways[0][:bulkPages(window)]
+		require.False(t, p.slots.roomLocked(0, window, s))
+		p.slots.mu.Unlock()
+		require.NoError(t, <-ended)
+		require.Zero(t, p.slots.waiting[0])
+		require.True(t, p.slots.roomLocked(0, window, s))
+	})
+}
+
+// TestRule16_AUserJoinsASlotThatWaitsForRoom: the slot of a job that has all it may have on the way goes at once when a job that
+// has nothing there wants it too, or when somebody waits for it.
+func TestRule16_AUserJoinsASlotThatWaitsForRoom(t *testing.T) {
+	t.Parallel()
+	for _, user := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			p, in := bench(&told{})
+			big := p.runOf(in, user)
+			require.Equal(t, window, p.fillUp(t, big, 0))
+			key := slotKey{big.job.Series, 1, 1000}
+			s, _ := p.slots.claim(key, big)
+			admitted := make(chan error, 1)
+			go func() { admitted <- p.slots.room(t.Context(), 0, window, s) }()
+			synctest.Wait()
+			require.Empty(t, admitted)
+			began := time.Now()
+			_, other := p.slots.claim(key, p.runOf(in, true))
+			require.Same(t, s, other)
+			require.NoError(t, <-admitted)
+			require.Zero(t, time.Since(began))
+		})
+	}
 }

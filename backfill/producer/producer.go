@@ -46,11 +46,11 @@ type Config struct {
 	Report time.Duration
 	// ListAge is how old a list of instruments may grow, default 1 h; ListPoll how often that is looked at, default 5 s.
 	ListAge, ListPoll time.Duration
-	// BulkWindow bounds the bulk pages per partition that are published and not ingested yet, default 32.
-	BulkWindow int
-	Actors     *actor.Registry
-	Logger     *slog.Logger
-	Now        func() time.Time
+	// Window bounds the pages per partition that are published and not ingested yet, default 32.
+	Window int
+	Actors *actor.Registry
+	Logger *slog.Logger
+	Now    func() time.Time
 	// Observe, which may be nil, is told of each request to a source, for metrics.
 	Observe func(Request)
 }
@@ -85,7 +85,7 @@ func (c *Config) setDefaults() {
 	for _, n := range []struct {
 		set *int
 		to  int
-	}{{&c.Concurrency, 8}, {&c.MaxJobs, 1024}, {&c.MaxQueued, 4096}, {&c.Attempts, 8}, {&c.BulkWindow, 32}} {
+	}{{&c.Concurrency, 8}, {&c.MaxJobs, 1024}, {&c.MaxQueued, 4096}, {&c.Attempts, 8}, {&c.Window, 32}} {
 		if *n.set <= 0 {
 			*n.set = n.to
 		}

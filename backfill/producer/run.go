@@ -292,11 +292,11 @@ func (r *run) outside(ctx context.Context) error {
 	if len(fresh) == 0 {
 		return nil
 	}
-	return r.publish(ctx, topic.Page{Asked: r.job.Range, Segments: fresh, FetchedAt: r.p.now()}, false)
+	return r.publish(ctx, topic.Page{Asked: r.job.Range, Segments: fresh, FetchedAt: r.p.now()})
 }
 
 // publish completes a page, publishes it and waits until the broker has it.
-func (r *run) publish(ctx context.Context, page topic.Page, bulk bool) error {
+func (r *run) publish(ctx context.Context, page topic.Page) error {
 	page.RecordID, page.Deployment, page.JobID = uuid.NewString(), r.p.config.Deployment, r.job.ID
 	page.Series, page.Source, page.Generation = r.job.Series, r.job.Source, r.job.Generation
 	r.machine.To(actor.PublishingFixed)
@@ -304,7 +304,7 @@ func (r *run) publish(ctx context.Context, page topic.Page, bulk bool) error {
 	if err := r.p.publish(ctx, r.p.config.Names.PageRecord(page)); err != nil {
 		return err
 	}
-	r.p.slots.published(r.owner.id, bulk, &page)
+	r.p.slots.published(&page)
 	r.advanced(ctx, &page)
 	return nil
 }
@@ -404,7 +404,7 @@ const maxSlotRounds = 16
 
 // fill fetches the holes of a slot that the job wants a part of.
 func (r *run) fill(ctx context.Context, s *slot, whole, wanted market.Range) error {
-	if err := r.p.slots.room(ctx, r.owner.id, r.p.config.BulkWindow, s); err != nil {
+	if err := r.p.slots.room(ctx, r.owner.id, r.p.config.Window, s); err != nil {
 		return err
 	}
 	for _, hole := range r.missing(market.RangeSet{whole}) {

@@ -1,7 +1,7 @@
 package producer
 
 import (
-	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -28,6 +28,27 @@ type slot struct {
 	// raised is closed once a user waits for the slot: its priority is the highest among its jobs (PIPELINE 16).
 	raised chan struct{}
 	raise  func()
+	// jobs want the slot, the owner first; guarded by slotTable.mu. joined holds a token when there may be one more, or it was
+	// raised.
+	jobs   []*run
+	joined chan struct{}
+}
+
+// join adds a job; slotTable.mu is held.
+func (s *slot) join(r *run) {
+	s.jobs = append(s.jobs, r)
+	if r.user.Load() {
+		s.raise()
+	}
+	s.poke()
+}
+
+// poke has who waits for room look again.
+func (s *slot) poke() {
+	select {
+	case s.joined <- struct{}{}:
+	default: // it will anyway
+	}
 }
 
 // urgent reports whether a user waits for the slot.
@@ -65,12 +86,6 @@ type sent struct {
 	closer uuid.UUID
 }
 
-// bulkPage is a bulk page that was published and not seen in the coverage yet.
-type bulkPage struct {
-	series market.Series
-	sent   sent
-}
-
 // slotTable lets the jobs of this process share fetches, and remembers what was published until it is ingested.
 type slotTable struct {
 	store *coverage.Store
@@ -80,7 +95,8 @@ type slotTable struct {
 	inFlight map[slotKey]*slot    // guarded by mu
 	recent   map[seriesKey][]sent // guarded by mu
 	numbered int64                // the last sent.number, guarded by mu
-	bulk     map[int32][]bulkPage // guarded by mu
+	ways     map[int32][]*way     // guarded by mu
+	waiting  map[int32]int        // users' slots that wait for room, guarded by mu
 }
 
 const (
@@ -94,7 +110,8 @@ const (
 
 func newSlotTable(store *coverage.Store, now func() time.Time) *slotTable {
 	return &slotTable{
-		store: store, now: now, inFlight: make(map[slotKey]*slot), recent: make(map[seriesKey][]sent), bulk: make(map[int32][]bulkPage),
+		store: store, now: now, inFlight: make(map[slotKey]*slot), recent: make(map[seriesKey][]sent),
+		ways: make(map[int32][]*way), waiting: make(map[int32]int),
 	}
 }
 
@@ -106,13 +123,14 @@ func (t *slotTable) claim(key slotKey, r *run) (mine, other *slot) {
 	mine, other = nil, s
 	if s == nil {
 		raised := make(chan struct{})
-		s = &slot{owner: r, done: make(chan struct{}), raised: raised, raise: sync.OnceFunc(func() { close(raised) })}
+		s = &slot{
+			owner: r, done: make(chan struct{}), raised: raised, raise: sync.OnceFunc(func() { close(raised) }),
+			joined: make(chan struct{}, 1),
+		}
 		t.inFlight[key] = s
 		mine, other = s, nil
 	}
-	if r.user.Load() {
-		s.raise()
-	}
+	s.join(r)
 	return mine, other
 }
 
@@ -121,8 +139,9 @@ func (t *slotTable) raise(r *run) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, s := range t.inFlight {
-		if s.owner == r {
+		if slices.Contains(s.jobs, r) {
 			s.raise()
+			s.poke()
 		}
 	}
 }
@@ -136,7 +155,7 @@ func (t *slotTable) release(key slotKey, s *slot, err error, abandoned bool) {
 }
 
 // published notes a page that the broker has.
-func (t *slotTable) published(partition int32, bulk bool, page *topic.Page) {
+func (t *slotTable) published(page *topic.Page) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	key, now := seriesKey{page.Series, page.Generation}, t.now()
@@ -145,10 +164,6 @@ func (t *slotTable) published(partition int32, bulk bool, page *topic.Page) {
 		t.recent[key] = append(t.recent[key], sent{
 			r: s.Range, state: s.State, fetchedAt: page.FetchedAt, retryAt: s.RetryAt, at: now, number: t.numbered,
 		})
-	}
-	if bulk && len(page.Segments) > 0 {
-		s := page.Segments[0]
-		t.bulk[partition] = append(t.bulk[partition], bulkPage{page.Series, sent{r: s.Range, fetchedAt: page.FetchedAt, at: now}})
 	}
 }
 
@@ -191,51 +206,4 @@ func (t *slotTable) missing(series market.Series, generation int64, set market.R
 	}
 	t.mu.Unlock()
 	return set.Subtract(market.NewRangeSet(there...))
-}
-
-// room waits until fewer than limit bulk pages of the partition are on their way to the database, or a user waits for the
-// slot.
-func (t *slotTable) room(ctx context.Context, partition int32, limit int, s *slot) error {
-	for {
-		changed := t.store.Changed()
-		if s.urgent() || t.onTheWay(partition) < limit {
-			return nil
-		}
-		timer := time.NewTimer(time.Second)
-		select {
-		case <-ctx.Done():
-			timer.Stop()
-			return context.Cause(ctx)
-		case <-changed:
-			timer.Stop()
-		case <-s.raised:
-			timer.Stop()
-		case <-timer.C:
-		}
-	}
-}
-
-func (t *slotTable) onTheWay(partition int32) int {
-	index := t.store.Snapshot()
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	kept := t.bulk[partition][:0]
-	for _, b := range t.bulk[partition] {
-		if t.now().Sub(b.sent.at) <= sentFor && !ingested(index, &b) {
-			kept = append(kept, b)
-		}
-	}
-	if t.bulk[partition] = kept; len(kept) == 0 {
-		delete(t.bulk, partition)
-	}
-	return len(kept)
-}
-
-func ingested(index *coverage.Index, b *bulkPage) bool {
-	for _, s := range index.Segments(b.series) {
-		if s.Range.Contains(b.sent.r.Start) {
-			return s.FetchedAt >= b.sent.fetchedAt
-		}
-	}
-	return false
 }

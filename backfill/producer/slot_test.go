@@ -39,7 +39,7 @@ func TestPublishedPagesCountUntilTheyShouldBeIngested(t *testing.T) {
 	series := market.Series{Symbol: "sim:BTCUSD", Timeframe: market.M1}
 	minute := market.Instant(60_000_000)
 	asked := market.FromTime(clock)
-	table.published(0, true, &topic.Page{Series: series, Generation: 1, FetchedAt: asked, Segments: []topic.Segment{
+	table.published(&topic.Page{Series: series, Generation: 1, FetchedAt: asked, Segments: []topic.Segment{
 		{Range: market.Range{Start: 0, End: 10 * minute}, State: coverage.Final},
 		{Range: market.Range{Start: 10 * minute, End: 20 * minute}, State: coverage.Provisional},
 	}})
@@ -47,10 +47,8 @@ func TestPublishedPagesCountUntilTheyShouldBeIngested(t *testing.T) {
 	require.Equal(t, market.RangeSet{{Start: 20 * minute, End: 30 * minute}}, table.missing(series, 1, all, asked))
 	require.Equal(t, market.RangeSet{{Start: 10 * minute, End: 30 * minute}}, table.missing(series, 1, all, asked.Shift(2*time.Second)))
 	require.Equal(t, all, table.missing(series, 2, all, asked), "another generation")
-	require.Equal(t, 1, table.onTheWay(0))
 	clock = clock.Add(sentFor + time.Second)
 	require.Equal(t, all, table.missing(series, 1, all, asked))
-	require.Zero(t, table.onTheWay(0))
 }
 
 func TestOffsetsAreMarkedInOrder(t *testing.T) {
@@ -74,7 +72,7 @@ func TestWhatTheLogLostBecomesAGap(t *testing.T) {
 	key := seriesKey{series, 1}
 	early, late := slotOf(market.M1, 1000, 0), slotOf(market.M1, 1000, 1e12)
 	publish := func(r market.Range) {
-		table.published(0, false, &topic.Page{
+		table.published(&topic.Page{
 			Series: series, Generation: 1, FetchedAt: 1, Segments: []topic.Segment{{Range: r, State: coverage.Final}},
 		})
 	}
