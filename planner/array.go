@@ -154,7 +154,7 @@ func (b *bounder) elements(col string, node *pg.Node, cast bool) ([]value, array
 		}
 		return list, arrayKnown
 	case *pg.Node_AConst:
-		v := evalConst(n.AConst)
+		v := b.literalValue(n.AConst)
 		if v.null {
 			return nil, arrayNull
 		}

@@ -22,6 +22,8 @@ type binding struct {
 	prepared map[string]*Template // by PREPARE in the text itself
 	nested   int
 	executes bool // a prepared statement was looked up
+	// given are the constants of the template in hand.
+	given map[*pg.A_Const]*pg.A_Const
 	// explained says that the plan is shown to a person.
 	explained bool
 	own       ownState
@@ -42,6 +44,9 @@ func (t *Template) Bind(args Args, env Env, b Bracket, ans Answers) Plan {
 	if t.catalog.version() != env.Catalog.version() {
 		t = Prepare(t.Text, t.oids, env)
 	}
+	if own := t.own.Load(); own != nil {
+		t = own
+	}
 	constant := len(args.Values) == 0 && len(ans) == 0
 	if known := t.fixed.Load(); constant && known != nil && known.env == env {
 		return known.plan
@@ -56,6 +61,10 @@ func (t *Template) Bind(args Args, env Env, b Bracket, ans Answers) Plan {
 	}
 	x.template(t, nil)
 	plan := x.finish()
+	if x.start.ownTree {
+		t.own.Store(Prepare(t.Text, t.oids, env))
+		return t.own.Load().Bind(args, env, b, ans)
+	}
 	if len(plan.Under) == 0 {
 		plan.Under = []Own{env.Own}
 	}
@@ -76,6 +85,8 @@ type fixedPlan struct {
 type start struct {
 	known Bracket
 	used  bool
+	// ownTree says that the plan needs the parse tree of its very text.
+	ownTree bool
 }
 
 func (s *start) bracket() Bracket {
@@ -182,6 +193,9 @@ func (x *binding) template(t *Template, named map[int32]value) {
 		x.opaque("pg_catalog is not first in search_path: its operators may be others")
 		return
 	}
+	outer := x.given
+	x.given = t.given
+	defer func() { x.given = outer }()
 	for _, s := range t.list {
 		x.statement(s, named)
 		if s.prepare != nil {
@@ -219,7 +233,7 @@ func (x *binding) statement(s *statement, named map[int32]value) {
 		x.reason(ReasonBarrier, "a condition stands above a LIMIT, DISTINCT ON, window, aggregate or lock")
 	}
 	e := &evaluator{
-		args: x.args, oids: s.oids, unsure: s.unsure, named: named, env: x.env, start: &x.start, answers: x.answers,
+		args: x.args, oids: s.oids, unsure: s.unsure, named: named, env: x.env, start: &x.start, given: x.given, answers: x.answers,
 		asked: x.asked,
 	}
 	for _, c := range s.configs {

@@ -10,12 +10,14 @@ import (
 // Cache keeps templates by text, parameter types and the settings they depend on. It is safe for concurrent use.
 type Cache struct {
 	templates *lru.Cache[string, *Template]
+	outlines  *lru.Cache[string, []*sharing]
 }
 
 // NewCache returns a cache of at most size templates, at least one.
 func NewCache(size int) *Cache {
 	templates, _ := lru.New[string, *Template](max(size, 1))
-	return &Cache{templates: templates}
+	outlines, _ := lru.New[string, []*sharing](max(size/4, 1))
+	return &Cache{templates: templates, outlines: outlines}
 }
 
 // maxCachedText bounds the texts that are kept; longer ones are seldom sent twice.
@@ -30,8 +32,32 @@ func (c *Cache) Prepare(text string, paramOIDs []uint32, env Env) *Template {
 	if t, ok := c.templates.Get(key); ok {
 		return t
 	}
-	t := Prepare(text, paramOIDs, env)
+	t := c.shared(text, paramOIDs, env)
 	c.templates.Add(key, t)
+	return t
+}
+
+// maxSharings bounds the templates of one outline.
+const maxSharings = 8
+
+// shared returns the template of a text from another of its outline, where there is one.
+func (c *Cache) shared(text string, paramOIDs []uint32, env Env) *Template {
+	cut, ok := outlineOf(text)
+	if !ok {
+		return Prepare(text, paramOIDs, env)
+	}
+	key := cacheKey(cut.skeleton, paramOIDs, env)
+	known, _ := c.outlines.Get(key)
+	for _, s := range known {
+		if t, ok := s.derive(text, cut.literals); ok {
+			return t
+		}
+	}
+	t, trees := prepare(text, paramOIDs, env)
+	if s := share(t, cut, trees); s != nil {
+		known = append([]*sharing{s}, known[:min(len(known), maxSharings-1)]...)
+		c.outlines.Add(key, known)
+	}
 	return t
 }
 

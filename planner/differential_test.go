@@ -96,7 +96,9 @@ func (g *grammar) compare(t *testing.T, conn *pgx.Conn) differentialOutcome {
 	env := Env{TimeZone: zone}
 	bracket := Bracket{Lo: market.Instant(nowMicros - 5000), Hi: market.Instant(nowMicros + 7000)}
 	args := Args{Values: values}
-	tmpl := Prepare(sql, nil, env)
+	cache := NewCache(10)
+	cache.Prepare(otherConstants(g.Rand, sql), nil, env)
+	tmpl := cache.Prepare(sql, nil, env)
 	plan := tmpl.Bind(args, env, bracket, nil)
 	mustExec(t, conn, "savepoint s")
 	full, err := rows(t, conn, sql, values)

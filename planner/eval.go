@@ -17,6 +17,7 @@ type evaluator struct {
 	named   map[int32]value // the arguments of EXECUTE, in place of args
 	env     settings
 	start   *start
+	given   map[*pg.A_Const]*pg.A_Const // the text's own constants, in place of those that were analysed
 	answers Answers
 	asked   map[string]Question
 	depth   int
@@ -45,7 +46,7 @@ func (e *evaluator) eval(node *pg.Node) value {
 	}
 	switch n := node.GetNode().(type) {
 	case *pg.Node_AConst:
-		return evalConst(n.AConst)
+		return e.literalValue(n.AConst)
 	case *pg.Node_ParamRef:
 		return e.param(n.ParamRef.GetNumber())
 	case *pg.Node_TypeCast:
@@ -62,6 +63,13 @@ func (e *evaluator) eval(node *pg.Node) value {
 		return e.scalarSelect(n.SubLink)
 	}
 	return value{}
+}
+
+func (e *evaluator) literalValue(c *pg.A_Const) value {
+	if own, ok := e.given[c]; ok {
+		c = own
+	}
+	return evalConst(c)
 }
 
 func evalConst(c *pg.A_Const) value {

@@ -47,6 +47,10 @@ func (e *evaluator) ask(node *pg.Node) value {
 	if !e.env.known || !e.askable(node, 0) {
 		return value{}
 	}
+	if e.given != nil {
+		e.start.ownTree = true
+		return value{}
+	}
 	copied, ok := proto.Clone(node).(*pg.Node)
 	if !ok || !e.substitute(copied) {
 		return value{}

@@ -26,6 +26,10 @@ type Template struct {
 	created []string
 	columns []string
 	fixed   atomic.Pointer[fixedPlan] // the newest
+	// given are the constants of this text in the place of those in list, where that is another text's.
+	given map[*pg.A_Const]*pg.A_Const
+	// own is the template of this very text, once questions had to be made of its own constants.
+	own atomic.Pointer[Template]
 }
 
 // Prepared is what a SQL PREPARE registers.
@@ -42,9 +46,15 @@ var errStrings = errors.New("standard_conforming_strings is off")
 
 // Prepare analyses a text. It never fails: a text that cannot be understood becomes an opaque template.
 func Prepare(text string, paramOIDs []uint32, env Env) *Template {
+	t, _ := prepare(text, paramOIDs, env)
+	return t
+}
+
+// prepare returns the parse trees too.
+func prepare(text string, paramOIDs []uint32, env Env) (*Template, []*pg.RawStmt) {
 	t := &Template{Text: text, Statements: 1, oids: slices.Clone(paramOIDs), catalog: env.Catalog}
 	if !MayRead(text, env.Catalog) {
-		return t
+		return t, nil
 	}
 	text, readable := decodeText(text, env.ClientEncoding)
 	switch {
@@ -56,12 +66,12 @@ func Prepare(text string, paramOIDs []uint32, env Env) *Template {
 		t.ParseErr = checkText(text)
 	}
 	if t.ParseErr != nil {
-		return t
+		return t, nil
 	}
 	tree, err := pg.Parse(text)
 	if err != nil {
 		t.ParseErr = fmt.Errorf("parse the statement: %w", err)
-		return t
+		return t, nil
 	}
 	t.Statements = len(tree.GetStmts())
 	created := map[string]bool{}
@@ -78,7 +88,7 @@ func Prepare(text string, paramOIDs []uint32, env Env) *Template {
 	}
 	slices.Sort(t.created)
 	t.columns = t.readColumns()
-	return t
+	return t, tree.GetStmts()
 }
 
 // Reads reports whether executing the text may read ohlcv, write it, or cannot be known not to. Only then need it be
