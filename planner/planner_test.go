@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -72,6 +73,23 @@ func TestCheckText(t *testing.T) {
 		require.Error(t, tmpl.ParseErr, name)
 		require.True(t, tmpl.Reads())
 		require.Equal(t, "0A000", tmpl.Bind(Args{}, Env{}, Bracket{}, nil).Refusal.SQLState)
+	}
+}
+
+// TestRule5_TheProcessSurvives: what would overflow the parser's C stack is refused before it.
+func TestRule5_TheProcessSurvives(t *testing.T) {
+	t.Parallel()
+	for name, text := range map[string]string{
+		"100,000 terms":    "select ts, 1" + strings.Repeat("+1", 100_000) + " from ohlcv where symbol='A' and timeframe='1d'",
+		"nested selects":   "select * from " + strings.Repeat("(select * from ", 5_000) + "ohlcv" + strings.Repeat(" x)", 5_000) + " x",
+		"nested functions": "select " + strings.Repeat("abs(", 50_000) + "close" + strings.Repeat(")", 50_000) + " from ohlcv",
+		"nested arrays":    "select " + strings.Repeat("array[", 50_000) + "1" + strings.Repeat("]", 50_000) + " from ohlcv",
+		"ctes":             strings.Repeat("with a as (", 5_000) + "select * from ohlcv" + strings.Repeat(") select * from a", 5_000),
+		"signs":            "select " + strings.Repeat("- ", 100_000) + "close from ohlcv",
+	} {
+		plan := Prepare(text, nil, Env{}).Bind(Args{}, Env{}, goldenBracket(), nil)
+		require.NotNil(t, plan.Refusal, name)
+		require.Equal(t, "0A000", plan.Refusal.SQLState, name)
 	}
 }
 
@@ -194,7 +212,9 @@ func TestTimesAgainstPostgreSQL(t *testing.T) {
 }
 
 func FuzzPlan(f *testing.F) {
-	for _, path := range []string{"testdata/plan/where.txt", "testdata/plan/scope.txt", "testdata/plan/refused.txt"} {
+	files, err := filepath.Glob("testdata/plan/*.txt")
+	require.NoError(f, err)
+	for _, path := range files {
 		raw, err := os.ReadFile(path)
 		require.NoError(f, err)
 		for block := range strings.SplitSeq(string(raw), "\n\n") {

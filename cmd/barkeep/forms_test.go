@@ -95,7 +95,9 @@ func (g *grammar) instantArray(column string) string {
 	return column + g.pick("list", " = any(", " <> all(") + g.parameter(pgtype.TimestamptzArrayOID, list) + ")"
 }
 
-// rowLeaf compares rows, as keyset paging does.
+// rowLeaf compares rows, as keyset paging does. The first column is never symbol: PostgreSQL 17.12 itself, on a plain table too,
+// answers (symbol, ts) > ('file:BBB', …) and symbol = 'file:AAA' and timeframe in ('1h', '1m') with rows of file:AAA where it takes
+// all three for conditions of the index (symbol, timeframe, ts), and which plan it takes differs between the two databases.
 func (g *grammar) rowLeaf(alias string) string {
 	at := "timestamptz '" + g.moment().Format("2006-01-02 15:04:05Z07:00") + "'"
 	symbol, timeframe := g.pick("symbol", g.scene.symbols...), g.pick("timeframe", g.timeframes...)
