@@ -181,19 +181,11 @@ func (a *analyzer) noteCreated(root *pg.Node, created map[string]bool) {
 		note(n.DefineStmt.GetDefnames())
 	case *pg.Node_CreateCastStmt:
 		note(n.CreateCastStmt.GetTargettype().GetNames())
-	case *pg.Node_RenameStmt:
-		if isOurs(n.RenameStmt.GetRelation()) || a.inClosure(n.RenameStmt.GetRelation().GetRelname()) {
-			created[strings.ToLower(n.RenameStmt.GetNewname())] = true
-		}
 	case *pg.Node_CreateTableAsStmt:
 		if n.CreateTableAsStmt.GetObjtype() == pg.ObjectType_OBJECT_MATVIEW {
 			created[strings.ToLower(n.CreateTableAsStmt.GetInto().GetRel().GetRelname())] = true
 		}
-	case *pg.Node_CreateStmt:
-		for _, parent := range n.CreateStmt.GetInhRelations() {
-			if isOurs(parent.GetRangeVar()) {
-				created[strings.ToLower(n.CreateStmt.GetRelation().GetRelname())] = true
-			}
-		}
+	default:
+		a.noteUsers(root, created)
 	}
 }

@@ -117,7 +117,8 @@ func (a *analyzer) top(s *statement, root *pg.Node, text string, raw *pg.RawStmt
 		a.query(root, nil)
 	default:
 		s.changes = true
-		return false // definitions: they store names and read no rows for the client
+		a.definition(root)
+		return false
 	}
 	a.noteWrites(s, root)
 	return true

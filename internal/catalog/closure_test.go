@@ -75,9 +75,10 @@ func TestRule3_WhatRunsUnnamed(t *testing.T) {
 		`create temp table legitimate as select * from public.ohlcv`,
 		`create domain public.positive as int check (value > 0)`,
 		`create table public.of_positive (x public.positive)`,
+		`create table public.labels (kind text default 'ohlcv' check (kind in ('ohlcv', 'trades')))`,
 		`create function public.colour(public.ohlcv) returns text language sql as $$select 'red'$$`)
 	require.NoError(t, c.Refresh(ctx))
-	for _, name := range []string{"plain", "harmless", "harmless_one", "legitimate", "positive", "of_positive", "colour", "int4", "text"} {
+	for _, name := range []string{"plain", "harmless", "harmless_one", "legitimate", "positive", "of_positive", "labels", "colour", "int4", "text"} {
 		require.NotContains(t, c.Current().Names, name)
 	}
 

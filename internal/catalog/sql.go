@@ -39,7 +39,8 @@ select 't' || t.oid, t.typname::text, null, false, null, false
 // columns' types, on the tables that their foreign keys look into or change, operators on their functions, types on what
 // checks, makes and casts them. Parents and children depend on each other: a chunk holds what its hypertable shows, and
 // what is written to a parent fires the triggers of the child. An expression with the name of ohlcv in one of its
-// constants depends on textKey: it may be SQL, and is found in the tree without the lock that printing it would wait for.
+// constants, and with a function to which it may be handed, depends on textKey: it may be run as SQL. It is found in the
+// tree, without the lock that printing it would wait for.
 const edgesSQL = `
 with target as (
  select d.classid, d.objid, case d.refclassid when 'pg_class'::regclass then 'r' when 'pg_proc'::regclass then 'f' when 'pg_operator'::regclass then 'o' else 't' end || d.refobjid as ref
@@ -63,7 +64,11 @@ with target as (
  union all
  select 't' || oid, typdefaultbin::text from pg_type where typdefaultbin is not null
 )
-select key, 'text' from said where tree ~ '` + inTree + `'
+select key, 'text' from said
+ where case when tree ~ '` + inTree + `' then exists (
+   select from pg_proc p
+    where strpos(tree, format(':funcid %s ', p.oid)) > 0 and (p.proname ~ '_to_xml|^crosstab|^connectby|^dblink|^ts_stat|^ts_rewrite'
+       or p.oid >= 16384 and not exists (select from pg_depend e where e.classid = 'pg_proc'::regclass and e.objid = p.oid and e.deptype = 'e'))) end
 union
 select 'r' || tgrelid, 'text' from pg_trigger where not tgisinternal and encode(tgargs, 'escape') ~* 'ohlcv'
 union

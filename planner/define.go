@@ -1,0 +1,148 @@
+package planner
+
+import (
+	"strings"
+
+	pg "github.com/pganalyze/pg_query_go/v6"
+)
+
+// uses reports whether an expression, a column's definition or a type runs something through which ohlcv may be read.
+func (a *analyzer) uses(nodes ...*pg.Node) bool {
+	before := len(a.opaque)
+	for _, node := range nodes {
+		if node != nil {
+			a.inspect(&statement{columns: map[string]bool{}}, node)
+		}
+	}
+	used := len(a.opaque) > before
+	a.opaque = a.opaque[:before]
+	return used
+}
+
+// definition hides a definition that evaluates expressions as it is executed: for the rows that are there, or once. Others
+// store names and read no rows.
+func (a *analyzer) definition(root *pg.Node) {
+	evaluates := false
+	switch n := root.GetNode().(type) {
+	case *pg.Node_AlterTableStmt:
+		known := a.inClosure(n.AlterTableStmt.GetRelation().GetRelname())
+		for _, cmd := range n.AlterTableStmt.GetCmds() {
+			evaluates = evaluates || a.alterEvaluates(cmd.GetAlterTableCmd(), known)
+		}
+	case *pg.Node_AlterDomainStmt:
+		switch n.AlterDomainStmt.GetSubtype() {
+		case "C":
+			evaluates = validated(n.AlterDomainStmt.GetDef()) && a.uses(n.AlterDomainStmt.GetDef())
+		case "V":
+			evaluates = a.inClosure(lastName(n.AlterDomainStmt.GetTypeName()))
+		}
+	case *pg.Node_IndexStmt:
+		evaluates = a.uses(append(n.IndexStmt.GetIndexParams(), n.IndexStmt.GetWhereClause())...)
+	case *pg.Node_CreateStmt:
+		bound := n.CreateStmt.GetPartbound()
+		evaluates = a.uses(append(append(bound.GetListdatums(), bound.GetLowerdatums()...), bound.GetUpperdatums()...)...)
+	}
+	if evaluates {
+		a.hide("the definition evaluates what may read ohlcv")
+	}
+}
+
+// alterEvaluates reports whether a part of ALTER TABLE evaluates something through which ohlcv may be read; known says that
+// the table has such things already, which are evaluated where its rows are written or looked at anew.
+func (a *analyzer) alterEvaluates(c *pg.AlterTableCmd, known bool) bool {
+	switch c.GetSubtype() {
+	case pg.AlterTableType_AT_AddColumn:
+		return a.uses(c.GetDef())
+	case pg.AlterTableType_AT_AddConstraint:
+		return validated(c.GetDef()) && a.uses(c.GetDef())
+	case pg.AlterTableType_AT_AlterColumnType, pg.AlterTableType_AT_SetExpression:
+		return known || a.uses(c.GetDef())
+	case pg.AlterTableType_AT_ValidateConstraint:
+		return known
+	case pg.AlterTableType_AT_AttachPartition:
+		return known || a.inClosure(c.GetDef().GetPartitionCmd().GetName().GetRelname())
+	default:
+		return false
+	}
+}
+
+// validated reports whether a constraint is checked for the rows that are there.
+func validated(def *pg.Node) bool { return !def.GetConstraint().GetSkipValidation() }
+
+// noteUsers remembers the tables, types and domains that a definition makes or changes so that ohlcv may be read through
+// them: by their defaults, checks, indexes, keys, parents and the types of their columns.
+func (a *analyzer) noteUsers(root *pg.Node, created map[string]bool) {
+	note := func(name string, users ...*pg.Node) {
+		if a.uses(users...) {
+			created[strings.ToLower(name)] = true
+		}
+	}
+	switch n := root.GetNode().(type) {
+	case *pg.Node_CreateStmt:
+		a.noteTable(n.CreateStmt, created)
+	case *pg.Node_CreateForeignTableStmt:
+		f := n.CreateForeignTableStmt
+		a.noteTable(f.GetBaseStmt(), created)
+		for _, opt := range f.GetOptions() {
+			if a.mentioned(opt.GetDefElem().GetArg().GetString_().GetSval()) {
+				created[strings.ToLower(f.GetBaseStmt().GetRelation().GetRelname())] = true
+			}
+		}
+	case *pg.Node_AlterTableStmt:
+		name := n.AlterTableStmt.GetRelation().GetRelname()
+		for _, cmd := range n.AlterTableStmt.GetCmds() {
+			note(name, cmd)
+			if other := cmd.GetAlterTableCmd().GetDef().GetPartitionCmd().GetName(); other != nil && a.inClosure(name) {
+				created[strings.ToLower(other.GetRelname())] = true
+			}
+		}
+	case *pg.Node_IndexStmt:
+		note(n.IndexStmt.GetRelation().GetRelname(), append(n.IndexStmt.GetIndexParams(), n.IndexStmt.GetWhereClause())...)
+	case *pg.Node_CreateDomainStmt:
+		d := n.CreateDomainStmt
+		note(lastName(d.GetDomainname()), append(d.GetConstraints(), typeNode(d.GetTypeName()))...)
+	case *pg.Node_AlterDomainStmt:
+		note(lastName(n.AlterDomainStmt.GetTypeName()), n.AlterDomainStmt.GetDef())
+	case *pg.Node_CompositeTypeStmt:
+		note(n.CompositeTypeStmt.GetTypevar().GetRelname(), n.CompositeTypeStmt.GetColdeflist()...)
+	case *pg.Node_CreateRangeStmt:
+		note(lastName(n.CreateRangeStmt.GetTypeName()), n.CreateRangeStmt.GetParams()...)
+	case *pg.Node_RenameStmt:
+		if isOurs(n.RenameStmt.GetRelation()) || a.inClosure(n.RenameStmt.GetRelation().GetRelname()) || a.inClosure(objectName(n.RenameStmt.GetObject())) {
+			created[strings.ToLower(n.RenameStmt.GetNewname())] = true
+		}
+	}
+}
+
+// noteTable is noteUsers for CREATE TABLE. LIKE ohlcv copies its columns and reads nothing.
+func (a *analyzer) noteTable(n *pg.CreateStmt, created map[string]bool) {
+	users := append(n.GetConstraints(), n.GetInhRelations()...)
+	for _, element := range n.GetTableElts() {
+		if like := element.GetTableLikeClause(); like == nil || !isOurs(like.GetRelation()) {
+			users = append(users, element)
+		}
+	}
+	users = append(users, n.GetPartspec().GetPartParams()...)
+	users = append(users, typeNode(n.GetOfTypename()))
+	if a.uses(users...) {
+		created[strings.ToLower(n.GetRelation().GetRelname())] = true
+	}
+}
+
+func typeNode(t *pg.TypeName) *pg.Node {
+	if t == nil {
+		return nil
+	}
+	return &pg.Node{Node: &pg.Node_TypeName{TypeName: t}}
+}
+
+// objectName returns the last part of the name of a function, domain or type in a definition.
+func objectName(object *pg.Node) string {
+	if f := object.GetObjectWithArgs(); f != nil {
+		return lastName(f.GetObjname())
+	}
+	if t := object.GetTypeName(); t != nil {
+		return lastName(t.GetNames())
+	}
+	return lastName(object.GetList().GetItems())
+}
