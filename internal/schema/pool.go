@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"sync"
 	"time"
 
@@ -34,6 +35,7 @@ func PoolConfig(dsn string) (*pgxpool.Config, error) {
 	serviceSettings(config.ConnConfig)
 	config.AfterConnect = (&sameServer{}).check
 	config.PingTimeout = pingTimeout
+	config.ConnConfig.DialFunc = (&net.Dialer{KeepAliveConfig: keepAlive}).DialContext
 	config.ConnConfig.ConnectTimeout = min(config.ConnConfig.ConnectTimeout, connectTimeout)
 	return config, nil
 }
@@ -41,6 +43,10 @@ func PoolConfig(dsn string) (*pgxpool.Config, error) {
 // pingTimeout is how long a connection that was idle may take to say that it is still there; one whose other end is gone
 // without a word, as after a failover, does not say so itself.
 const pingTimeout = 2 * time.Second
+
+// keepAlive finds out within half a minute that the server which an answer is awaited from is gone: a batch of ingest may
+// run for long, so that no other limit would fit.
+var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 3}
 
 // connectTimeout bounds the making of a connection, where the address does not bound it closer.
 const connectTimeout = 5 * time.Second
