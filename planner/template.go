@@ -44,7 +44,8 @@ type Prepared struct {
 // errStrings is a ParseErr.
 var errStrings = errors.New("standard_conforming_strings is off")
 
-// Prepare analyses a text. It never fails: a text that cannot be understood becomes an opaque template.
+// Prepare analyses a text. It never fails: a text that cannot be understood becomes an opaque template. One that cannot read
+// ohlcv is parsed only for what it registers by SQL PREPARE.
 func Prepare(text string, paramOIDs []uint32, env Env) *Template {
 	t, _ := prepare(text, paramOIDs, env)
 	return t
@@ -53,30 +54,39 @@ func Prepare(text string, paramOIDs []uint32, env Env) *Template {
 // prepare returns the parse trees too.
 func prepare(text string, paramOIDs []uint32, env Env) (*Template, []*pg.RawStmt) {
 	t := &Template{Text: text, Statements: 1, oids: slices.Clone(paramOIDs), catalog: env.Catalog}
-	if !MayRead(text, env.Catalog) {
+	may := MayRead(text, env.Catalog)
+	if !may && !hasWord(text, "prepare") {
 		return t, nil
 	}
-	text, readable := decodeText(text, env.ClientEncoding)
+	trees, err := t.parse(env)
+	if may {
+		t.ParseErr = err
+	}
+	return t, trees
+}
+
+func (t *Template) parse(env Env) ([]*pg.RawStmt, error) {
+	text, readable := decodeText(t.Text, env.ClientEncoding)
+	var err error
 	switch {
 	case env.NonStandardStrings:
-		t.ParseErr = errStrings
+		err = errStrings
 	case !readable:
-		t.ParseErr = fmt.Errorf("%w: it is not in an encoding that is known, %s", errUnreadable, env.ClientEncoding)
+		err = fmt.Errorf("%w: it is not in an encoding that is known, %s", errUnreadable, env.ClientEncoding)
 	default:
-		t.ParseErr = checkText(text)
+		err = checkText(text)
 	}
-	if t.ParseErr != nil {
-		return t, nil
+	if err != nil {
+		return nil, err
 	}
 	tree, err := pg.Parse(text)
 	if err != nil {
-		t.ParseErr = fmt.Errorf("parse the statement: %w", err)
-		return t, nil
+		return nil, fmt.Errorf("parse the statement: %w", err)
 	}
 	t.Statements = len(tree.GetStmts())
 	created := map[string]bool{}
 	for _, raw := range tree.GetStmts() {
-		t.list = append(t.list, analyzeStatement(text, raw, env.Catalog, created, paramOIDs))
+		t.list = append(t.list, analyzeStatement(text, raw, env.Catalog, created, t.oids))
 	}
 	for _, s := range t.list {
 		if s.prepare != nil {
@@ -88,7 +98,7 @@ func prepare(text string, paramOIDs []uint32, env Env) (*Template, []*pg.RawStmt
 	}
 	slices.Sort(t.created)
 	t.columns = t.readColumns()
-	return t, tree.GetStmts()
+	return tree.GetStmts(), nil
 }
 
 // Reads reports whether executing the text may read ohlcv, write it, or cannot be known not to. Only then need it be

@@ -276,10 +276,11 @@ func (s *session) planAnswered(ctx context.Context, template *planner.Template, 
 func (s *session) prepared(env planner.Env) func(string) (*planner.Template, bool) {
 	return func(name string) (*planner.Template, bool) {
 		st, _ := s.lookup(name)
-		switch {
-		case st == nil || st.also != nil:
+		if st == nil || st.also != nil {
 			return nil, false
-		case !st.reads:
+		}
+		s.reconsider(st)
+		if !st.reads {
 			return nil, true
 		}
 		return st.template(s.server.cache, env), true

@@ -8,6 +8,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
+
+	"barkeep/internal/catalog"
 )
 
 // A text that does not parse is answered by the upstream, with its own position, in a block and outside; several
@@ -45,4 +47,24 @@ func TestPrepareOfWhatMayDefine(t *testing.T) {
 	tag, err := conn.Exec(ctx, "execute p", pgx.QueryExecModeSimpleProtocol)
 	require.NoError(t, err)
 	require.EqualValues(t, 10, tag.RowsAffected())
+}
+
+// TestExecuteFollowsDefinitions: what a prepared statement names may read ohlcv later than it was prepared (PLANNER 6).
+func TestExecuteFollowsDefinitions(t *testing.T) {
+	var names *catalog.Catalog
+	b := start(t, func(cfg *Config) { names = cfg.Catalog.(*catalog.Catalog) })
+	conn := b.connect(t, nil)
+	exec := func(text string) pgconn.CommandTag {
+		t.Helper()
+		tag, err := conn.Exec(t.Context(), text, pgx.QueryExecModeSimpleProtocol)
+		require.NoError(t, err)
+		return tag
+	}
+	exec("create view late as select ''::text symbol, now() ts where false")
+	exec("prepare q as select * from late")
+	require.EqualValues(t, 0, exec("execute q").RowsAffected())
+	require.Empty(t, b.asked)
+	exec("create or replace view late as select symbol, ts from ohlcv where symbol = 'sim:LATEUSD' and timeframe = '1m'")
+	require.NoError(t, names.Refresh(t.Context()))
+	require.EqualValues(t, 10, exec("execute q").RowsAffected())
 }
