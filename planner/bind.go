@@ -44,9 +44,6 @@ func (t *Template) Bind(args Args, env Env, b Bracket, ans Answers) Plan {
 	if t.catalog.version() != env.Catalog.version() {
 		t = Prepare(t.Text, t.oids, env)
 	}
-	if own := t.own.Load(); own != nil {
-		t = own
-	}
 	constant := len(args.Values) == 0 && len(ans) == 0
 	if known := t.fixed.Load(); constant && known != nil && known.env == env {
 		return known.plan
@@ -62,8 +59,7 @@ func (t *Template) Bind(args Args, env Env, b Bracket, ans Answers) Plan {
 	x.template(t, nil)
 	plan := x.finish()
 	if x.start.ownTree {
-		t.own.Store(Prepare(t.Text, t.oids, env))
-		return t.own.Load().Bind(args, env, b, ans)
+		return t.Bind(args, env, b, ans) // the templates that need one have it by now
 	}
 	if len(plan.Under) == 0 {
 		plan.Under = []Own{env.Own}
@@ -185,6 +181,9 @@ const maxExecuteDepth = 4
 
 // template plans each statement of a text in turn; named are the arguments of the EXECUTE that runs it.
 func (x *binding) template(t *Template, named map[int32]value) {
+	if own := t.own.Load(); own != nil {
+		t = own
+	}
 	if t.ParseErr != nil {
 		x.opaque(t.ParseErr.Error())
 		return
@@ -202,6 +201,9 @@ func (x *binding) template(t *Template, named map[int32]value) {
 			x.prepared[s.prepare.Name] = Prepare(s.prepare.Text, s.prepare.OIDs, x.env.Env)
 		}
 		x.settle(s)
+	}
+	if x.start.ownTree && t.given != nil {
+		t.own.Store(Prepare(t.Text, t.oids, x.env.Env))
 	}
 }
 

@@ -68,6 +68,25 @@ func TestSharedTemplatesPlanAsTheirOwn(t *testing.T) {
 	require.Greater(t, narrow, 200)
 }
 
+// EXECUTE of a statement whose template is another's, and that needs its own tree for what it asks of the database.
+func TestExecuteOfASharedTemplate(t *testing.T) {
+	t.Parallel()
+	env := Env{TimeZone: "America/New_York"}
+	text := func(day string) string {
+		return "select from ohlcv where symbol = 'A' and timeframe = '1d' and ts > timestamptz '01/" + day + "/2024'"
+	}
+	cache := NewCache(10)
+	cache.Prepare(text("02"), nil, env)
+	inner := cache.Prepare(text("03"), nil, env)
+	require.NotNil(t, inner.given)
+	args := Args{Prepared: func(string) (*Template, bool) { return inner, true }}
+	plan := cache.Prepare("execute p", nil, env).Bind(args, env, goldenBracket(), nil)
+	require.NotEmpty(t, plan.Questions)
+	for _, q := range plan.Questions {
+		require.Contains(t, q.SQL, "01/03/2024")
+	}
+}
+
 func TestOutlines(t *testing.T) {
 	t.Parallel()
 	same := func(a, b string) bool {
