@@ -72,10 +72,11 @@ func isInt(text string) bool { return len(text) <= 9 && strings.Trim(text, "0123
 
 func isNumber(text string) bool { return strings.Trim(text, "0123456789.") == "" }
 
-// tame reports whether a constant cannot be a text that means something by itself: SQL has a space between two words.
+// tame reports whether a constant cannot be a text that means something by itself: SQL begins with a word, or a parenthesis or
+// comment, and has a space between two words.
 func (l literal) tame() bool {
 	const longest = 64
-	for i := 1; i < len(l.text); i++ {
+	for i := 1; i < len(l.text) && !isDigit(l.text[0]); i++ {
 		if isSpace(l.text[i-1]) && !isDigit(l.text[i]) && l.text[i] != '+' && l.text[i] != '-' {
 			return false
 		}
@@ -120,8 +121,8 @@ func share(t *Template, s outline, trees []*pg.RawStmt) *sharing {
 				q.constants(free)
 			}
 			if sc.limit != nil {
-				bare(sc.limit.count, free)
-				bare(sc.limit.offset, free)
+				evaluated(sc.limit.count, free)
+				evaluated(sc.limit.offset, free)
 			}
 		}
 	}
@@ -157,20 +158,32 @@ func (p *pred) constants(into map[*pg.A_Const]bool) {
 		kid.constants(into)
 	}
 	for _, node := range []*pg.Node{p.left.constant, p.right.constant} {
-		bare(node, into)
-		for _, item := range node.GetList().GetItems() {
-			bare(item, into)
-		}
+		evaluated(node, into)
 	}
 }
 
-// bare collects a constant, cast or not.
-func bare(node *pg.Node, into map[*pg.A_Const]bool) {
-	if cast := node.GetTypeCast(); cast != nil {
-		node = cast.GetArg()
+// evaluated collects the constants of an expression that are looked at for each execution, and for nothing else.
+func evaluated(node *pg.Node, into map[*pg.A_Const]bool) {
+	var below []*pg.Node
+	switch n := node.GetNode().(type) {
+	case *pg.Node_AConst:
+		if !n.AConst.GetIsnull() {
+			into[n.AConst] = true
+		}
+	case *pg.Node_TypeCast:
+		below = []*pg.Node{n.TypeCast.GetArg()}
+	case *pg.Node_AExpr:
+		below = []*pg.Node{n.AExpr.GetLexpr(), n.AExpr.GetRexpr()}
+	case *pg.Node_FuncCall:
+		// Others may take a constant for the name of a relation.
+		if name, ok := callName(n.FuncCall.GetFuncname()); ok && pureFunctions[name] {
+			below = n.FuncCall.GetArgs()
+		}
+	case *pg.Node_List:
+		below = n.List.GetItems()
 	}
-	if c := node.GetAConst(); c != nil && !c.GetIsnull() {
-		into[c] = true
+	for _, each := range below {
+		evaluated(each, into)
 	}
 }
 
