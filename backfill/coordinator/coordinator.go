@@ -38,7 +38,7 @@ type Config struct {
 	// Renew is how often wanted_until is renewed, default 2 s; Poll the mean time between two readings of the awaited
 	// jobs' rows, default 1 s.
 	Renew, Poll time.Duration
-	// ListAge is the age up to which a source's list is believed when it does not have a symbol, default 10 min; ListWait
+	// ListAge is the age up to which a source's list is believed when it does not have a symbol, default 1 min; ListWait
 	// how long a newer one is then waited for, default 10 s.
 	ListAge, ListWait time.Duration
 	Actors            *actor.Registry
@@ -75,7 +75,7 @@ func (c *Config) setDefaults() {
 		{&c.Silence, 10 * time.Second},
 		{&c.Renew, 2 * time.Second},
 		{&c.Poll, time.Second},
-		{&c.ListAge, 10 * time.Minute},
+		{&c.ListAge, time.Minute},
 		{&c.ListWait, 10 * time.Second},
 	} {
 		if *d.set <= 0 {

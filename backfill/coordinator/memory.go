@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"barkeep/backfill/directory"
 	"barkeep/internal/market"
 )
 
@@ -12,6 +13,9 @@ const (
 	// firstGrudge and longestGrudge bound how long a failure is remembered (PIPELINE 18).
 	firstGrudge   = 30 * time.Second
 	longestGrudge = 10 * time.Minute
+	// firstLocal and longestLocal are the same for a symbol that a list without a vendor does not have.
+	firstLocal   = 2 * time.Second
+	longestLocal = 30 * time.Second
 	// maxGrudges bounds the memory; when it is full the expired go, then all.
 	maxGrudges = 10_000
 )
@@ -52,6 +56,19 @@ func (m *memory) recall(k grudgeKey, now time.Time) error {
 
 // remember keeps err, twice as long as the last time where that was not long ago.
 func (m *memory) remember(k grudgeKey, err error, now time.Time) {
+	m.keep(k, err, now, firstGrudge, longestGrudge)
+}
+
+// rememberUnknown keeps that a symbol is unknown, less long where no vendor has to be asked again.
+func (m *memory) rememberUnknown(k grudgeKey, err *directory.UnknownSymbolError, now time.Time) {
+	if err.Local {
+		m.keep(k, err, now, firstLocal, longestLocal)
+		return
+	}
+	m.remember(k, err, now)
+}
+
+func (m *memory) keep(k grudgeKey, err error, now time.Time, first, longest time.Duration) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if len(m.grudges) >= maxGrudges {
@@ -64,13 +81,13 @@ func (m *memory) remember(k grudgeKey, err error, now time.Time) {
 			clear(m.grudges)
 		}
 	}
-	kept := firstGrudge
+	kept := first
 	if g, found := m.grudges[k]; found {
 		if now.Before(g.until) {
 			return // another waiter of the same failure
 		}
-		if now.Sub(g.until) < longestGrudge {
-			kept = min(2*g.kept, longestGrudge)
+		if now.Sub(g.until) < longest {
+			kept = min(2*g.kept, longest)
 		}
 	}
 	jittered := time.Duration(float64(kept) * (0.9 + 0.2*rand.Float64()))

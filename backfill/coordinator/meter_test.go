@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"barkeep/backfill/directory"
 	"barkeep/internal/market"
 )
 
@@ -60,4 +61,19 @@ func TestRule18_FailuresAreRememberedLonger(t *testing.T) {
 	now = now.Add(longestGrudge + time.Second)
 	require.InEpsilon(t, 30, kept().Seconds(), 0.11)
 	require.NoError(t, m.recall(symbolKey("OTHER"), now))
+}
+
+// TestRule18_AnUnknownSymbolOfAFolderIsAskedForSoon: nobody is asked but this machine, and still not every second.
+func TestRule18_AnUnknownSymbolOfAFolderIsAskedForSoon(t *testing.T) {
+	t.Parallel()
+	m, now := newMemory(), time.Unix(1_700_000_000, 0)
+	key := symbolKey("file:NOSUCH")
+	for _, want := range []float64{2, 4, 8, 16, 30, 30} {
+		m.rememberUnknown(key, &directory.UnknownSymbolError{Local: true}, now)
+		require.Error(t, m.recall(key, now.Add(time.Duration(want*0.89*float64(time.Second)))))
+		now = now.Add(time.Duration(want * 1.11 * float64(time.Second)))
+		require.NoError(t, m.recall(key, now))
+	}
+	m.rememberUnknown(symbolKey("NOSUCH"), &directory.UnknownSymbolError{}, now)
+	require.Error(t, m.recall(symbolKey("NOSUCH"), now.Add(26*time.Second)))
 }

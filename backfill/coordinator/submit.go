@@ -30,10 +30,10 @@ func (f *filling) bind(ctx context.Context, p *part) error {
 	began := c.config.Now()
 	for {
 		listed := c.listedChan()
-		b, bound, err := directory.Bind(ctx, c.config.Pool, p.series.Symbol, maxAge)
+		b, bound, err := directory.Bind(ctx, c.config.Pool, p.series.Symbol, maxAge, c.config.Now().Sub(began))
 		if err != nil {
 			if unknown, found := errors.AsType[*directory.UnknownSymbolError](err); found {
-				c.memory.remember(key, unknown, c.config.Now())
+				c.memory.rememberUnknown(key, unknown, c.config.Now())
 			}
 			return err
 		}

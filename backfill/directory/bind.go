@@ -25,6 +25,7 @@ type Declared struct {
 	Native     []string `json:"native"`
 	PageLimit  int      `json:"page_limit"`
 	PrefixOnly bool     `json:"prefix_only"`
+	Local      bool     `json:"local"`
 	Dense      bool     `json:"dense"`
 	// Earliest is in microseconds since the epoch.
 	Earliest market.Instant `json:"earliest"`
@@ -86,9 +87,10 @@ type entry struct {
 
 // Bind binds the symbol where that can be decided now. It returns false where it has to wait for a list that was never
 // read, or is older than maxAge and does not have the symbol: it has then asked for that reading (barkeep.source.wanted_at)
-// and the caller tries again after a notification on Channel, or a while. It returns *UnknownSymbolError, or *ListError
-// where the list cannot be read.
-func Bind(ctx context.Context, pool *pgxpool.Pool, symbol market.Symbol, maxAge time.Duration) (Binding, bool, error) {
+// and the caller tries again after a notification on Channel, or a while, with what it has waited: a list that was read
+// meanwhile is new enough. Local lists are believed for localAge. It returns *UnknownSymbolError, or *ListError where the list
+// cannot be read.
+func Bind(ctx context.Context, pool *pgxpool.Pool, symbol market.Symbol, maxAge, waited time.Duration) (Binding, bool, error) {
 	if b, bound, err := Lookup(ctx, pool, symbol); err != nil || bound {
 		return b, bound, err
 	}
@@ -110,7 +112,11 @@ func Bind(ctx context.Context, pool *pgxpool.Pool, symbol market.Symbol, maxAge 
 		if bound {
 			return Lookup(ctx, pool, symbol)
 		}
-		if e.age > maxAge && e.failure == "" {
+		limit := maxAge
+		if e.declared.Local {
+			limit = min(limit, localAge)
+		}
+		if e.age > max(limit, waited) && e.failure == "" {
 			stale = append(stale, e.name)
 		}
 	}
@@ -124,6 +130,9 @@ func Bind(ctx context.Context, pool *pgxpool.Pool, symbol market.Symbol, maxAge 
 	}
 	return Binding{}, false, unknown(symbol, asked, all)
 }
+
+// localAge is for how long a list that costs no request is believed not to have a symbol.
+const localAge = time.Second
 
 // Find returns what Bind would bind the symbol to, and changes nothing. It returns false where that cannot be said yet, or
 // *UnknownSymbolError.
@@ -172,13 +181,14 @@ func serving(all []entry, symbol market.Symbol) (asked []entry, ready int) {
 }
 
 func unknown(symbol market.Symbol, asked, all []entry) *UnknownSymbolError {
+	local := len(asked) > 0 && !slices.ContainsFunc(asked, func(e entry) bool { return !e.declared.Local })
 	names := func(list []entry) (out []string) {
 		for _, e := range list {
 			out = append(out, e.name)
 		}
 		return out
 	}
-	return &UnknownSymbolError{Symbol: symbol, Asked: names(asked), Sources: names(all)}
+	return &UnknownSymbolError{Symbol: symbol, Asked: names(asked), Sources: names(all), Local: local}
 }
 
 func readSources(ctx context.Context, pool *pgxpool.Pool) ([]entry, error) {

@@ -20,6 +20,7 @@ import (
 type fixed struct {
 	name       string
 	prefixOnly bool
+	local      bool
 	list       []source.Instrument
 	err        error
 }
@@ -27,7 +28,7 @@ type fixed struct {
 func (f *fixed) Name() string { return f.name }
 
 func (f *fixed) Info() source.Info {
-	return source.Info{Native: []market.Timeframe{market.M1}, PageLimit: 10, PrefixOnly: f.prefixOnly}
+	return source.Info{Native: []market.Timeframe{market.M1}, PageLimit: 10, PrefixOnly: f.prefixOnly, Local: f.local}
 }
 
 func (f *fixed) Instruments(context.Context) ([]source.Instrument, error) { return f.list, f.err }
@@ -44,7 +45,7 @@ func TestBindingIsDecidedOnceByPreference(t *testing.T) {
 	t.Parallel()
 	db := dbtest.New(t)
 	ctx := t.Context()
-	_, bound, err := directory.Bind(ctx, db.Pool, "BTCUSD", time.Hour)
+	_, bound, err := directory.Bind(ctx, db.Pool, "BTCUSD", time.Hour, 0)
 	require.NoError(t, err)
 	require.False(t, bound, "no producer has announced anything")
 
@@ -55,7 +56,7 @@ func TestBindingIsDecidedOnceByPreference(t *testing.T) {
 	for _, s := range []source.Source{two, toy} {
 		require.NoError(t, directory.Refresh(ctx, db.Pool, s, time.Hour))
 	}
-	_, bound, err = directory.Bind(ctx, db.Pool, "BTCUSD", time.Hour)
+	_, bound, err = directory.Bind(ctx, db.Pool, "BTCUSD", time.Hour, 0)
 	require.NoError(t, err)
 	require.False(t, bound, "the first in preference was never read: wait")
 	var wanted bool
@@ -63,7 +64,7 @@ func TestBindingIsDecidedOnceByPreference(t *testing.T) {
 	require.True(t, wanted)
 
 	require.Error(t, directory.Refresh(ctx, db.Pool, one, time.Hour))
-	_, _, err = directory.Bind(ctx, db.Pool, "BTCUSD", time.Hour)
+	_, _, err = directory.Bind(ctx, db.Pool, "BTCUSD", time.Hour, 0)
 	list, found := errors.AsType[*directory.ListError](err)
 	require.True(t, found, "%v", err)
 	require.Equal(t, "zeta", list.Source)
@@ -73,7 +74,7 @@ func TestBindingIsDecidedOnceByPreference(t *testing.T) {
 
 	one.err, one.list = nil, []source.Instrument{coin("XBT", "ETHUSD", market.NegInf)}
 	require.NoError(t, directory.Refresh(ctx, db.Pool, one, time.Hour))
-	b, bound, err := directory.Bind(ctx, db.Pool, "BTCUSD", time.Hour)
+	b, bound, err := directory.Bind(ctx, db.Pool, "BTCUSD", time.Hour, 0)
 	require.NoError(t, err)
 	require.True(t, bound)
 	require.Equal(t, "alpha", b.Source)
@@ -83,22 +84,22 @@ func TestBindingIsDecidedOnceByPreference(t *testing.T) {
 	// A source that lists it later, and comes first, does not take it over.
 	one.list = append(one.list, coin("BTC", "BTCUSD", 0))
 	require.NoError(t, directory.Refresh(ctx, db.Pool, one, 0))
-	b, _, err = directory.Bind(ctx, db.Pool, "BTCUSD", time.Hour)
+	b, _, err = directory.Bind(ctx, db.Pool, "BTCUSD", time.Hour, 0)
 	require.NoError(t, err)
 	require.Equal(t, "alpha", b.Source)
-	b, _, err = directory.Bind(ctx, db.Pool, "zeta:BTCUSD", time.Hour)
+	b, _, err = directory.Bind(ctx, db.Pool, "zeta:BTCUSD", time.Hour, 0)
 	require.NoError(t, err)
 	require.Equal(t, "zeta", b.Source)
 
 	// sim and file serve by prefix alone.
-	_, _, err = directory.Bind(ctx, db.Pool, "TOYUSD", time.Hour)
+	_, _, err = directory.Bind(ctx, db.Pool, "TOYUSD", time.Hour, 0)
 	unknown, found := errors.AsType[*directory.UnknownSymbolError](err)
 	require.True(t, found, "%v", err)
 	require.Equal(t, []string{"zeta", "alpha"}, unknown.Asked)
-	_, bound, err = directory.Bind(ctx, db.Pool, "toy:TOYUSD", time.Hour)
+	_, bound, err = directory.Bind(ctx, db.Pool, "toy:TOYUSD", time.Hour, 0)
 	require.NoError(t, err)
 	require.True(t, bound)
-	_, _, err = directory.Bind(ctx, db.Pool, "nowhere:BTCUSD", time.Hour)
+	_, _, err = directory.Bind(ctx, db.Pool, "nowhere:BTCUSD", time.Hour, 0)
 	require.ErrorContains(t, err, `no source "nowhere"`)
 }
 
@@ -130,11 +131,47 @@ func TestRule10_OneReaderPerSource(t *testing.T) {
 	require.NoError(t, <-first)
 	require.NoError(t, directory.Refresh(ctx, db.Pool, s, time.Hour), "it was just read")
 	require.Empty(t, s.reads)
-	_, bound, err := directory.Bind(ctx, db.Pool, "BTCUSD", time.Hour)
+	_, bound, err := directory.Bind(ctx, db.Pool, "BTCUSD", time.Hour, 0)
 	require.NoError(t, err)
 	require.True(t, bound)
 	require.NoError(t, directory.Refresh(ctx, db.Pool, s, 0), "an old one is read again")
 	require.Len(t, s.reads, 1)
+}
+
+// TestRule10_AnUnknownSymbolAsksForANewList: before a symbol is called unknown a list is read that is not old: of a vendor one of
+// maxAge, where nobody is asked one of this moment. One that was read while the asker waited is new enough.
+func TestRule10_AnUnknownSymbolAsksForANewList(t *testing.T) {
+	t.Parallel()
+	db := dbtest.New(t)
+	ctx := t.Context()
+	vendor, folder := &fixed{name: "vendor"}, &fixed{name: "folder", prefixOnly: true, local: true}
+	require.NoError(t, directory.Announce(ctx, db.Pool, []source.Source{vendor, folder}))
+	for _, s := range []source.Source{vendor, folder} {
+		require.NoError(t, directory.Refresh(ctx, db.Pool, s, time.Hour))
+	}
+	bind := func(symbol market.Symbol, age, waited time.Duration) (unknown *directory.UnknownSymbolError, wanted bool) {
+		_, err := db.Pool.Exec(ctx, `UPDATE barkeep.source SET wanted_at = NULL, read_at = now() - make_interval(secs => $1)`, age.Seconds())
+		require.NoError(t, err)
+		_, bound, err := directory.Bind(ctx, db.Pool, symbol, time.Minute, waited)
+		require.False(t, bound)
+		if !errors.As(err, &unknown) {
+			require.NoError(t, err)
+		}
+		require.NoError(t, db.Pool.QueryRow(ctx, `SELECT coalesce(bool_or(wanted_at > read_at), false) FROM barkeep.source`).Scan(&wanted))
+		return unknown, wanted
+	}
+	for symbol, young := range map[market.Symbol]time.Duration{"NEWUSD": 50 * time.Second, "folder:NEWUSD": 500 * time.Millisecond} {
+		unknown, wanted := bind(symbol, 2*time.Minute, 0)
+		require.Nil(t, unknown, symbol)
+		require.True(t, wanted, symbol)
+		unknown, _ = bind(symbol, 2*time.Minute, 3*time.Minute)
+		require.NotNil(t, unknown, symbol)
+		unknown, _ = bind(symbol, young, 0)
+		require.NotNil(t, unknown, symbol)
+		require.Equal(t, symbol == "folder:NEWUSD", unknown.Local)
+	}
+	unknown, _ := bind("folder:NEWUSD", 5*time.Second, 0)
+	require.Nil(t, unknown)
 }
 
 // Base and quote of two markets may make one name: that of the usual quote is meant.
@@ -149,7 +186,7 @@ func TestOneNameOfTwoMarkets(t *testing.T) {
 	s := &fixed{name: "alpha", list: []source.Instrument{of("BT", "CUSD"), of("BTC", "USD"), of("ETH", "USD"), of("B", "TCUSD")}}
 	require.NoError(t, directory.Announce(t.Context(), db.Pool, []source.Source{s}))
 	require.NoError(t, directory.Refresh(t.Context(), db.Pool, s, time.Hour))
-	b, bound, err := directory.Bind(t.Context(), db.Pool, "alpha:BTCUSD", time.Hour)
+	b, bound, err := directory.Bind(t.Context(), db.Pool, "alpha:BTCUSD", time.Hour, 0)
 	require.NoError(t, err)
 	require.True(t, bound)
 	require.Equal(t, "BTC/USD", b.VendorID)
@@ -162,7 +199,7 @@ func TestAListingFoundLaterReplacesTheUnknownOne(t *testing.T) {
 	s := &fixed{name: "alpha", list: []source.Instrument{coin("eth-usd", "ETHUSD", market.NegInf)}}
 	require.NoError(t, directory.Announce(ctx, db.Pool, []source.Source{s}))
 	require.NoError(t, directory.Refresh(ctx, db.Pool, s, time.Hour))
-	b, _, err := directory.Bind(ctx, db.Pool, "ETHUSD", time.Hour)
+	b, _, err := directory.Bind(ctx, db.Pool, "ETHUSD", time.Hour, 0)
 	require.NoError(t, err)
 	require.Equal(t, market.NegInf, b.Listed)
 	s.list[0].Listed = 5000000
@@ -188,7 +225,7 @@ func TestRule11_ANameThatPassesToAnotherInstrument(t *testing.T) {
 	require.NoError(t, directory.Announce(ctx, db.Pool, []source.Source{s}))
 	require.NoError(t, directory.Refresh(ctx, db.Pool, s, time.Hour))
 	for _, symbol := range []market.Symbol{"LUNUSD", "alpha:LUNUSD"} {
-		_, bound, err := directory.Bind(ctx, db.Pool, symbol, time.Hour)
+		_, bound, err := directory.Bind(ctx, db.Pool, symbol, time.Hour, 0)
 		require.NoError(t, err)
 		require.True(t, bound)
 	}
@@ -235,7 +272,7 @@ func TestRule11_AnIdThatIsListedAgain(t *testing.T) {
 	s := &fixed{name: "alpha", list: []source.Instrument{coin("luna", "LUNUSD", market.NegInf)}}
 	require.NoError(t, directory.Announce(ctx, db.Pool, []source.Source{s}))
 	require.NoError(t, directory.Refresh(ctx, db.Pool, s, time.Hour))
-	_, _, err := directory.Bind(ctx, db.Pool, "LUNUSD", time.Hour)
+	_, _, err := directory.Bind(ctx, db.Pool, "LUNUSD", time.Hour, 0)
 	require.NoError(t, err)
 	s.list[0].Delisted = 10*day + 1
 	require.NoError(t, directory.Refresh(ctx, db.Pool, s, 0))

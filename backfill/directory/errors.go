@@ -14,6 +14,8 @@ type UnknownSymbolError struct {
 	Symbol market.Symbol
 	// Asked names the sources whose lists were searched; Sources those that exist.
 	Asked, Sources []string
+	// Local is whether no vendor was asked (source.Info).
+	Local bool
 }
 
 // Error names the symbol and the sources asked.

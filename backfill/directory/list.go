@@ -26,7 +26,7 @@ func Announce(ctx context.Context, pool *pgxpool.Pool, sources []source.Source) 
 	for rank, s := range sources {
 		info := s.Info()
 		d := Declared{
-			PageLimit: info.PageLimit, PrefixOnly: info.PrefixOnly, Dense: info.Dense, Earliest: info.Earliest, Rank: rank,
+			PageLimit: info.PageLimit, PrefixOnly: info.PrefixOnly, Local: info.Local, Dense: info.Dense, Earliest: info.Earliest, Rank: rank,
 		}
 		for _, tf := range info.Native {
 			d.Native = append(d.Native, tf.String())

@@ -5,14 +5,10 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"sync"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
-
-	"barkeep/backfill/directory"
-	"barkeep/backfill/source"
 )
 
 // keepReporting writes into the jobs' rows that they live, and reads from them what became of them (PIPELINE 15, 16).
@@ -71,40 +67,4 @@ func (p *Producer) report(ctx context.Context) error {
 		r.halt(errEnded)
 	}
 	return nil
-}
-
-// keepLists announces the sources and keeps their lists fresh: at start, hourly, and when somebody wants one (PIPELINE 10).
-func (p *Producer) keepLists(ctx context.Context) {
-	sources := p.config.Registry.All()
-	for backoff := p.config.Backoff; ; backoff = min(2*backoff, p.config.BackoffLimit) {
-		err := directory.Announce(ctx, p.config.Pool, sources)
-		if err == nil {
-			break
-		}
-		p.config.Logger.LogAttrs(ctx, slog.LevelWarn, "cannot announce sources, try again", slog.Any("error", err))
-		if !pause(ctx, backoff) {
-			return
-		}
-	}
-	var group sync.WaitGroup
-	defer group.Wait()
-	for _, s := range sources {
-		group.Go(func() { p.keepList(ctx, s) })
-	}
-}
-
-func (p *Producer) keepList(ctx context.Context, s source.Source) {
-	const longest = 5 * time.Minute
-	wait := p.config.ListPoll
-	for {
-		if err := directory.Refresh(ctx, p.config.Pool, s, p.config.ListAge); err == nil {
-			wait = p.config.ListPoll
-		} else if ctx.Err() == nil {
-			p.config.Logger.LogAttrs(ctx, slog.LevelWarn, "cannot refresh the list of a source", slog.String("source", s.Name()), slog.Any("error", err))
-			wait = min(2*wait, longest)
-		}
-		if !pause(ctx, time.Duration(float64(wait)*(0.75+0.5*rand.Float64()))) {
-			return
-		}
-	}
 }

@@ -57,6 +57,9 @@ type Info struct {
 	Dense bool
 	// PrefixOnly means that only symbols written with this source's prefix are served by it (PIPELINE 10).
 	PrefixOnly bool
+	// Local means that no vendor is asked for the list of instruments: it may be read whenever somebody asks for a symbol
+	// that it does not have.
+	Local bool
 	// Earliest is where a job begins while the listing is unknown.
 	Earliest market.Instant
 	// Depth bounds how far back bars of a timeframe reach from now; nil or zero means without bound (CC9, KR1).

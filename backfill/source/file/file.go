@@ -80,7 +80,7 @@ func New(c source.Config) (*Source, error) {
 		now = time.Now
 	}
 	return &Source{dir: c.Path, now: now, cache: map[market.Series]*parsed{}, info: source.Info{
-		Native: market.Timeframes(), PageLimit: pageLimit, PrefixOnly: true, Earliest: 0,
+		Native: market.Timeframes(), PageLimit: pageLimit, PrefixOnly: true, Local: true, Earliest: 0,
 		Finality: source.Lag{Default: c.FinalityLag}, Absence: source.Lag{Default: c.AbsenceLag},
 	}}, nil
 }
