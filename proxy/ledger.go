@@ -75,6 +75,9 @@ func (l *ledger) push(list ...entry) {
 			l.push(list[i+1:]...)
 			return
 		}
+		if e.kind == kindOwn {
+			l.drop(kindCopyEnd, len(l.entries), len(l.entries)) // of a COPY that came to nothing
+		}
 		l.entries = append(l.entries, e)
 		if e.endsReady() {
 			l.waiting++
@@ -96,6 +99,13 @@ func (l *ledger) copyEnded(e entry) bool {
 	l.copying = false
 	l.drop(kindSync, len(l.entries), len(l.entries))
 	return true
+}
+
+// skipCopyEnds drops the ends of a COPY that came to nothing.
+func (l *ledger) skipCopyEnds() {
+	for e := l.head(); e != nil && e.kind == kindCopyEnd; e = l.head() {
+		l.pop()
+	}
 }
 
 func (l *ledger) head() *entry {
@@ -130,6 +140,7 @@ func (l *ledger) pop() entry {
 
 // parsed registers the oldest statement that waits for its ParseComplete.
 func (l *ledger) parsed() {
+	l.skipCopyEnds()
 	if e := l.head(); e != nil && e.kind == kindParse {
 		done := l.pop()
 		l.statements[done.name] = done.stmt
@@ -138,6 +149,7 @@ func (l *ledger) parsed() {
 
 // closed deals with a CloseComplete and returns what the client gets in place of it, or nil.
 func (l *ledger) closed() *shown {
+	l.skipCopyEnds()
 	e := l.head()
 	if e == nil || e.kind != kindClose {
 		return nil
