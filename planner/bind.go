@@ -225,7 +225,7 @@ func (x *binding) statement(s *statement, named map[int32]value) {
 			Hint: "Bars come from the sources; keep your own in another table.",
 		}
 	}
-	if len(s.opaque) > 0 || slices.ContainsFunc(s.scans, func(sc *scan) bool { return !x.env.Hidden || !sc.item.bare }) {
+	if len(s.opaque) > 0 || len(s.handed) > 0 || slices.ContainsFunc(s.scans, func(sc *scan) bool { return !x.env.Hidden || !sc.item.bare }) {
 		x.stored = !x.ownKnown() && !x.explained
 	}
 	for _, why := range s.opaque {
@@ -241,6 +241,11 @@ func (x *binding) statement(s *statement, named map[int32]value) {
 	for _, c := range s.configs {
 		if !strings.HasPrefix(c.name, ownPrefix) {
 			e.env.known, e.env.zoneKnown = false, false // it may be set before a bound is evaluated
+		}
+	}
+	for _, h := range s.handed {
+		if e.handsOver(h.param) {
+			x.opaque("it hands what may name ohlcv to the function " + h.function + ", which runs SQL")
 		}
 	}
 	if s.execute != nil {

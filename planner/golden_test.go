@@ -29,6 +29,7 @@ func goldenCatalog() *Catalog {
 		Views: map[string]string{
 			"btc_minutes": "SELECT ohlcv.ts, ohlcv.close FROM public.ohlcv WHERE ohlcv.symbol = 'BTCUSD' AND ohlcv.timeframe = '1m'",
 		},
+		Dynamic: map[string]uint64{"counts": 0b101, "many": 1<<64 - 1},
 	}
 }
 

@@ -96,6 +96,7 @@ func (a *analyzer) inspectCall(s *statement, root proto.Message, f *pg.FuncCall)
 	if name == "set_config" {
 		s.configured(root, f)
 	}
+	a.inspectHanded(s, name, f)
 	switch {
 	case strings.HasPrefix(name, "schema_to_xml") || strings.HasPrefix(name, "database_to_xml"):
 		a.hide("it calls " + name)

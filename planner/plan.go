@@ -32,6 +32,9 @@ type Catalog struct {
 	Names map[string]struct{}
 	// Views holds the definition of those Names that are plain views, by name. A view that is missing here is opaque.
 	Views map[string]string
+	// Dynamic holds, in lower case and without schema, the functions that make SQL of their arguments and may so read ohlcv
+	// when it is named to them. The bits are the positions of arguments that may hold a name, the last one for all that follow.
+	Dynamic map[string]uint64
 }
 
 // Args are the parameters of one execution.

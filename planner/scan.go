@@ -15,7 +15,7 @@ var errUnreadable = errors.New("the text cannot be parsed safely")
 // string in Unicode escapes, with EXECUTE, or with a function that reads whole schemas; and for EXPLAIN (BARKEEP), which is not
 // the upstream's to answer.
 func MayRead(text string, c *Catalog) bool {
-	return hasWord(text, "execute") || named(text, c, 0) || hasWord(text, "barkeep") && hasWord(text, "explain")
+	return hasWord(text, "execute") || named(text, c, 0) || c.callsDynamic(text) || hasWord(text, "barkeep") && hasWord(text, "explain")
 }
 
 const maxStringDepth = 4
@@ -55,6 +55,30 @@ func worthReading(text string, c *Catalog) bool {
 		containsFold(text, "u&")
 }
 
+// callsDynamic reports whether a text, or a string in it, may call a function that makes SQL of its arguments.
+func (c *Catalog) callsDynamic(text string) bool {
+	if c == nil || len(c.Dynamic) == 0 {
+		return false
+	}
+	for start := -1; ; {
+		i := max(start, 0)
+		for i < len(text) && !isIdentStart(text[i]) {
+			i++
+		}
+		if i == len(text) {
+			return false
+		}
+		end := i
+		for end < len(text) && isIdentPart(text[end]) {
+			end++
+		}
+		if _, ok := c.Dynamic[strings.ToLower(text[i:end])]; ok {
+			return true
+		}
+		start = end
+	}
+}
+
 func (c *Catalog) holds(name string) bool {
 	if c == nil || len(c.Names) == 0 {
 		return false
@@ -72,6 +96,7 @@ func (c *Catalog) With(version uint64, names ...string) *Catalog {
 			out.Names[name] = struct{}{}
 		}
 		maps.Copy(out.Views, c.Views)
+		out.Dynamic = c.Dynamic
 	}
 	for _, name := range names {
 		out.Names[strings.ToLower(name)] = struct{}{}

@@ -29,6 +29,8 @@ type statement struct {
 	transaction *pg.TransactionStmt
 	// unsettles says that the settings after the statement are not known: the end of a transaction, DO, CALL.
 	unsettles bool
+	// handed are parameters that are looked at when they are bound.
+	handed []handed
 	// calls says that the statement is a CALL.
 	calls   bool
 	oids    []uint32
@@ -41,7 +43,7 @@ type statement struct {
 }
 
 func (s *statement) reads() bool {
-	return len(s.scans) > 0 || len(s.opaque) > 0 || s.writes || s.execute != nil || s.explained
+	return len(s.scans) > 0 || len(s.opaque) > 0 || s.writes || s.execute != nil || s.explained || len(s.handed) > 0
 }
 
 // analyzeStatement finds what one statement reads. The names in created were made by statements before it in the text.
@@ -177,7 +179,7 @@ func (a *analyzer) doBlock(s *statement, d *pg.DoStmt) {
 		if containsFold(def.GetArg().GetString_().GetSval(), ownPrefix) {
 			s.configs = append(s.configs, change{})
 		}
-		if body := def.GetArg().GetString_(); def.GetDefname() == "as" && (a.mentioned(body.GetSval()) || hasWord(body.GetSval(), "execute")) {
+		if body := def.GetArg().GetString_(); def.GetDefname() == "as" && (a.mentioned(body.GetSval()) || hasWord(body.GetSval(), "execute") || a.catalog.callsDynamic(body.GetSval())) {
 			a.hide("it runs a DO block that may read ohlcv")
 		}
 	}

@@ -60,3 +60,36 @@ func TestRule3_NothingReadsUnseen(t *testing.T) {
 	do(`create temp table mine (like ohlcv); insert into mine select * from ohlcv where symbol='sim:BTCUSD' and timeframe='1d' and ts = '2024-01-01Z'`)
 	do(`create domain positive as int check (value > 0); create temp table free (x positive default 1, d timestamptz default now()); insert into free default values`)
 }
+
+// TestRule3_NamesThatAreBuilt: a function that makes SQL of the name it is handed is refused where that may be ohlcv, and
+// is not where it is something else.
+func TestRule3_NamesThatAreBuilt(t *testing.T) {
+	t.Parallel()
+	s := startStack(t, t.TempDir())
+	conn := connect(t, s.clientURL())
+	_, err := conn.Exec(t.Context(), `create function dyn(t text, kind text) returns bigint language plpgsql as $$declare n bigint; begin
+		execute format('select count(*) from %I where symbol = $1', t) into n using kind; return n; end$$;
+		create table trades (symbol text); insert into trades values ('sim:BTCUSD'); create table labels (t text); insert into labels values ('trades')`)
+	require.NoError(t, err)
+	run := func(sql string, args ...any) (n int64, err error) {
+		err = conn.QueryRow(t.Context(), sql, args...).Scan(&n)
+		return n, err
+	}
+	for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeSimpleProtocol, pgx.QueryExecModeCacheStatement, pgx.QueryExecModeExec} {
+		for _, sql := range []string{
+			`select dyn('oh'||'lcv', 'sim:BTCUSD')`, `select dyn(lower('OHLCV'), 'sim:BTCUSD')`, `select dyn('ohlcv', 'sim:BTCUSD')`,
+			`select dyn(t, 'sim:BTCUSD') from labels`,
+		} {
+			_, err := run(sql, mode)
+			require.ErrorContains(t, err, "0A000", sql)
+		}
+		_, err := run(`select dyn($1, 'sim:BTCUSD')`, mode, "ohlcv")
+		require.ErrorContains(t, err, "0A000")
+		n, err := run(`select dyn($1, 'sim:BTCUSD')`, mode, "trades")
+		require.NoError(t, err)
+		require.EqualValues(t, 1, n)
+		n, err = run(`select dyn('trades', 'sim:BTCUSD') + dyn(kind => 'x', t => 'trades')`, mode)
+		require.NoError(t, err)
+		require.EqualValues(t, 1, n)
+	}
+}

@@ -17,6 +17,7 @@ type node struct {
 	view bool
 	// passing says that it is a temporary table.
 	passing bool
+	taken   taken
 	// reads are the objects that it depends on, by key.
 	reads []string
 }
@@ -71,6 +72,9 @@ func (g *graph) load(ctx context.Context, tx pgx.Tx) error {
 	if _, err = pgx.ForEachRow(rows, []any{&from, &upon}, edge(false)); err != nil {
 		return fmt.Errorf("read dependencies: %w", err)
 	}
+	if err := g.loadTaken(ctx, tx); err != nil {
+		return err
+	}
 	var aggregates bool
 	err = tx.QueryRow(ctx, `select to_regclass('_timescaledb_catalog.continuous_agg') is not null`).Scan(&aggregates)
 	if err != nil || !aggregates {
@@ -91,10 +95,10 @@ func wrap(operation string, err error) error {
 	return fmt.Errorf("%s: %w", operation, err)
 }
 
-// closure returns the names through which ohlcv can be read, and the definitions of those that are plain views. Two
+// closure returns what a planner.Catalog holds: the names through which ohlcv can be read, and the definitions of those that are plain views. Two
 // objects of one name make it opaque, since which of them is meant depends on the search_path. The name ohlcv is among them where
 // something else than the table has it.
-func (g *graph) closure() (names map[string]struct{}, views map[string]string) {
+func (g *graph) closure() (names map[string]struct{}, views map[string]string, dynamic map[string]uint64) {
 	reached, names := g.reach()
 	views, count := map[string]string{}, map[string]int{}
 	for key, n := range g.nodes {
@@ -111,7 +115,7 @@ func (g *graph) closure() (names map[string]struct{}, views map[string]string) {
 			views[n.name] = strings.TrimSuffix(strings.TrimSpace(n.source), ";")
 		}
 	}
-	return names, views
+	return names, views, g.dynamic(reached, names, views, count)
 }
 
 const table = "ohlcv"

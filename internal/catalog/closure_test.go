@@ -6,6 +6,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"barkeep/internal/dbtest"
+	"barkeep/planner"
 )
 
 // TestRule3_WhatRunsUnnamed: a table or type whose default, trigger, rule, check, index, key or cast runs something that reads
@@ -93,4 +94,50 @@ func TestRule3_WhatRunsUnnamed(t *testing.T) {
 	do(`drop table seen`, `create temp table seen (x int, n bigint default public.bars())`)
 	require.NoError(t, c.Refresh(ctx))
 	require.NotContains(t, c.Current().Views, "seen", "one through which ohlcv is read does")
+}
+
+// TestRule3_DynamicFunctions: functions of users that make SQL of their arguments are known with the places of these, and
+// views that call one are looked into.
+func TestRule3_DynamicFunctions(t *testing.T) {
+	t.Parallel()
+	db := dbtest.New(t)
+	ctx := t.Context()
+	c := New(db.Pool, nil)
+	for _, sql := range []string{
+		`create function public.dyn(since timestamptz, name text) returns bigint language plpgsql as $$declare n bigint; begin execute format('select count(*) from %I', name) into n; return n; end$$`,
+		`create function public.by_oid(int, regclass) returns xml language sql as $$select table_to_xml($2, true, true, '')$$`,
+		`create function public.spread(int, variadic text[]) returns int language plpgsql as $$begin execute $2[1]; return 1; end$$`,
+		`create function public.passes_on(text) returns bigint language sql as $$select public.dyn(now(), $1)$$`,
+		`create function public.parsed_on(a text) returns bigint begin atomic select public.dyn(now(), a); end`,
+		`create function public."Odd-Name"(text) returns int language plpgsql as $$begin execute $1; return 1; end$$`,
+		`create function public.numbers(int, interval, text) returns int language plpgsql as $$begin return length($3); end$$`,
+		`create function public.counts_only(int, timestamptz[]) returns int language plpgsql as $$begin execute 'select $1' using $1; return 1; end$$`,
+		`create function public.every_table() returns bigint language plpgsql as $$declare t text; n bigint; begin
+			for t in select relname from pg_class where relkind = 'r' loop execute format('select count(*) from %I', t) into n; end loop; return n; end$$`,
+		`create function public.each_fires() returns trigger language plpgsql as $$begin execute 'select 1'; return new; end$$`,
+		`create table public.my_tables (name text)`,
+		`create view public.sizes as select name, public.dyn(now(), name) from public.my_tables`,
+		`create view public.over_sizes as select * from public.sizes`,
+	} {
+		_, err := db.Pool.Exec(ctx, sql)
+		require.NoError(t, err, sql)
+	}
+	require.NoError(t, c.Refresh(ctx))
+	got := c.Current()
+	require.Equal(t, map[string]uint64{"dyn": 0b10, "by_oid": 0b10, "spread": ^uint64(1), "passes_on": 1, "parsed_on": 1}, got.Dynamic)
+	for _, name := range []string{"sizes", "over_sizes"} {
+		require.Contains(t, got.Views, name)
+		require.Contains(t, got.Names, name)
+	}
+	require.Contains(t, got.Names, "odd-name", "a scan for words does not find it")
+	require.Contains(t, got.Names, "every_table", "it finds ohlcv by itself")
+	for _, name := range []string{"dyn", "numbers", "counts_only", "each_fires", "my_tables"} {
+		require.NotContains(t, got.Names, name)
+	}
+	for sql, refused := range map[string]bool{
+		`select * from over_sizes`: true, `select dyn(now(), 'my_tables')`: false, `select "Odd-Name"('x')`: true, `select numbers(1, '1 s', x) from y`: false,
+	} {
+		env := planner.Env{Catalog: got}
+		require.Equal(t, refused, planner.Prepare(sql, nil, env).Bind(planner.Args{}, env, planner.Bracket{}, nil).Refusal != nil, sql)
+	}
 }

@@ -1,0 +1,102 @@
+package catalog
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// taken is what a function is that may hold a relation's name in one of its arguments.
+type taken struct {
+	// positions are the arguments that may; see planner.Catalog.
+	positions uint64
+	// runs says that the function makes SQL at run time.
+	runs bool
+}
+
+// takenSQL lists the functions of users that make SQL at run time, or have an argument that may hold a relation's name: of
+// any type but numbers, times and the like. Of what is written in C nothing is known; it is not taken for such. The last
+// column says that the function looks up by itself which relations there are and reads them.
+const takenSQL = `
+select 'f' || p.oid,
+       coalesce(bit_or(case when e.typcategory in ('N','D','T','B','I','G','V','E') and e.oid <> 'oid'::regtype and e.typname not like 'reg%' then 0::bigint
+                            when p.provariadic <> 0 and a.at = p.pronargs then -1::bigint << (least(a.at, 64) - 1)::int
+                            else 1::bigint << (least(a.at, 64) - 1)::int end), 0),
+       bool_or(r.runs), bool_or(r.runs and p.prosrc ~* '\m(pg_class|pg_tables|pg_stat_\w*tables|pg_inherits|information_schema)\M'
+                                and p.prosrc ~* '_to_xml|execute[^;]*\m(from|copy)\M')
+  from pg_proc p
+  join pg_language l on l.oid = p.prolang
+  cross join lateral (select l.lanname not in ('internal', 'c', 'sql', 'plpgsql')
+                          or l.lanname in ('sql', 'plpgsql') and p.prosrc ~* '\mexecute\M|_to_xml|\mcrosstab|\mconnectby|\mdblink|\mts_stat|\mts_rewrite'
+                          or exists (select from pg_proc x where x.proname like '%\_to\_xml%' and strpos(p.prosqlbody::text, format(':funcid %s ', x.oid)) > 0) as runs) r
+  left join lateral unnest(p.proargtypes::oid[]) with ordinality a(type, at) on true
+  left join pg_type t on t.oid = a.type
+  left join pg_type e on e.oid = case when t.typcategory = 'A' then t.typelem else t.oid end
+ where p.oid >= 16384 and p.prorettype not in ('trigger'::regtype, 'event_trigger'::regtype)
+   and not exists (select from pg_depend x where x.classid = 'pg_proc'::regclass and x.objid = p.oid and x.deptype = 'e')
+ group by p.oid`
+
+func (g *graph) loadTaken(ctx context.Context, tx pgx.Tx) error {
+	rows, err := tx.Query(ctx, takenSQL)
+	if err != nil {
+		return fmt.Errorf("read functions: %w", err)
+	}
+	var (
+		key       string
+		positions int64
+		runs, all bool
+	)
+	_, err = pgx.ForEachRow(rows, []any{&key, &positions, &runs, &all}, func() error {
+		n := g.nodes[key]
+		switch {
+		case n == nil:
+		case all:
+			n.reads = append(n.reads, textKey)
+		case positions != 0:
+			n.taken = taken{positions: uint64(positions), runs: runs} //nolint:gosec // bits
+		}
+		return nil
+	})
+	return wrap("read functions", err)
+}
+
+// dynamic returns the functions that make SQL of their arguments, or hand these to such a function, with the positions.
+// A function of a name that a scan for words does not find, and a view that uses such a function, are added to names: so
+// that the view is looked into (to views where that can be) for what it hands over.
+func (g *graph) dynamic(reached, names map[string]struct{}, views map[string]string, count map[string]int) map[string]uint64 {
+	out, found, words := map[string]uint64{}, map[string]struct{}{}, map[string]struct{}{}
+	for grown := true; grown; {
+		grown = false
+		for key, n := range g.nodes {
+			_, known := reached[key]
+			_, in := found[key]
+			if known || in || !n.view && n.taken.positions == 0 ||
+				!n.taken.runs && !g.readsAny(n, found) && !mentionsAny(n, identifiers(n.source), words) {
+				continue
+			}
+			grown = true
+			found[key] = struct{}{}
+			switch {
+			case n.view:
+				names[n.name] = struct{}{}
+				if count[n.name] == 1 {
+					views[n.name] = strings.TrimSuffix(strings.TrimSpace(n.source), ";")
+				}
+			case !plainName(n.name):
+				names[n.name] = struct{}{}
+			default:
+				words[n.name] = struct{}{}
+				out[n.name] |= n.taken.positions
+			}
+		}
+	}
+	return out
+}
+
+// plainName reports whether a name is one word to identifiers.
+func plainName(name string) bool {
+	_, one := identifiers(name)[name]
+	return one
+}
