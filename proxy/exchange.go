@@ -97,6 +97,9 @@ func (s *session) fail(ctx context.Context, failure error, end byte, size int) e
 	local := s.waiting == 0 && !r.open && tx != 'T'
 	s.mu.Unlock()
 	if local {
+		if tx == 'E' { // since gate looked: by what was outstanding then
+			raw = errBlockFailed.encode()
+		}
 		if ends {
 			raw = append(raw, encode(&pgproto3.ReadyForQuery{TxStatus: tx})...)
 		}

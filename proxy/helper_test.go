@@ -25,6 +25,7 @@ type filler struct {
 	version int64
 	covered map[market.Series]int64 // the version at which it was covered
 	block   chan struct{}           // Ensure waits for it to close
+	lacks   []string                // Ensure brings nothing and returns these
 	asked   []Request
 	began   chan struct{}
 	ended   chan error
@@ -59,7 +60,7 @@ func (f *filler) Ensure(ctx context.Context, request Request, progress func(mark
 	defer func() { f.ended <- err }()
 	f.mu.Lock()
 	f.asked = append(f.asked, request)
-	block := f.block
+	block, lacks := f.block, f.lacks
 	f.mu.Unlock()
 	f.began <- struct{}{}
 	progress(market.Progress{Series: request.Requirements[0].Series, Done: 581_000, Total: 4_840_000, Left: 90 * time.Second})
@@ -69,6 +70,9 @@ func (f *filler) Ensure(ctx context.Context, request Request, progress func(mark
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		}
+	}
+	if len(lacks) > 0 {
+		return lacks, nil
 	}
 	for _, each := range request.Requirements {
 		if err := f.fill(ctx, each.Series); err != nil {

@@ -179,18 +179,19 @@ func (h *hold) wait(ctx context.Context, request Request, what need) (bool, erro
 	}
 	h.machine.To(actor.WaitingForData)
 	warnings, err := h.ensure(request) //nolint:contextcheck // until is ctx with the hold's deadlines
+	gave := err == nil && len(warnings) > 0
+	ended := context.Cause(h.until) //nolint:contextcheck // as above
 	switch {
-	case err == nil:
-		s.warn(warnings)
-		return false, nil
-	case h.until.Err() != nil:
-		err = context.Cause(h.until) //nolint:contextcheck // until is ctx with the hold's deadlines
+	case ended != nil && (err != nil || gave && (request.Mode != "partial" || !errors.Is(ended, errHoldTimeout))):
+		return false, ended
+	case !gave:
+		return false, err
 	}
-	if errors.Is(err, errHoldTimeout) && request.Mode == "partial" {
-		s.warn([]string{"barkeep: answered with what is stored; bars are still missing after barkeep.timeout"})
-		return true, nil
-	}
-	return false, err
+	// What is missing after this is missing with the user's leave, and would be the next time.
+	s.warn(slices.Concat(what.warnings, warnings))
+	s.server.cfg.Metrics.outcome(h.outcome())
+	s.count(what.reasons)
+	return true, nil
 }
 
 // ensure runs the coordinator's Ensure, and meanwhile looks after both connections.

@@ -385,3 +385,17 @@ func TestRule7_DefinitionsThatReadOrHide(t *testing.T) {
 	require.Equal(t, "0A000", code(run("select count(*) from s1.v9"+where)))
 	require.NoError(t, run("rollback"))
 }
+
+// TestAnsweredWithWhatThereIs: a coordinator that says what the answer will lack is not asked again for it.
+func TestAnsweredWithWhatThereIs(t *testing.T) {
+	b := start(t, nil)
+	b.lacks = []string{"the newest bars could not be refreshed"}
+	notices := make(chan string, 100)
+	conn := b.connect(t, notices)
+	var bars int
+	require.NoError(t, conn.QueryRow(t.Context(), read).Scan(&bars))
+	require.Zero(t, bars)
+	require.Len(t, b.asked, 1)
+	require.Len(t, notices, 1)
+	require.Equal(t, "WARNING: "+b.lacks[0], <-notices)
+}

@@ -40,7 +40,8 @@ type Coordinator interface {
 	Snapshot() Version
 	// Missing returns about how many bars a request lacks; 0 says that it is covered and nothing need be waited for.
 	Missing(ctx context.Context, request Request) (bars int64, err error)
-	// Ensure returns when the request is covered. Its warnings are for the client.
+	// Ensure returns when the request is covered, or with warnings for the client of what the answer will lack: it is
+	// given without a further look then.
 	Ensure(ctx context.Context, request Request, progress func(market.Progress)) (warnings []string, err error)
 }
 

@@ -142,6 +142,9 @@ func (f *filling) give(ctx context.Context, err error) ([]string, error) {
 		return nil, err
 	}
 	index := f.c.Snapshot()
+	if f.req.At != nil {
+		index = f.req.At // what came since is not seen
+	}
 	for _, p := range f.parts {
 		if gap := index.Missing(p.series, p.ranges, f.req.Freshness, f.now); !gap.Empty() || len(p.counts) > 0 {
 			text := "bars of " + p.series.String() + " are missing"

@@ -1,9 +1,12 @@
 package main
 
 import (
+	"context"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 
 	"barkeep/internal/exchange"
@@ -77,4 +80,48 @@ func TestRule5_RowsThatComeLate(t *testing.T) {
 	bars, err = ask(t.Context(), conn, r)
 	require.NoError(t, err)
 	s.same(want, bars, "answer")
+}
+
+// TestPartial: mode partial answers by barkeep.timeout with what is stored, and one WARNING says what is missing (DESIGN §9).
+// A source that refuses is no reason to wait for the timeout.
+func TestPartial(t *testing.T) {
+	t.Parallel()
+	s, _ := newSite(t)
+	proxy := s.start("proxy")
+	s.start("producer")
+	s.start("consumer")
+	stored, all := minutes("2024-01-01T00:00:00Z", 2), minutes("2024-01-01T00:00:00Z", 6)
+	var warnings []string // of the statement in hand
+	config := s.connect(proxy).Config()
+	config.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) {
+		if n.Severity == "WARNING" {
+			warnings = append(warnings, n.Message)
+		}
+	}
+	conn, err := pgx.ConnectConfig(t.Context(), config)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = conn.Close(context.Background()) })
+	s.right(stored, s.asking(conn, stored))
+	s.exchange.Script(exchange.Fault{Path: "klines", Delay: time.Hour})
+	partial := func(sql string) {
+		t.Helper()
+		_, err := conn.Exec(t.Context(), sql)
+		require.NoError(t, err)
+		warnings = nil
+		bars, err := ask(t.Context(), conn, all)
+		require.NoError(t, err)
+		s.same(truth(stored), bars, "answer")
+		require.Len(t, warnings, 1, "%v", warnings)
+		require.Contains(t, warnings[0], "bars of "+symbol+" 1m are missing in ["+stored.End.Time().Format(time.RFC3339))
+	}
+	partial(`set barkeep.mode = 'partial'; set barkeep.timeout = '300ms'`)
+	_, err = conn.Exec(t.Context(), `begin isolation level repeatable read; select 1`)
+	require.NoError(t, err)
+	partial(`select 2`)
+	_, err = conn.Exec(t.Context(), `rollback; set statement_timeout = '200ms'`)
+	require.NoError(t, err)
+	_, err = ask(t.Context(), conn, all)
+	var refused *pgconn.PgError
+	require.ErrorAs(t, err, &refused)
+	require.Equal(t, "57014", refused.Code, "statement_timeout stays an error")
 }
