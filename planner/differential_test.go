@@ -361,7 +361,7 @@ func (g *grammar) joins() string {
 func (g *grammar) correlated() string {
 	key := g.pick("i.symbol = o.symbol", "i.symbol = 'B'", "i.symbol in ('A', 'C')", g.leaf("i.")) + " and i.timeframe = " +
 		g.pick("'1h'", "'1d'", "o.timeframe")
-	on := "i.ts " + g.pick("<=", "<=", "<", ">", ">=", "=") + " o.ts"
+	on := "i.ts " + g.pick("<=", "<=", "<", ">", ">=", "=") + " o.ts" + g.pick("", "", "", " - interval '1 hour'", " + interval '1 day'", "::date")
 	if g.IntN(4) == 0 {
 		on += " and " + g.leaf("i.")
 	}
@@ -433,7 +433,7 @@ func (g *grammar) given() string {
 	switch g.IntN(6) {
 	case 0, 1:
 		from := g.pick(series+" g(t)", "(select "+series+" as t) g", "(select distinct t from "+series+" x(t)) g")
-		return "select g.t, o.ts, o.symbol from " + from + " " + join + " ohlcv o on o.ts " + op + " g.t and " + more + g.pick("", " where o.ts is null", " where "+g.where("o."))
+		return "select g.t, o.ts, o.symbol from " + from + " " + join + " ohlcv o on " + g.pick("o.ts", "o.ts", "o.ts::date", "date_trunc('day', o.ts)") + " " + op + " g.t" + g.pick("", "", "::date", " + interval '1 day'") + " and " + more + g.pick("", " where o.ts is null", " where "+g.where("o."))
 	case 2:
 		return "select ts, o.symbol from " + series + " g(ts) " + join + " ohlcv o using (ts) where " + more
 	case 3:
@@ -494,7 +494,13 @@ func (g *grammar) statement() string {
 		return "select * from (" + plain() + g.pick(" union ", " union all ", " intersect ", " except ") + plain() + ") u where " + g.condition("u.", 1)
 	case 7, 8, 9:
 		join := g.pick("join", "left join", "right join", "full join")
-		on := g.pick("on a.ts = b.ts", "on a.ts = b.ts and a.symbol = b.symbol", "on b.ts >= a.ts and a.timeframe = b.timeframe and b.symbol = a.symbol",
+		zone := g.pick("UTC", "America/New_York", "Asia/Tokyo")
+		f := g.pick("date_trunc('day', %s)", "date_trunc('month', %s, '"+zone+"')", "%s::date", "(%s at time zone '"+zone+"')", "%s + interval '1 day'", "%s - interval '3 hours'",
+			"%s - interval '1 month'", "extract(epoch from %s)", "date_bin('6 hours', %s, '2001-01-01Z'::timestamptz)", "date_trunc('week', %s at time zone '"+zone+"')::date")
+		side := func(ts string) string {
+			return strings.ReplaceAll(g.pick(f, f, "%s", "%s::date", "%s - interval '1 day'"), "%s", ts)
+		}
+		on := g.pick("on "+side("a.ts")+g.pick(" = ", " = ", " <= ", " > ")+side("b.ts"), "on "+side("b.ts")+" = "+side("a.ts")+" and b.symbol = a.symbol", "on a.ts = b.ts", "on a.ts = b.ts and a.symbol = b.symbol", "on b.ts >= a.ts and a.timeframe = b.timeframe and b.symbol = a.symbol",
 			"on a.ts > b.ts and a.timeframe <> b.timeframe", "on a.ts = b.ts and "+g.condition("b.", 1),
 			"on a.ts = b.ts and "+g.condition("a.", 1), "using (ts, symbol)")
 		left := g.pick("ohlcv", "(select * from ohlcv where "+g.where("")+")")

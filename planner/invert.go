@@ -100,6 +100,48 @@ func (e *evaluator) preimage(s step, set market.RangeSet) (market.RangeSet, bool
 	return market.NewRangeSet(out...), true
 }
 
+// image returns what a step makes of the set; it may be larger. It is false where the step's constants are not known.
+func (e *evaluator) image(s step, set market.RangeSet) (market.RangeSet, bool) {
+	f := func(i market.Instant) (least, most market.Instant) { return i, i }
+	switch s.kind {
+	case stepToWall:
+		f = func(i market.Instant) (least, most market.Instant) {
+			low, high := e.offsets(s.zone, i)
+			return i.Shift(low), i.Shift(high)
+		}
+	case stepToInstant:
+		f = func(i market.Instant) (least, most market.Instant) {
+			low, high := e.offsets(s.zone, i)
+			return i.Shift(-high), i.Shift(-low)
+		}
+	case stepShift:
+		s.minus = !s.minus
+		back, ok := e.unshift(s)
+		if !ok {
+			return nil, false
+		}
+		f = back
+	case stepFloor, stepBucket:
+		u, ok := e.unitOf(s)
+		if !ok {
+			return nil, false
+		}
+		f = func(i market.Instant) (least, most market.Instant) {
+			if i.IsInf() {
+				return i, i
+			}
+			return u.floor(i), i
+		}
+	}
+	out := make([]market.Range, 0, len(set))
+	for _, r := range set {
+		start, _ := f(r.Start)
+		_, end := f(r.End)
+		out = append(out, market.Range{Start: start, End: end})
+	}
+	return market.NewRangeSet(out...), true
+}
+
 // inverse returns a function that gives, for a point on the line of a step's results, the least and the greatest argument at
 // which the results may pass it: from there on no result lies before the point, up to there none at or after it.
 func (e *evaluator) inverse(s step) (func(market.Instant) (least, most market.Instant), bool) {
@@ -114,41 +156,26 @@ func (e *evaluator) inverse(s step) (func(market.Instant) (least, most market.In
 			low, high := e.offsets(s.zone, i)
 			return i.Shift(low), i.Shift(high)
 		}, true
-	case stepFloor:
-		return e.unitStart(s)
-	case stepBucket:
-		return e.bucketStart(s)
+	case stepFloor, stepBucket:
+		u, ok := e.unitOf(s)
+		return u.ceil, ok
 	case stepShift:
 		return e.unshift(s)
 	}
 	return nil, false
 }
 
-func exactly(f func(market.Instant) market.Instant) func(market.Instant) (market.Instant, market.Instant) {
-	return func(i market.Instant) (least, most market.Instant) {
-		if !i.IsInf() {
-			i = f(i)
-		}
-		return i, i
+// unitOf returns what date_trunc, time_bucket, date_bin or floor cuts to.
+func (e *evaluator) unitOf(s step) (unit, bool) {
+	if s.kind == stepBucket {
+		return e.bucket(s)
 	}
-}
-
-// unitStart is the inverse of date_trunc: the first start of a unit that is not before the point.
-func (e *evaluator) unitStart(s step) (func(market.Instant) (least, most market.Instant), bool) {
-	unit := e.eval(s.arg)
-	if unit.null || unit.kind != kindUnknown && unit.kind != kindText {
-		return nil, false
+	name := e.eval(s.arg)
+	if name.null || name.kind != kindUnknown && name.kind != kindText {
+		return unit{}, false
 	}
-	u, ok := units[strings.ToLower(unit.text)]
-	if !ok {
-		return nil, false
-	}
-	return exactly(func(i market.Instant) market.Instant {
-		if start := u.floor(i); start != i {
-			return u.next(start)
-		}
-		return i
-	}), true
+	u, ok := units[strings.ToLower(name.text)]
+	return u, ok
 }
 
 // unit is what date_trunc cuts to.
@@ -156,16 +183,26 @@ type unit struct {
 	floor, next func(market.Instant) market.Instant
 }
 
+// ceil returns the first start of a unit that is not before the point, as the least and as the most.
+func (u unit) ceil(i market.Instant) (least, most market.Instant) {
+	if !i.IsInf() {
+		if start := u.floor(i); start != i {
+			i = u.next(start)
+		}
+	}
+	return i, i
+}
+
 var units = map[string]unit{ //nolint:gochecknoglobals // a table
-	"second": every(secondMicros), "minute": unitOf(market.M1), "hour": unitOf(market.H1), "day": unitOf(market.D1), "week": unitOf(market.W1),
+	"second": every(secondMicros, 0), "minute": unitOf(market.M1), "hour": unitOf(market.H1), "day": unitOf(market.D1), "week": unitOf(market.W1),
 	"month": unitOf(market.Mo1), "quarter": months(3), "year": months(12),
 }
 
 func unitOf(tf market.Timeframe) unit { return unit{tf.Floor, tf.Next} }
 
-// every is a unit of fixed length, counted from 1970.
-func every(width market.Instant) unit {
-	floor := func(i market.Instant) market.Instant { return floorTo(i, width, 0) }
+// every is a unit of fixed length, counted from origin.
+func every(width, origin market.Instant) unit {
+	floor := func(i market.Instant) market.Instant { return floorTo(i, width, origin) }
 	return unit{floor, func(i market.Instant) market.Instant { return floor(i) + width }}
 }
 
@@ -193,8 +230,8 @@ func months(n int) unit {
 // bucketOrigin is where time_bucket counts days and shorter widths from: Monday, 2000-01-03.
 var bucketOrigin = market.FromTime(time.Date(2000, time.January, 3, 0, 0, 0, 0, time.UTC)) //nolint:gochecknoglobals // a constant
 
-// bucketStart is the inverse of time_bucket, date_bin and floor.
-func (e *evaluator) bucketStart(s step) (func(market.Instant) (least, most market.Instant), bool) {
+// bucket is what time_bucket, date_bin and floor cut to.
+func (e *evaluator) bucket(s step) (unit, bool) {
 	width, origin := e.bucketWidth(s), bucketOrigin
 	if s.seconds {
 		origin = 0
@@ -204,24 +241,18 @@ func (e *evaluator) bucketStart(s step) (func(market.Instant) (least, most marke
 		if v.kind == kindUnknown && !v.null {
 			v = e.convert(v, kindTimestamptz)
 			if !e.env.utc() {
-				return nil, false // of which type it is decides how it is read
+				return unit{}, false // of which type it is decides how it is read
 			}
 		}
 		if v.null || !v.isTime() || v.lo != v.hi || v.lo.IsInf() {
-			return nil, false
+			return unit{}, false
 		}
 		origin = v.lo
 	}
 	if width <= 0 {
-		return nil, false
+		return unit{}, false
 	}
-	return exactly(func(i market.Instant) market.Instant {
-		start := floorTo(i, width, origin)
-		if start != i {
-			start += width
-		}
-		return start
-	}), true
+	return every(width, origin), true
 }
 
 // bucketWidth returns the width of a bucket in microseconds, zero where it is not known or not fixed.

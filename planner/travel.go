@@ -11,6 +11,8 @@ import (
 type link struct {
 	col, op string
 	from    []origin
+	// own and other are what is compared of the two sides, where that is not the columns themselves.
+	own, other *derived
 	// by is the condition itself, where it is one of the scan's own and not a part of one.
 	by *pred
 }
@@ -18,7 +20,7 @@ type link struct {
 // leads reports whether the rows that a link leaves of a series are the ones up to, or from, the other side's: those that an
 // asof join reads from the end where they meet (PLANNER 17).
 func (l link) leads() bool {
-	return l.col == colTS && (l.op == "<" || l.op == "<=" || l.op == ">" || l.op == ">=")
+	return l.col == colTS && l.own == nil && l.other == nil && (l.op == "<" || l.op == "<=" || l.op == ">" || l.op == ">=")
 }
 
 // picks reports whether a link leaves all rows of a series or none.
@@ -37,18 +39,46 @@ func (a *analyzer) linksOf(it *item, quals []*pred) []link {
 				own, others operand
 			}{{q.op, q.left, q.right}, {flipped[q.op], q.right, q.left}} {
 				col, ok := side.own.of(it)
-				if !ok || side.own.cast != 0 || side.others.cast != 0 {
+				own, other, compared := comparedAs(side.own, side.others)
+				if !ok || !compared || own != nil && col != colTS || other != nil && col != colTS {
 					continue
 				}
-				for _, other := range side.others.refs {
-					if from, ok := a.origins(other, 0); ok && other.item != it && fit(from, col) {
-						links = append(links, link{col, side.op, from, q})
+				for _, r := range side.others.refs {
+					if from, ok := a.origins(r, 0); ok && r.item != it && fit(from, col) {
+						links = append(links, link{col, side.op, from, own, other, q})
 					}
 				}
 			}
 		}
 	}
 	return links
+}
+
+// comparedAs returns what is compared of two columns, on one line: nil stands for the column itself. It is false where that is not
+// understood.
+func comparedAs(own, other operand) (*derived, *derived, bool) {
+	for _, o := range []operand{own, other} {
+		if o.cast != 0 && o.fn == nil {
+			return nil, nil, false
+		}
+	}
+	if own.fn == nil && other.fn == nil {
+		return nil, nil, true
+	}
+	mine, theirs := derived{kind: kindTimestamptz}, derived{kind: kindTimestamptz}
+	if own.fn != nil {
+		mine = *own.fn
+	}
+	if other.fn != nil {
+		theirs = *other.fn
+	}
+	switch {
+	case mine.kind == kindInt || theirs.kind == kindInt:
+		return &mine, &theirs, mine.kind == theirs.kind
+	case mine.kind == kindTimestamptz || theirs.kind == kindTimestamptz:
+		mine, theirs = mine.instant(), theirs.instant()
+	}
+	return &mine, &theirs, true
 }
 
 // fit reports whether all are columns of that name, or constants.
@@ -161,7 +191,7 @@ func (r *reading) follow(l link) bool {
 	if !known {
 		return false
 	}
-	narrowed := r.rows.intersect(l.allows(from))
+	narrowed := r.rows.intersect(l.allows(from, r.evaluator))
 	if sameRegion(narrowed, r.rows) {
 		return false
 	}
@@ -170,10 +200,10 @@ func (r *reading) follow(l link) bool {
 }
 
 // allows returns the rows whose column compares so with a value of the other side.
-func (l link) allows(from box) region {
+func (l link) allows(from box, e *evaluator) region {
 	switch {
 	case l.col == colTS:
-		return timesIn(compareRange(l.op, from.ts))
+		return timesIn(l.times(from.ts, e))
 	case l.op != "=":
 		return everything()
 	case l.col == colSymbol:
@@ -182,6 +212,27 @@ func (l link) allows(from box) region {
 		return timeframesIn(from.timeframes)
 	}
 	return everything()
+}
+
+// times returns the instants of the scan that may compare so with one of the other side's.
+func (l link) times(ts market.RangeSet, e *evaluator) market.RangeSet {
+	ok := true
+	if l.other != nil {
+		for _, s := range l.other.steps {
+			if ts, ok = e.image(s, ts); !ok {
+				return always()
+			}
+		}
+	}
+	ts = compareRange(l.op, ts)
+	if l.own != nil {
+		for _, s := range slices.Backward(l.own.steps) {
+			if ts, ok = e.preimage(s, ts); !ok {
+				return always()
+			}
+		}
+	}
+	return ts
 }
 
 // compareRange returns the instants that compare so with one of ts.
