@@ -109,12 +109,19 @@ func TestRule16_PagesOnTheWayAreBounded(t *testing.T) {
 		require.Equal(t, ownPages(window), p.fillUp(t, p.runOf(in, true), 1000), "another user")
 		require.Equal(t, bulkPages(window), p.fillUp(t, p.runOf(in, false), 2000))
 		require.Zero(t, p.fillUp(t, p.runOf(in, false), 3000))
-		elsewhere := p.runOf(in, false)
-		elsewhere.owner = &partition{id: 1}
-		require.Equal(t, window, p.fillUp(t, elsewhere, 4000), "another partition")
+		at := func(id int32, user bool) *run {
+			r := p.runOf(in, user)
+			r.owner = &partition{id: id}
+			return r
+		}
+		rest := allPages(window) - window - ownPages(window) - bulkPages(window)
+		require.Equal(t, rest, p.fillUp(t, at(1, true), 4000), "the partitions share the database")
+		require.Equal(t, ownPages(window), p.fillUp(t, at(2, true), 5000))
+		require.Equal(t, bulkPages(window), p.fillUp(t, at(2, false), 6000))
+		require.Zero(t, p.fillUp(t, at(3, false), 7000))
 		time.Sleep(sentFor)
-		require.Equal(t, window, p.fillUp(t, p.runOf(in, false), 5000), "what ingest refused does not count for ever")
-		require.Equal(t, ownPages(window), p.fillUp(t, p.runOf(in, true), 6000))
+		require.Equal(t, window, p.fillUp(t, p.runOf(in, false), 8000), "what ingest refused does not count for ever")
+		require.Equal(t, ownPages(window), p.fillUp(t, p.runOf(in, true), 9000))
 	})
 }
 
@@ -129,14 +136,14 @@ func TestRule16_UsersAreBeforeBulk(t *testing.T) {
 		ended := make(chan error, 1)
 		go func() { ended <- p.sendOff(t, user, 2000) }()
 		synctest.Wait()
-		require.Equal(t, 1, p.slots.waiting[0])
+		require.Equal(t, 1, p.slots.waiting)
 		s, _ := p.slots.claim(slotKey{start: 3000}, bulk)
 		p.slots.mu.Lock()
-		p.slots.ways[0] = p.slots.ways[0][:bulkPages(window)]
+		p.slots.ways = p.slots.ways[:bulkPages(window)]
 		require.False(t, p.slots.roomLocked(0, window, s))
 		p.slots.mu.Unlock()
 		require.NoError(t, <-ended)
-		require.Zero(t, p.slots.waiting[0])
+		require.Zero(t, p.slots.waiting)
 		require.True(t, p.slots.roomLocked(0, window, s))
 	})
 }

@@ -13,10 +13,12 @@ import (
 // The records of a partition are ingested in their order: a page waits for all that were published before it. So that the
 // one page of a user does not stand behind the ten years of another, or of nobody any more, the pages that are on their way to
 // the database are bounded per partition, whoever asked for them; and each job that a user waits for may have a few of its
-// own on the way whatever the others do (PIPELINE 16).
+// own on the way whatever the others do (PIPELINE 16). The partitions share the database, so that all of them together are
+// bounded too: of fifty symbols asked for at once each page would be fiftieth in its turn.
 
 // way is a page that was published, or is about to be, and not seen in the coverage yet.
 type way struct {
+	partition int32
 	series    market.Series
 	start     market.Instant
 	fetchedAt market.Instant
@@ -25,8 +27,10 @@ type way struct {
 	jobs      []*run // that wanted the slot
 }
 
-// ownPages is what a job that a user waits for may have on the way however many others are; bulkPages is what is left to bulk
-// while users take all they can.
+// allPages bounds the pages of all partitions; ownPages is what a job that a user waits for may have on the way however many
+// others are; bulkPages is what is left to bulk while users take all they can, in a partition, and twice that in all.
+func allPages(window int) int { return 2 * window }
+
 func ownPages(window int) int { return max(1, window/8) }
 
 func bulkPages(window int) int { return max(1, window/4) }
@@ -48,7 +52,7 @@ func (t *slotTable) depart(ctx context.Context, partition int32, window int, s *
 	return func() {
 		t.mu.Lock()
 		defer t.mu.Unlock()
-		t.ways[partition] = slices.DeleteFunc(t.ways[partition], func(o *way) bool { return o == w })
+		t.ways = slices.DeleteFunc(t.ways, func(o *way) bool { return o == w })
 	}, nil
 }
 
@@ -58,7 +62,7 @@ func (t *slotTable) admit(ctx context.Context, partition int32, window int, s *s
 		if counted {
 			t.mu.Lock()
 			defer t.mu.Unlock()
-			t.waiting[partition]--
+			t.waiting--
 		}
 	}()
 	for {
@@ -85,55 +89,61 @@ func (t *slotTable) admitted(partition int32, window int, s *slot, w *way, count
 	index := t.store.Snapshot()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.arriveLocked(index, partition)
+	t.arriveLocked(index)
 	if !t.roomLocked(partition, window, s) {
 		if s.urgent() && !*counted {
-			t.waiting[partition]++
+			t.waiting++
 			*counted = true
 		}
 		return false
 	}
 	if w != nil {
-		w.at, w.bulk, w.jobs = t.now(), !s.urgent(), slices.Clone(s.jobs)
-		t.ways[partition] = append(t.ways[partition], w)
+		w.partition, w.at, w.bulk, w.jobs = partition, t.now(), !s.urgent(), slices.Clone(s.jobs)
+		t.ways = append(t.ways, w)
 	}
 	return true
 }
 
 // roomLocked reports whether one more page of the slot may be on its way; t.mu is held.
 func (t *slotTable) roomLocked(partition int32, window int, s *slot) bool {
-	all := t.ways[partition]
+	var here, hereBulk, allBulk int
+	for _, w := range t.ways {
+		if w.partition == partition {
+			here++
+		}
+		if w.bulk {
+			allBulk++
+			if w.partition == partition {
+				hereBulk++
+			}
+		}
+	}
+	free := here < window && len(t.ways) < allPages(window)
 	if !s.urgent() {
-		bulk := 0
-		for _, w := range all {
-			if w.bulk {
-				bulk++
-			}
-		}
-		return bulk < bulkPages(window) || len(all) < window && t.waiting[partition] == 0
+		return free && t.waiting == 0 || hereBulk < bulkPages(window) && allBulk < 2*bulkPages(window)
 	}
-	if len(all) < window {
-		return true
-	}
-	for _, r := range s.jobs {
-		own := 0
-		for _, w := range all {
-			if slices.Contains(w.jobs, r) {
-				own++
-			}
-		}
-		if r.user.Load() && own < ownPages(window) {
-			return true
-		}
-	}
-	return false
+	return free || slices.ContainsFunc(s.jobs, func(r *run) bool { return r.user.Load() && t.ownLocked(r) < ownPages(window) })
 }
 
-// arriveLocked forgets the pages that are in the coverage, or will not come there; t.mu is held.
-func (t *slotTable) arriveLocked(index *coverage.Index, partition int32) {
-	t.ways[partition] = slices.DeleteFunc(t.ways[partition], func(w *way) bool {
-		return t.now().Sub(w.at) > sentFor || w.ingested(index)
-	})
+// ownLocked counts the pages of a job that are on the way; t.mu is held.
+func (t *slotTable) ownLocked(r *run) (pages int) {
+	for _, w := range t.ways {
+		if slices.Contains(w.jobs, r) {
+			pages++
+		}
+	}
+	return pages
+}
+
+// arriveLocked forgets the pages that are in the coverage, or will not come there; t.mu is held. Many look at each change, the
+// first of them does it for all.
+func (t *slotTable) arriveLocked(index *coverage.Index) {
+	now := t.now()
+	if t.arrived == index && now.Sub(t.arrivedAt) < time.Second/2 {
+		return
+	}
+	t.arrived, t.arrivedAt = index, now
+	t.ways = slices.DeleteFunc(t.ways, func(w *way) bool { return now.Sub(w.at) > sentFor || w.ingested(index) })
 }
 
 func (w *way) ingested(index *coverage.Index) bool {

@@ -95,8 +95,11 @@ type slotTable struct {
 	inFlight map[slotKey]*slot    // guarded by mu
 	recent   map[seriesKey][]sent // guarded by mu
 	numbered int64                // the last sent.number, guarded by mu
-	ways     map[int32][]*way     // guarded by mu
-	waiting  map[int32]int        // users' slots that wait for room, guarded by mu
+	ways     []*way               // guarded by mu
+	waiting  int                  // users' slots that wait for room, guarded by mu
+	// arrived is the index that ways were last compared with, at arrivedAt; guarded by mu.
+	arrived   *coverage.Index
+	arrivedAt time.Time
 }
 
 const (
@@ -111,7 +114,6 @@ const (
 func newSlotTable(store *coverage.Store, now func() time.Time) *slotTable {
 	return &slotTable{
 		store: store, now: now, inFlight: make(map[slotKey]*slot), recent: make(map[seriesKey][]sent),
-		ways: make(map[int32][]*way), waiting: make(map[int32]int),
 	}
 }
 
