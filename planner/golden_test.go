@@ -25,10 +25,11 @@ func goldenBracket() Bracket {
 func goldenCatalog() *Catalog {
 	return &Catalog{
 		Version: 7,
-		Names:   map[string]struct{}{"btc_minutes": {}, "daily": {}, "bars_of": {}, "trades": {}},
+		Names:   map[string]struct{}{"btc_minutes": {}, "daily": {}, "bars_of": {}, "trades": {}, "===": {}},
 		Views: map[string]string{
 			"btc_minutes": "SELECT ohlcv.ts, ohlcv.close FROM public.ohlcv WHERE ohlcv.symbol = 'BTCUSD' AND ohlcv.timeframe = '1m'",
 		},
+		Rows:    map[string]struct{}{"bars_of": {}},
 		Dynamic: map[string]uint64{"counts": 0b101, "many": 1<<64 - 1},
 	}
 }

@@ -11,7 +11,7 @@ import (
 func runsText(name string) bool {
 	switch {
 	case strings.HasSuffix(name, "_to_xml"), strings.HasSuffix(name, "_to_xml_and_xmlschema"),
-		strings.HasPrefix(name, "crosstab"), name == "connectby", name == "ts_stat", strings.HasPrefix(name, "dblink"):
+		strings.HasPrefix(name, "crosstab"), name == "connectby", name == "ts_stat", name == "ts_rewrite", strings.HasPrefix(name, "dblink"):
 		return true
 	}
 	return false
@@ -62,8 +62,17 @@ func (a *analyzer) inspect(s *statement, root proto.Message) {
 				if n.GetSval() != nil {
 					a.inspectString(n.GetSval().GetSval())
 				}
+			case *pg.SubLink:
+				a.inspectName(n.GetOperName())
+			case *pg.SortBy:
+				a.inspectName(n.GetUseOp())
+			case *pg.A_Indirection:
+				a.inspectColumn(n.GetIndirection())
 			case *pg.ColumnRef:
 				s.noteColumn(n)
+				if len(n.GetFields()) > 1 {
+					a.inspectColumn(n.GetFields()[1:])
+				}
 			case *pg.JoinExpr:
 				s.allCols = s.allCols || n.GetIsNatural()
 				for _, col := range n.GetUsingClause() {
@@ -83,6 +92,21 @@ func (a *analyzer) inspectName(list []*pg.Node) {
 	}
 	if name := list[len(list)-1].GetString_().GetSval(); a.inClosure(name) {
 		a.hide("it uses " + name + ", through which ohlcv may be read")
+	}
+}
+
+// inspectColumn hides a statement with a function in a column's place: t.f is f(t) where t has no column f.
+func (a *analyzer) inspectColumn(fields []*pg.Node) {
+	for _, field := range fields {
+		name := strings.ToLower(field.GetString_().GetSval())
+		called := a.created[name]
+		if a.catalog != nil {
+			_, in := a.catalog.Rows[name]
+			called = called || in
+		}
+		if called {
+			a.hide("it uses " + name + ", through which ohlcv may be read")
+		}
 	}
 }
 

@@ -35,6 +35,8 @@ type Catalog struct {
 	// Dynamic holds, in lower case and without schema, the functions that make SQL of their arguments and may so read ohlcv
 	// when it is named to them. The bits are the positions of arguments that may hold a name, the last one for all that follow.
 	Dynamic map[string]uint64
+	// Rows holds the functions of Names and Dynamic that can be called as if they were a column of a row.
+	Rows map[string]struct{}
 }
 
 // Args are the parameters of one execution.

@@ -78,6 +78,9 @@ func (a *analyzer) top(s *statement, root *pg.Node, text string, raw *pg.RawStmt
 		if s.prepare == nil {
 			a.hide("its PREPARE is not understood")
 		}
+		if a.uses(n.PrepareStmt.GetArgtypes()...) {
+			a.hide("a parameter that it declares is of a type through which ohlcv may be read")
+		}
 		return false
 	case *pg.Node_ExecuteStmt:
 		s.execute = n.ExecuteStmt
@@ -113,6 +116,9 @@ func (a *analyzer) top(s *statement, root *pg.Node, text string, raw *pg.RawStmt
 			a.hide("it refreshes " + name + ", which reads ohlcv")
 		}
 	case *pg.Node_TruncateStmt:
+		for _, relation := range n.TruncateStmt.GetRelations() {
+			a.target(relation.GetRangeVar())
+		}
 		a.noteWrites(s, root)
 		return false
 	case *pg.Node_SelectStmt, *pg.Node_InsertStmt, *pg.Node_UpdateStmt, *pg.Node_DeleteStmt, *pg.Node_MergeStmt:

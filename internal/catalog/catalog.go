@@ -145,12 +145,11 @@ func (c *Catalog) Refresh(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read catalog: %w", err)
 	}
-	names, views, dynamic := g.closure()
 	version := uint64(1)
 	if old != nil {
 		version = old.Version + 1
 	}
-	c.current.Store(&planner.Catalog{Version: version, Names: names, Views: views, Dynamic: dynamic})
+	c.current.Store(g.catalog(version))
 	c.fingerprint = fingerprint
 	return nil
 }

@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+
+	"barkeep/planner"
 )
 
 // node is an object that can stand in a statement by its name.
@@ -26,6 +28,8 @@ type node struct {
 type graph struct {
 	nodes map[string]*node
 	roots []string
+	// aggregates says that there are continuous aggregates.
+	aggregates bool
 }
 
 func (g *graph) load(ctx context.Context, tx pgx.Tx) error {
@@ -84,7 +88,11 @@ func (g *graph) load(ctx context.Context, tx pgx.Tx) error {
 	if err != nil {
 		return fmt.Errorf("read continuous aggregates: %w", err)
 	}
-	_, err = pgx.ForEachRow(rows, []any{&from, &upon}, edge(true))
+	follow := edge(true)
+	_, err = pgx.ForEachRow(rows, []any{&from, &upon}, func() error {
+		g.aggregates = true
+		return follow()
+	})
 	return wrap("read continuous aggregates", err)
 }
 
@@ -95,10 +103,10 @@ func wrap(operation string, err error) error {
 	return fmt.Errorf("%s: %w", operation, err)
 }
 
-// closure returns what a planner.Catalog holds: the names through which ohlcv can be read, and the definitions of those that are plain views. Two
+// catalog returns the names through which ohlcv can be read, and the definitions of those that are plain views. Two
 // objects of one name make it opaque, since which of them is meant depends on the search_path. The name ohlcv is among them where
 // something else than the table has it.
-func (g *graph) closure() (names map[string]struct{}, views map[string]string, dynamic map[string]uint64) {
+func (g *graph) catalog(version uint64) *planner.Catalog {
 	reached, names := g.reach()
 	views, count := map[string]string{}, map[string]int{}
 	for key, n := range g.nodes {
@@ -111,11 +119,18 @@ func (g *graph) closure() (names map[string]struct{}, views map[string]string, d
 		if n == nil {
 			continue
 		}
+		if n.taken.job {
+			names["run_job"] = struct{}{} // TimescaleDB's, which calls what a number stands for
+		}
 		if _, in := names[n.name]; in && n.view && count[n.name] == 1 && n.name != table {
 			views[n.name] = strings.TrimSuffix(strings.TrimSpace(n.source), ";")
 		}
 	}
-	return names, views, g.dynamic(reached, names, views, count)
+	dynamic := g.dynamic(reached, names, views, count)
+	if g.aggregates {
+		dynamic["refresh_continuous_aggregate"] = 1
+	}
+	return &planner.Catalog{Version: version, Names: names, Views: views, Dynamic: dynamic, Rows: g.rows(reached, dynamic)}
 }
 
 const table = "ohlcv"

@@ -63,6 +63,8 @@ func TestRule3_WhatRunsUnnamed(t *testing.T) {
 		{"by_text", `create table public.by_text (x int, n xml default query_to_xml('select count(*) from ohlcv', true, true, ''))`},
 		{"handed", `create function public.reads_any() returns trigger language plpgsql as $$begin execute format('select count(*) from %I', tg_argv[0]); return new; end$$;
 			create table public.handed (x int); create trigger h before insert on public.handed for each row execute function public.reads_any('ohlcv')`},
+		{"ranked", `create type public.rank as (n int); create function public.above(public.rank, public.rank) returns boolean language sql as 'select public.bars() > 0';
+			create operator public.> (leftarg = public.rank, rightarg = public.rank, function = public.above); create table public.ranked (r public.rank)`},
 		{"pulls", `create table public.pulls (x int primary key); create temp table unused (x int);
 			create table public.pulled (x int references public.pulls on delete cascade); create trigger fire before delete on public.pulled for each row execute function public.fire()`},
 	} {
@@ -117,6 +119,8 @@ func TestRule3_DynamicFunctions(t *testing.T) {
 		`create function public.each_fires() returns trigger language plpgsql as $$begin execute 'select 1'; return new; end$$`,
 		`create table public.my_tables (name text)`,
 		`create view public.sizes as select name, public.dyn(now(), name) from public.my_tables`,
+		`create function public.of_table(public.my_tables) returns bigint language plpgsql as $$declare n bigint; begin execute 'select count(*) from ' || $1.name into n; return n; end$$`,
+		`create function public.of_bars(public.my_tables) returns bigint language sql as 'select count(*) from public.ohlcv'`,
 		`create view public.over_sizes as select * from public.sizes`,
 	} {
 		_, err := db.Pool.Exec(ctx, sql)
@@ -124,7 +128,8 @@ func TestRule3_DynamicFunctions(t *testing.T) {
 	}
 	require.NoError(t, c.Refresh(ctx))
 	got := c.Current()
-	require.Equal(t, map[string]uint64{"dyn": 0b10, "by_oid": 0b10, "spread": ^uint64(1), "passes_on": 1, "parsed_on": 1}, got.Dynamic)
+	require.Equal(t, map[string]uint64{"dyn": 0b10, "by_oid": 0b10, "spread": ^uint64(1), "passes_on": 1, "parsed_on": 1, "of_table": 1}, got.Dynamic)
+	require.Equal(t, map[string]struct{}{"of_table": {}, "of_bars": {}}, got.Rows)
 	for _, name := range []string{"sizes", "over_sizes"} {
 		require.Contains(t, got.Views, name)
 		require.Contains(t, got.Names, name)
@@ -135,9 +140,39 @@ func TestRule3_DynamicFunctions(t *testing.T) {
 		require.NotContains(t, got.Names, name)
 	}
 	for sql, refused := range map[string]bool{
-		`select * from over_sizes`: true, `select dyn(now(), 'my_tables')`: false, `select "Odd-Name"('x')`: true, `select numbers(1, '1 s', x) from y`: false,
+		`select * from over_sizes`: true, `select dyn(now(), 'my_tables')`: false, `select "Odd-Name"('x')`: true, `select m.of_bars from my_tables m`: true, `select (m).of_table from my_tables m`: true, `select m.name from my_tables m`: false, `select numbers(1, '1 s', x) from y`: false,
 	} {
 		env := planner.Env{Catalog: got}
 		require.Equal(t, refused, planner.Prepare(sql, nil, env).Bind(planner.Args{}, env, planner.Bracket{}, nil).Refusal != nil, sql)
 	}
+}
+
+// TestRule3_TimescaleRunsByName: TimescaleDB's procedures that run what is named elsewhere are in the closure.
+func TestRule3_TimescaleRunsByName(t *testing.T) {
+	t.Parallel()
+	db := dbtest.New(t)
+	ctx := t.Context()
+	c := New(db.Pool, nil)
+	do := func(list ...string) {
+		t.Helper()
+		for _, sql := range list {
+			_, err := db.Pool.Exec(ctx, sql)
+			require.NoError(t, err, sql)
+		}
+		require.NoError(t, c.Refresh(ctx))
+	}
+	do(`create procedure public.tidy(int, jsonb) language sql as 'select 1'`)
+	require.NotContains(t, c.Current().Names, "run_job")
+	require.NotContains(t, c.Current().Dynamic, "refresh_continuous_aggregate")
+	do(`create procedure public.sums(int, jsonb) language sql as 'select count(*) from public.ohlcv'`)
+	require.Contains(t, c.Current().Names, "run_job")
+
+	var licence *string
+	require.NoError(t, db.Pool.QueryRow(ctx, `select current_setting('timescaledb.license', true)`).Scan(&licence))
+	if licence == nil || *licence != "timescale" {
+		return
+	}
+	do(`create materialized view public.days with (timescaledb.continuous) as
+		select time_bucket('1 day', ts), symbol, max(high) from public.ohlcv group by 1, 2 with no data`)
+	require.Contains(t, c.Current().Dynamic, "refresh_continuous_aggregate")
 }

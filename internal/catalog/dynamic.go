@@ -14,18 +14,24 @@ type taken struct {
 	positions uint64
 	// runs says that the function makes SQL at run time.
 	runs bool
+	// row says that the first argument can be a row, so that it can be called as if it were a column.
+	row bool
+	// job says that TimescaleDB can run it as a job.
+	job bool
 }
 
 // takenSQL lists the functions of users that make SQL at run time, or have an argument that may hold a relation's name: of
-// any type but numbers, times and the like. Of what is written in C nothing is known; it is not taken for such. The last
-// column says that the function looks up by itself which relations there are and reads them.
+// any type but numbers, times and the like. Of what is written in C nothing is known; it is not taken for such. The
+// last columns say that the function looks up by itself which relations there are and reads them, that its first
+// argument can be a row, and that its arguments are those of a job.
 const takenSQL = `
 select 'f' || p.oid,
        coalesce(bit_or(case when e.typcategory in ('N','D','T','B','I','G','V','E') and e.oid <> 'oid'::regtype and e.typname not like 'reg%' then 0::bigint
                             when p.provariadic <> 0 and a.at = p.pronargs then -1::bigint << (least(a.at, 64) - 1)::int
                             else 1::bigint << (least(a.at, 64) - 1)::int end), 0),
        bool_or(r.runs), bool_or(r.runs and p.prosrc ~* '\m(pg_class|pg_tables|pg_stat_\w*tables|pg_inherits|information_schema)\M'
-                                and p.prosrc ~* '_to_xml|execute[^;]*\m(from|copy)\M')
+                                and p.prosrc ~* '_to_xml|execute[^;]*\m(from|copy)\M'),
+       coalesce(bool_or(a.at = 1 and t.typtype in ('c', 'p')), false), p.proargtypes::text = '23 3802'
   from pg_proc p
   join pg_language l on l.oid = p.prolang
   cross join lateral (select l.lanname not in ('internal', 'c', 'sql', 'plpgsql')
@@ -47,15 +53,16 @@ func (g *graph) loadTaken(ctx context.Context, tx pgx.Tx) error {
 		key       string
 		positions int64
 		runs, all bool
+		row, job  bool
 	)
-	_, err = pgx.ForEachRow(rows, []any{&key, &positions, &runs, &all}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&key, &positions, &runs, &all, &row, &job}, func() error {
 		n := g.nodes[key]
-		switch {
-		case n == nil:
-		case all:
+		if n == nil {
+			return nil
+		}
+		n.taken = taken{positions: uint64(positions), runs: runs, row: row, job: job} //nolint:gosec // bits
+		if all {
 			n.reads = append(n.reads, textKey)
-		case positions != 0:
-			n.taken = taken{positions: uint64(positions), runs: runs} //nolint:gosec // bits
 		}
 		return nil
 	})
@@ -90,6 +97,19 @@ func (g *graph) dynamic(reached, names map[string]struct{}, views map[string]str
 				words[n.name] = struct{}{}
 				out[n.name] |= n.taken.positions
 			}
+		}
+	}
+	return out
+}
+
+// rows returns the names of the functions in the closure, and of those that make SQL of their arguments, that can be called as
+// if they were a column.
+func (g *graph) rows(reached map[string]struct{}, dynamic map[string]uint64) map[string]struct{} {
+	out := map[string]struct{}{}
+	for key, n := range g.nodes {
+		_, in := reached[key]
+		if _, makes := dynamic[n.name]; n.taken.row && (in || makes) {
+			out[n.name] = struct{}{}
 		}
 	}
 	return out

@@ -37,7 +37,7 @@ select 't' || t.oid, t.typname::text, null, false, null, false
 // edgesSQL lists who depends on whom: views on relations and functions, functions with a parsed body and aggregates
 // likewise, tables on the functions of their triggers, policies, defaults, constraints, indexes, partition keys and
 // columns' types, on the tables that their foreign keys look into or change, operators on their functions, types on what
-// checks, makes and casts them. Parents and children depend on each other: a chunk holds what its hypertable shows, and
+// checks, makes, casts, compares and sorts them, which need not be named. Parents and children depend on each other: a chunk holds what its hypertable shows, and
 // what is written to a parent fires the triggers of the child. An expression with the name of ohlcv in one of its
 // constants, and with a function to which it may be handed, depends on textKey: it may be run as SQL. It is found in the
 // tree, without the lock that printing it would wait for.
@@ -79,6 +79,10 @@ union
 select 'o' || t.objid, t.ref from target t where t.classid = 'pg_operator'::regclass
 union
 select 't' || t.objid, t.ref from target t where t.classid = 'pg_type'::regclass
+union
+select 't' || side, 'o' || oid from pg_operator, unnest(array[oprleft, oprright]) side where oid >= 16384 and side >= 16384
+union
+select 't' || c.opcintype, 'f' || p.amproc::oid from pg_opclass c join pg_amproc p on p.amprocfamily = c.opcfamily where c.opcintype >= 16384 and p.amproc::oid >= 16384
 union
 select 't' || oid, 't' || typelem from pg_type where typelem <> 0 and oid >= 16384
 union
