@@ -216,7 +216,7 @@ func (l link) allows(from box, e *evaluator) region {
 
 // times returns the instants of the scan that may compare so with one of the other side's.
 func (l link) times(ts market.RangeSet, e *evaluator) market.RangeSet {
-	ok := true
+	var ok bool
 	if l.other != nil {
 		for _, s := range l.other.steps {
 			if ts, ok = e.image(s, ts); !ok {
