@@ -3,9 +3,7 @@ package producer
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math/rand/v2"
-	"sync"
 	"time"
 
 	"barkeep/backfill/coverage"
@@ -13,88 +11,6 @@ import (
 	"barkeep/backfill/topic"
 	"barkeep/internal/market"
 )
-
-// lane is the way to one source: places for requests in flight, of which bulk may take half, and a breaker.
-type lane struct {
-	source source.Source
-	places chan struct{}
-	bulk   chan struct{}
-
-	mu      sync.Mutex
-	until   time.Time     // guarded by mu; the breaker is open until then
-	cause   error         // guarded by mu
-	tripped chan struct{} // guarded by mu; closed and replaced when the breaker opens
-}
-
-func newLane(s source.Source, places int) *lane {
-	return &lane{
-		source: s, places: make(chan struct{}, places), bulk: make(chan struct{}, max(1, places/2)), tripped: make(chan struct{}),
-	}
-}
-
-// enter waits for a place. Bulk needs one of its own too, until the slot is raised.
-func (l *lane) enter(ctx context.Context, s *slot) (leave func(), err error) {
-	back := func() {}
-	if !s.urgent() {
-		select {
-		case l.bulk <- struct{}{}:
-			back = func() { <-l.bulk }
-		case <-s.raised:
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		}
-	}
-	select {
-	case l.places <- struct{}{}:
-		return func() { <-l.places; back() }, nil
-	case <-ctx.Done():
-		back()
-		return nil, context.Cause(ctx)
-	}
-}
-
-// broken returns an error while the breaker is open.
-func (l *lane) broken(now time.Time) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if now.Before(l.until) {
-		return l.openLocked()
-	}
-	return nil
-}
-
-func (l *lane) openLocked() error {
-	return fmt.Errorf("%w; it is asked again after %s", l.cause, l.until.UTC().Format(time.RFC3339))
-}
-
-// trip opens the breaker: who waits to ask again fails at once (PIPELINE 18). It returns the error that those get.
-func (l *lane) trip(until time.Time, cause error) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.until, l.cause = until, cause
-	close(l.tripped)
-	l.tripped = make(chan struct{})
-	return l.openLocked()
-}
-
-// rest waits for d, or until the breaker is open. It reports false when ctx ended.
-func (l *lane) rest(ctx context.Context, d time.Duration, now time.Time) bool {
-	l.mu.Lock()
-	tripped, open := l.tripped, now.Before(l.until)
-	l.mu.Unlock()
-	if open {
-		return ctx.Err() == nil
-	}
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-tripped:
-	case <-timer.C:
-	}
-	return true
-}
 
 // page fetches one page of at most the source's limit from the newer end of r, publishes it, and returns what of r is
 // left.

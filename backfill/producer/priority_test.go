@@ -47,8 +47,9 @@ func TestRule16_SlotHasTheHighestPriorityOfItsJobs(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			src := &told{asked: make(chan source.Priority, 1)}
 			p, in := bench(src)
-			in.bulk <- struct{}{} // other bulk has the place
 			bulk := p.runOf(in, false)
+			_, err := in.enter(t.Context(), &slot{}) // other bulk has the place
+			require.NoError(t, err)
 			key := slotKey{market.Series{Symbol: "sim:BTCUSD", Timeframe: market.M1}, 1, 0}
 			mine, _ := p.slots.claim(key, bulk)
 			ended := make(chan error, 1)

@@ -98,7 +98,7 @@ func (t *slotTable) admitted(partition int32, window int, s *slot, w *way, count
 		return false
 	}
 	if w != nil {
-		w.partition, w.at, w.bulk, w.jobs = partition, t.now(), !s.urgent(), slices.Clone(s.jobs)
+		w.partition, w.at, w.bulk, w.jobs = partition, t.now(), !s.urgent(), s.wanted()
 		t.ways = append(t.ways, w)
 	}
 	return true
@@ -122,7 +122,7 @@ func (t *slotTable) roomLocked(partition int32, window int, s *slot) bool {
 	if !s.urgent() {
 		return free && t.waiting == 0 || hereBulk < bulkPages(window) && allBulk < 2*bulkPages(window)
 	}
-	return free || slices.ContainsFunc(s.jobs, func(r *run) bool { return r.user.Load() && t.ownLocked(r) < ownPages(window) })
+	return free || slices.ContainsFunc(s.wanted(), func(r *run) bool { return r.user.Load() && t.ownLocked(r) < ownPages(window) })
 }
 
 // ownLocked counts the pages of a job that are on the way; t.mu is held.

@@ -36,6 +36,8 @@ type run struct {
 	user  atomic.Bool
 	stop  atomic.Pointer[context.CancelCauseFunc]
 	total atomic.Int64
+	// requests counts what the job has had of its source's places.
+	requests atomic.Int64
 	// What events tell: what was published, when that was told, and what the job waits for.
 	sentPages, sentBars, hintedAt atomic.Int64
 	delay                         atomic.Pointer[delay]

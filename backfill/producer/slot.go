@@ -1,8 +1,10 @@
 package producer
 
 import (
+	"math"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -28,15 +30,34 @@ type slot struct {
 	// raised is closed once a user waits for the slot: its priority is the highest among its jobs (PIPELINE 16).
 	raised chan struct{}
 	raise  func()
-	// jobs want the slot, the owner first; guarded by slotTable.mu. joined holds a token when there may be one more, or it was
-	// raised.
-	jobs   []*run
+	// jobs want the slot, the owner first; it is replaced under slotTable.mu. joined holds a token when there may be one more,
+	// or it was raised.
+	jobs   atomic.Pointer[[]*run]
 	joined chan struct{}
+}
+
+func (s *slot) wanted() []*run {
+	if jobs := s.jobs.Load(); jobs != nil {
+		return *jobs
+	}
+	return nil
+}
+
+// requests returns how many requests that job has had that had the fewest, of those that a user waits for.
+func (s *slot) requests() (least int64) {
+	least = math.MaxInt64
+	for _, r := range s.wanted() {
+		if r.user.Load() {
+			least = min(least, r.requests.Load())
+		}
+	}
+	return least
 }
 
 // join adds a job; slotTable.mu is held.
 func (s *slot) join(r *run) {
-	s.jobs = append(s.jobs, r)
+	jobs := append(slices.Clone(s.wanted()), r)
+	s.jobs.Store(&jobs)
 	if r.user.Load() {
 		s.raise()
 	}
@@ -141,7 +162,7 @@ func (t *slotTable) raise(r *run) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, s := range t.inFlight {
-		if slices.Contains(s.jobs, r) {
+		if slices.Contains(s.wanted(), r) {
 			s.raise()
 			s.poke()
 		}

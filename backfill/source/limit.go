@@ -63,8 +63,11 @@ func (l *Limiter) Earliest() time.Duration {
 	return max(pause, 0)
 }
 
-// Wait returns when a request may be sent, or the context's cause. Bulk waits while a user does, and becomes a user's when
-// the context's WithRaised says so.
+// bulkPatience is how long a bulk request waits for users: there may always be one.
+const bulkPatience = 5 * time.Second
+
+// Wait returns when a request may be sent, or the context's cause. Bulk waits while a user does, for bulkPatience, and becomes a
+// user's when the context's WithRaised says so.
 func (l *Limiter) Wait(ctx context.Context, p Priority) error {
 	if p < User {
 		if err := l.waitBulk(ctx, raisedOf(ctx)); !errors.Is(err, errRaised) {
@@ -87,11 +90,13 @@ func (l *Limiter) Wait(ctx context.Context, p Priority) error {
 }
 
 // errRaised ends a wait as bulk, to go on as a user's.
-var errRaised = errors.New("a user waits for this request")
+var errRaised = errors.New("the request is a user's now")
 
 func (l *Limiter) waitBulk(ctx context.Context, raised <-chan struct{}) error {
+	patience := time.NewTimer(bulkPatience)
+	defer patience.Stop()
 	for {
-		if err := l.noUser(ctx, raised); err != nil {
+		if err := l.noUser(ctx, raised, patience.C); err != nil {
 			return err
 		}
 		if err := l.pausedOut(ctx, raised); err != nil {
@@ -126,8 +131,8 @@ func (l *Limiter) leave() {
 	}
 }
 
-// noUser waits until no user does.
-func (l *Limiter) noUser(ctx context.Context, raised <-chan struct{}) error {
+// noUser waits until no user does, or there is no more patience: then the request goes on as a user's.
+func (l *Limiter) noUser(ctx context.Context, raised <-chan struct{}, patience <-chan time.Time) error {
 	for {
 		l.mu.Lock()
 		if l.users == 0 {
@@ -143,6 +148,8 @@ func (l *Limiter) noUser(ctx context.Context, raised <-chan struct{}) error {
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-raised:
+			return errRaised
+		case <-patience:
 			return errRaised
 		case <-idle:
 		}

@@ -79,6 +79,28 @@ func TestRule16_BulkIsRaisedWhileItWaits(t *testing.T) {
 	})
 }
 
+// TestRule16_UsersDoNotStarveBulkAtTheLimit: with a user waiting at every moment a bulk request still goes after a while.
+func TestRule16_UsersDoNotStarveBulkAtTheLimit(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := source.NewLimiter(1, 1, nil)
+		ctx, cancel := context.WithCancel(t.Context())
+		var users sync.WaitGroup
+		for range 3 {
+			users.Go(func() {
+				for l.Wait(ctx, source.User) == nil {
+				}
+			})
+		}
+		synctest.Wait()
+		began := time.Now()
+		require.NoError(t, l.Wait(t.Context(), source.Bulk))
+		require.InDelta(t, 8, time.Since(began).Seconds(), 1.01, "its patience and the users before it")
+		cancel()
+		users.Wait()
+	})
+}
+
 func TestPause(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
