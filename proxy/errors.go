@@ -78,6 +78,8 @@ var (
 	}
 
 	errClientGone = errors.New("client is gone")
+	// errSegmentFailed says that what was sent of the segment before has failed upstream.
+	errSegmentFailed = errors.New("segment has failed upstream")
 )
 
 // protocolError is a message of the client that cannot be.

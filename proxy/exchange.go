@@ -28,17 +28,28 @@ func (s *session) exchange(ctx context.Context, messages []byte) (*exchange, err
 }
 
 // quiesce returns when nothing is outstanding upstream. A segment that is open there without a Bind is closed by a Sync
-// of the proxy's own; it reports false for one with a Bind, which a Sync might commit.
+// of the proxy's own; it reports false for one with a Bind, which a Sync might commit. It returns errSegmentFailed for one
+// that has failed there.
 func (s *session) quiesce(ctx context.Context) (bool, error) {
 	r := &s.reader
 	if r.open {
-		if r.usedUp {
+		s.mu.Lock()
+		erred := s.erred
+		s.mu.Unlock()
+		switch {
+		case erred:
+			return false, errSegmentFailed
+		case r.usedUp:
 			return false, nil
 		}
-		if _, err := s.exchange(ctx, nil); err != nil {
+		own, err := s.exchange(ctx, nil)
+		if err != nil {
 			return false, err
 		}
 		r.open = false
+		if own.behind {
+			return false, errSegmentFailed
+		}
 	}
 	for {
 		s.mu.Lock()
@@ -71,6 +82,9 @@ func (s *session) fail(ctx context.Context, failure error, end byte, size int) e
 	if ctx.Err() != nil || errors.Is(failure, errClientGone) {
 		return failure
 	}
+	if errors.Is(failure, errSegmentFailed) {
+		return s.dropRest(end, size)
+	}
 	var raw []byte
 	if refused, ok := failure.(*refusal); ok { //nolint:errorlint // made by gate itself, never wrapped
 		raw = refused.message
@@ -82,11 +96,7 @@ func (s *session) fail(ctx context.Context, failure error, end byte, size int) e
 		raw = public.encode()
 	}
 	s.server.cfg.Metrics.outcome("failed")
-	// Drop what was held.
-	r.scan += size
-	r.start, r.segment = r.scan, r.scan
-	clear(r.pending)
-	r.pending, r.units, r.gated = r.pending[:0], nil, false
+	r.dropHeld(size)
 	r.skipping = end == 'H' || end == 0
 	ends := !r.skipping
 	if ends {
@@ -96,8 +106,10 @@ func (s *session) fail(ctx context.Context, failure error, end byte, size int) e
 	tx := s.tx
 	local := s.waiting == 0 && !r.open && tx != 'T'
 	s.mu.Unlock()
+	checked := r.checked
+	r.checked = false
 	if local {
-		if tx == 'E' { // since gate looked: by what was outstanding then
+		if tx == 'E' && !checked { // since gate looked: by what was outstanding then
 			raw = errBlockFailed.encode()
 		}
 		if ends {
@@ -107,6 +119,32 @@ func (s *session) fail(ctx context.Context, failure error, end byte, size int) e
 		return nil
 	}
 	return s.failUpstream(raw, ends)
+}
+
+// dropHeld forgets the segment or the Query that is held, and the message of that size that ended it.
+func (r *reader) dropHeld(size int) {
+	r.scan += size
+	r.start, r.segment = r.scan, r.scan
+	clear(r.pending)
+	r.pending, r.units, r.gated = r.pending[:0], nil, false
+}
+
+// dropRest drops what PostgreSQL would drop: the rest of a segment whose error the client has got already.
+func (s *session) dropRest(end byte, size int) error {
+	r := &s.reader
+	r.dropHeld(size)
+	r.skipping = end != 'S'
+	if r.skipping {
+		return nil
+	}
+	r.inSegment, r.used, r.segmentEffects, r.open, r.usedUp = false, false, false, false, false
+	s.mu.Lock()
+	s.push(entry{kind: kindSync})
+	s.mu.Unlock()
+	if _, err := s.upstream.Write(encode(&pgproto3.Sync{})); err != nil {
+		return fmt.Errorf("write to upstream: %w", err)
+	}
+	return nil
 }
 
 // failUpstream makes the upstream fail at this place too, and puts the error in the place of its own.

@@ -358,6 +358,7 @@ func (s *session) checkParse(ctx context.Context, u unit) error {
 	if err != nil {
 		return err
 	}
+	s.reader.checked = reply.err != nil
 	if reply.err != nil && upstreamError(reply.err).Code != pgerrcode.FeatureNotSupported {
 		return &refusal{message: reply.err}
 	}

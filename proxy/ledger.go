@@ -48,6 +48,8 @@ type exchange struct {
 	rows [][]byte // the first column of each row, or nil
 	err  []byte   // the ErrorResponse
 	done chan struct{}
+	// behind says that the client's segment before it had failed: its Sync has ended that.
+	behind bool
 }
 
 // ledger is what was sent upstream and not answered yet, in order, and what the answers said of the session.
@@ -64,6 +66,8 @@ type ledger struct {
 	paramsSeen uint64
 	statements map[string]*statement
 	calm       chan struct{} // closed when waiting gets 0
+	// erred says that an error came, and no ReadyForQuery since: the upstream drops what comes before a Sync.
+	erred bool
 	// failures are those by the proxy, in order: an ErrorResponse that mentions failMark is replaced by the first, until
 	// the Sync that ends its segment is answered.
 	failures [][]byte
@@ -163,9 +167,13 @@ func (l *ledger) closed() *shown {
 
 // ready settles everything up to the oldest entry that ReadyForQuery answers, and returns that.
 func (l *ledger) ready(tx byte) entry {
-	l.tx, l.copying = tx, false
+	erred := l.erred
+	l.tx, l.copying, l.erred = tx, false, false
 	for l.head() != nil {
 		if e := l.pop(); e.endsReady() {
+			if e.kind == kindOwn {
+				e.own.behind = erred
+			}
 			if e.clears {
 				l.failures = l.failures[1:]
 			}
@@ -213,6 +221,7 @@ func (l *ledger) drop(kind byte, end, most int) {
 
 // failed notes an ErrorResponse. The Sync that was sent before the data of a COPY has been ignored by then.
 func (l *ledger) failed() {
+	l.erred = true
 	if l.copying {
 		l.copying = false
 		l.drop(kindSync, len(l.entries), 1)

@@ -141,11 +141,12 @@ func (s *session) note(message []byte, whole bool) []byte {
 		}
 		return message
 	case 'Z':
-		if whole && len(message) > 5 {
-			s.ready(message[5])
+		if !whole || len(message) < 6 {
+			return message
 		}
-		if own != nil {
-			close(own.done)
+		// What came before the Sync may have failed, and is not answered one by one then.
+		if done := s.ready(message[5]); done.kind == kindOwn {
+			close(done.own.done)
 			return nil
 		}
 		return message

@@ -30,6 +30,7 @@ type reader struct {
 	marked   bool // and has the upstream fail it
 	open     bool // messages of the segment went upstream, its Sync did not
 	usedUp   bool // a Bind was among them
+	checked  bool // a check of the proxy's own has failed upstream, and the block with it
 
 	inSegment bool // the last message belongs to a segment without its Sync so far
 	used      bool // and a Bind came in it

@@ -51,11 +51,19 @@ func TestHoldTranscripts(t *testing.T) {
 			},
 		},
 		"one failure after the other in a block": {
-			script: "Q begin\nwait Z\nP - insert into ohlcv values (1)\nB - -\nE -\nS\nP - insert into ohlcv values (1)\nB - -\nE -\nS\nQ insert into ohlcv values (2)\nwait Z 3",
+			script: "Q begin\nwait Z\nP - insert into ohlcv values (1)\nB - -\nE -\nS\nP - insert into ohlcv values (1)\nB - -\nE -\nS\nwait Z 2\nQ insert into ohlcv values (2)\nwait Z",
 			want: []string{
 				"C BEGIN", "Z T", "E ERROR 42501 " + errWrites.Message, "Z E", "E ERROR 25P02 " + errBlockFailed.Message, "Z E",
 				"E ERROR 25P02 " + errBlockFailed.Message, "Z E",
 			},
+		},
+		"behind an error without a Sync": {
+			script: "P - nonsense\nH\nwait E\nP - " + read + "\nB - -\nE -\nS\nwait Z\nQ select 1\nwait Z",
+			want:   []string{"E ERROR 42601 syntax error at or near \"nonsense\"", "Z I", "T", "D 1", "C SELECT 1", "Z I"},
+		},
+		"behind an error that was executed, and a Query": {
+			script: "Q set statement_timeout = '10s'\nwait Z\nP - select 1/0\nB - -\nE -\nH\nwait E\nQ " + read + "\nP - " + read + "\nB - -\nE -\nH\nS\nwait Z\nQ select 1\nwait Z",
+			want:   []string{"C SET", "Z I", "1 ", "E ERROR 22012 division by zero", "Z I", "T", "D 1", "C SELECT 1", "Z I"},
 		},
 		"flush then Sync": {
 			script: "Q set barkeep.timeout = '40ms'\nwait Z\nP - " + read + "\nB - -\nE -\nH\nwait E\nQ select 1\nS\nwait Z",
