@@ -37,6 +37,8 @@ type Catalog struct {
 	Dynamic map[string]uint64
 	// Rows holds the functions of Names and Dynamic that can be called as if they were a column of a row.
 	Rows map[string]struct{}
+	// Calls holds the names, in lower case, of the functions through which ohlcv may be read, by oid.
+	Calls map[uint32]string
 }
 
 // Args are the parameters of one execution.

@@ -96,7 +96,7 @@ func (c *Catalog) With(version uint64, names ...string) *Catalog {
 			out.Names[name] = struct{}{}
 		}
 		maps.Copy(out.Views, c.Views)
-		out.Dynamic, out.Rows = c.Dynamic, c.Rows
+		out.Dynamic, out.Rows, out.Calls = c.Dynamic, c.Rows, c.Calls
 	}
 	for _, name := range names {
 		out.Names[strings.ToLower(name)] = struct{}{}

@@ -261,8 +261,7 @@ func (s *session) take(ctx context.Context, kind byte, size int) error {
 	case 'S', 'H':
 		return s.endSegment(ctx, kind, size)
 	case 'F':
-		r.pending = append(r.pending, entry{kind: kindCall})
-		r.snapshot, r.dirty = true, true
+		return s.call(ctx, body, size)
 	case 'X':
 		s.mu.Lock()
 		s.announced = true

@@ -30,6 +30,8 @@ type graph struct {
 	roots []string
 	// aggregates says that there are continuous aggregates.
 	aggregates bool
+	// calls are functions that may read ohlcv, by oid.
+	calls map[uint32]string
 }
 
 func (g *graph) load(ctx context.Context, tx pgx.Tx) error {
@@ -77,6 +79,9 @@ func (g *graph) load(ctx context.Context, tx pgx.Tx) error {
 		return fmt.Errorf("read dependencies: %w", err)
 	}
 	if err := g.loadTaken(ctx, tx); err != nil {
+		return err
+	}
+	if err := g.loadRunners(ctx, tx); err != nil {
 		return err
 	}
 	var aggregates bool
@@ -130,7 +135,10 @@ func (g *graph) catalog(version uint64) *planner.Catalog {
 	if g.aggregates {
 		dynamic["refresh_continuous_aggregate"] = 1
 	}
-	return &planner.Catalog{Version: version, Names: names, Views: views, Dynamic: dynamic, Rows: g.rows(reached, dynamic)}
+	g.noteCalls(reached, dynamic)
+	return &planner.Catalog{
+		Version: version, Names: names, Views: views, Dynamic: dynamic, Rows: g.rows(reached, dynamic), Calls: g.calls,
+	}
 }
 
 const table = "ohlcv"

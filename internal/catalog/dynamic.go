@@ -3,6 +3,7 @@ package catalog
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -113,6 +114,41 @@ func (g *graph) rows(reached map[string]struct{}, dynamic map[string]uint64) map
 		}
 	}
 	return out
+}
+
+// runnersSQL lists the functions of PostgreSQL and extensions that run SQL or read relations which their arguments name.
+const runnersSQL = `
+select oid, proname::text from pg_proc
+ where proname ~ '_to_xml(schema|_and_xmlschema)?$|^crosstab|^connectby|^dblink|^ts_stat|^ts_rewrite|^refresh_continuous_aggregate$'`
+
+func (g *graph) loadRunners(ctx context.Context, tx pgx.Tx) error {
+	g.calls = map[uint32]string{}
+	rows, err := tx.Query(ctx, runnersSQL)
+	if err != nil {
+		return fmt.Errorf("read functions that run SQL: %w", err)
+	}
+	var (
+		oid  uint32
+		name string
+	)
+	_, err = pgx.ForEachRow(rows, []any{&oid, &name}, func() error {
+		g.calls[oid] = name
+		return nil
+	})
+	return wrap("read functions that run SQL", err)
+}
+
+// noteCalls adds the functions in the closure, and those that make SQL of their arguments.
+func (g *graph) noteCalls(reached map[string]struct{}, dynamic map[string]uint64) {
+	for key, n := range g.nodes {
+		_, in := reached[key]
+		_, makes := dynamic[n.name]
+		if oid, is := strings.CutPrefix(key, "f"); is && (in || makes) {
+			if number, err := strconv.ParseUint(oid, 10, 32); err == nil {
+				g.calls[uint32(number)] = n.name
+			}
+		}
+	}
 }
 
 // plainName reports whether a name is one word to identifiers.

@@ -1,0 +1,73 @@
+package proxy
+
+import (
+	"context"
+	"encoding/binary"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgproto3"
+	"github.com/stretchr/testify/require"
+)
+
+// FunctionCall names no function: one in the closure, one that makes SQL of its arguments and one that runs SQL are refused, others
+// pass (PLANNER 3).
+func TestRule3_FunctionCall(t *testing.T) {
+	b := start(t, nil)
+	conn := b.connect(t, nil)
+	exec := func(sql string) {
+		t.Helper()
+		_, err := conn.Exec(t.Context(), sql, pgx.QueryExecModeSimpleProtocol)
+		require.NoError(t, err, sql)
+	}
+	oid := func(name string) (n uint32) {
+		require.NoError(t, conn.QueryRow(t.Context(), "select oid from pg_proc where proname = $1 order by oid limit 1", name).Scan(&n))
+		return n
+	}
+	// call returns the SQLSTATE, empty for a result, and the state of the transaction after it.
+	call := func(oid uint32, args ...[]byte) (state string, tx byte) {
+		t.Helper()
+		front := conn.PgConn().Frontend()
+		front.Send(&pgproto3.FunctionCall{Function: oid, ArgFormatCodes: []uint16{1}, Arguments: args, ResultFormatCode: 1})
+		require.NoError(t, front.Flush())
+		for {
+			message, err := front.Receive()
+			require.NoError(t, err)
+			switch m := message.(type) {
+			case *pgproto3.ErrorResponse:
+				state = m.Code
+			case *pgproto3.ReadyForQuery:
+				return state, m.TxStatus
+			}
+		}
+	}
+	exec("create function bars() returns bigint language sql as 'select count(*) from ohlcv'")
+	exec("create function dyn(int, text) returns int language plpgsql as $$begin execute $2; return 1; end$$")
+	exec("create function plain(int) returns int language sql as 'select $1 + 1'")
+	bars, dyn, plain, xml := oid("bars"), oid("dyn"), oid("plain"), oid("table_to_xml")
+	require.NoError(t, b.server.cfg.Catalog.(interface { //nolint:forcetypeassert // the tests' own
+		Refresh(ctx context.Context) error
+	}).Refresh(t.Context()))
+	number := binary.BigEndian.AppendUint32(nil, 41)
+	for _, refused := range []struct {
+		oid  uint32
+		args [][]byte
+	}{{bars, nil}, {dyn, [][]byte{number, []byte("select 1")}}, {xml, [][]byte{number, {1}, {1}, {}}}} {
+		state, tx := call(refused.oid, refused.args...)
+		require.Equal(t, "0A000", state)
+		require.EqualValues(t, 'I', tx)
+		exec("begin")
+		state, tx = call(refused.oid, refused.args...)
+		require.Equal(t, "0A000", state)
+		require.EqualValues(t, 'E', tx)
+		exec("rollback")
+	}
+	state, _ := call(plain, number)
+	require.Empty(t, state)
+	exec("set barkeep.mode = 'stored'")
+	state, _ = call(bars)
+	require.Empty(t, state)
+	state, _ = call(dyn, number, []byte("select 1"))
+	require.Empty(t, state)
+	require.Empty(t, b.asked)
+}
