@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"errors"
 	"net"
 	"strings"
 	"sync"
@@ -68,6 +69,9 @@ func (f *filler) Ensure(ctx context.Context, request Request, progress func(mark
 		select {
 		case <-block:
 		case <-ctx.Done():
+			if request.Mode == "partial" && errors.Is(context.Cause(ctx), errHoldTimeout) {
+				return []string{"answered with what is stored"}, nil // as the coordinator does
+			}
 			return nil, context.Cause(ctx)
 		}
 	}
