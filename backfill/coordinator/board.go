@@ -56,6 +56,8 @@ type board struct {
 	mu     sync.Mutex
 	jobs   map[uuid.UUID]*job // guarded by mu
 	shared map[shareKey]*job  // guarded by mu; the open ones
+	// left are the open jobs whose last waiter went since the last renewal, guarded by mu.
+	left []uuid.UUID
 }
 
 func newBoard() *board {
@@ -92,6 +94,9 @@ func (b *board) leave(j *job, wake chan struct{}) {
 	defer b.mu.Unlock()
 	delete(j.waiters, wake)
 	if len(j.waiters) == 0 {
+		if j.state == jobOpen && b.jobs[j.id] == j {
+			b.left = append(b.left, j.id)
+		}
 		delete(b.jobs, j.id)
 		b.unshare(j)
 	}
@@ -147,6 +152,15 @@ func (b *board) ids() []uuid.UUID {
 			ids = append(ids, id)
 		}
 	}
+	return ids
+}
+
+// abandoned returns the jobs whose last waiter went since it was last asked.
+func (b *board) abandoned() []uuid.UUID {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	ids := b.left
+	b.left = nil
 	return ids
 }
 
@@ -277,16 +291,18 @@ func (c *Coordinator) listedChan() <-chan struct{} {
 	return c.listed
 }
 
-// renew tells producers that somebody waits; rows are locked by id, as ingest does.
+// renew tells producers for which jobs somebody waits, and for which nobody does any more: those are bulk at once, not only
+// when they are not renewed. Rows are locked by id, as ingest does.
 func (c *Coordinator) renew(ctx context.Context) error {
-	ids := c.jobs.ids()
-	if len(ids) == 0 {
+	ids, left := c.jobs.ids(), c.jobs.abandoned()
+	if len(ids)+len(left) == 0 {
 		return nil
 	}
-	_, err := c.config.Pool.Exec(ctx, `WITH locked AS (SELECT id FROM barkeep.job WHERE id = ANY ($1::uuid[])
+	_, err := c.config.Pool.Exec(ctx, `WITH locked AS (SELECT id FROM barkeep.job WHERE id = ANY ($1::uuid[] || $3::uuid[])
 	    AND state IN ('queued', 'fetching') ORDER BY id FOR UPDATE)
-	  UPDATE barkeep.job j SET wanted_until = now() + make_interval(secs => $2) FROM locked WHERE j.id = locked.id`,
-		ids, wantedFor.Seconds())
+	  UPDATE barkeep.job j SET wanted_until = CASE WHEN j.id = ANY ($1) THEN now() + make_interval(secs => $2) ELSE now() END
+	  FROM locked WHERE j.id = locked.id`,
+		ids, wantedFor.Seconds(), left)
 	if err != nil {
 		return fmt.Errorf("renew jobs: %w", err)
 	}

@@ -336,6 +336,11 @@ func TestRule16_NoWaiterLeftTurnsBulk(t *testing.T) {
 	<-first
 	leave()
 	require.ErrorIs(t, <-result, context.Canceled)
+	require.Eventually(t, func() bool { // and not only when the renewal of 10 s runs out
+		var left bool
+		err := r.db.Pool.QueryRow(ctx, `SELECT wanted_until <= now() FROM barkeep.job WHERE state IN ('queued', 'fetching')`).Scan(&left)
+		return err == nil && left
+	}, 6*time.Second, 20*time.Millisecond)
 	select {
 	case <-turned:
 	case <-ctx.Done():
