@@ -260,18 +260,29 @@ func (x *binding) hiddenAll(s *statement) bool { return x.env.Hidden && !s.write
 // execute plans the statement that EXECUTE names, with EXECUTE's arguments.
 func (x *binding) execute(n *pg.ExecuteStmt, e *evaluator) {
 	x.executes = true
+	var list []Candidate
 	inner, known := x.prepared[n.GetName()]
-	if !known && x.args.Prepared != nil {
-		inner, known = x.args.Prepared(n.GetName())
+	if known {
+		list = []Candidate{{Template: inner}}
+	} else if x.args.Prepared != nil {
+		list, known = x.args.Prepared(n.GetName())
 	}
 	switch {
 	case !known:
 		x.opaque("the prepared statement " + n.GetName() + " is not known")
-		return
-	case inner == nil || !inner.Reads():
-		return
-	case x.nested >= maxExecuteDepth:
+	case x.nested >= maxExecuteDepth && len(list) > 0:
 		x.opaque("its EXECUTEs are nested too deeply")
+	default:
+		for _, c := range list {
+			x.candidate(c, n, e)
+		}
+	}
+}
+
+// candidate plans one statement that EXECUTE may run.
+func (x *binding) candidate(c Candidate, n *pg.ExecuteStmt, e *evaluator) {
+	inner := c.Template
+	if !inner.Reads() {
 		return
 	}
 	if inner.catalog.version() != x.env.Catalog.version() {

@@ -49,10 +49,13 @@ type Args struct {
 	Formats []int16
 	// Values are the raw values; nil is NULL.
 	Values [][]byte
-	// Prepared looks up a statement by the name that EXECUTE uses. It returns (nil, true) for one that is known and
+	// Prepared looks up what the name that EXECUTE uses may stand for. It returns (nil, true) for a statement that is known and
 	// cannot read ohlcv. A nil Prepared, and a name that is not known, make EXECUTE opaque.
-	Prepared func(name string) (t *Template, known bool)
+	Prepared func(name string) (list []Candidate, known bool)
 }
+
+// Candidate is a prepared statement that a name may stand for.
+type Candidate struct{ Template *Template }
 
 // Bracket holds the start of the client's transaction: now() lies in [Lo, Hi], both inclusive.
 type Bracket struct{ Lo, Hi market.Instant }

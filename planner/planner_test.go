@@ -136,13 +136,13 @@ func TestExecute(t *testing.T) {
 	t.Parallel()
 	p := Prepare("PREPARE q (text, timestamptz) AS select * from ohlcv where symbol = $1 and timeframe = '1h' and ts < $2;", nil, Env{})
 	require.False(t, p.Reads())
-	require.Len(t, p.Prepares(), 1)
-	registered := p.Prepares()[0]
+	require.Len(t, p.Names(), 1)
+	registered := p.Names()[0].Prepared
 	require.Equal(t, []uint32{oidText, oidTimestamptz}, registered.OIDs)
 	inner := Prepare(registered.Text, registered.OIDs, Env{})
 	x := Prepare("execute q('A', '2024-01-01')", nil, Env{})
 	require.Equal(t, []string{"q"}, x.Executes())
-	args := Args{Prepared: func(name string) (*Template, bool) { return inner, name == "q" }}
+	args := Args{Prepared: func(name string) ([]Candidate, bool) { return []Candidate{{inner}}, name == "q" }}
 	require.Equal(t, "A 1h [-infinity, 2024-01-01T00:00:00Z)", formatPlan(x, x.Bind(args, Env{}, goldenBracket(), nil)))
 }
 
@@ -281,7 +281,7 @@ func TestRule4_ClientEncodings(t *testing.T) {
 	for _, name := range []string{"LATIN1", "latin9", "WIN1252"} {
 		env := Env{ClientEncoding: name}
 		require.Equal(t, want, Prepare(latin1, nil, env).Bind(Args{}, env, goldenBracket(), nil), name)
-		prepared := Prepare("prepare x as "+latin1, nil, env).Prepares()[0].Text
+		prepared := Prepare("prepare x as "+latin1, nil, env).Names()[0].Prepared.Text
 		require.Equal(t, " "+latin1, prepared, name)
 		require.Equal(t, want, Prepare(prepared, nil, env).Bind(Args{}, env, goldenBracket(), nil), name)
 	}

@@ -21,6 +21,8 @@ type statement struct {
 	barrier  bool
 	execute  *pg.ExecuteStmt
 	prepare  *Prepared
+	// deallocates is set for DEALLOCATE and DISCARD ALL.
+	deallocates *Naming
 	// set is what the statement does to the settings that later statements of the text depend on.
 	set *pg.VariableSetStmt
 	// configs are what its calls of set_config do.
@@ -92,6 +94,11 @@ func (a *analyzer) top(s *statement, root *pg.Node, text string, raw *pg.RawStmt
 			n.TransactionStmt.GetKind() != pg.TransactionStmtKind_TRANS_STMT_START
 	case *pg.Node_DiscardStmt:
 		s.unsettles = true
+		if n.DiscardStmt.GetTarget() == pg.DiscardMode_DISCARD_ALL {
+			s.deallocates = &Naming{All: true}
+		}
+	case *pg.Node_DeallocateStmt:
+		s.deallocates = &Naming{Name: n.DeallocateStmt.GetName(), All: n.DeallocateStmt.GetName() == ""}
 	case *pg.Node_DoStmt:
 		s.unsettles = true
 		a.doBlock(s, n.DoStmt)

@@ -45,17 +45,22 @@ type Prepared struct {
 var errStrings = errors.New("standard_conforming_strings is off")
 
 // Prepare analyses a text. It never fails: a text that cannot be understood becomes an opaque template. One that cannot read
-// ohlcv is parsed only for what it registers by SQL PREPARE.
+// ohlcv is parsed only for what it does to the names of prepared statements.
 func Prepare(text string, paramOIDs []uint32, env Env) *Template {
 	t, _ := prepare(text, paramOIDs, env)
 	return t
+}
+
+// renames reports whether the text may change the names of prepared statements.
+func renames(text string) bool {
+	return hasWord(text, "prepare") || hasWord(text, "deallocate") || hasWord(text, "discard")
 }
 
 // prepare returns the parse trees too.
 func prepare(text string, paramOIDs []uint32, env Env) (*Template, []*pg.RawStmt) {
 	t := &Template{Text: text, Statements: 1, oids: slices.Clone(paramOIDs), catalog: env.Catalog}
 	may := MayRead(text, env.Catalog)
-	if !may && !hasWord(text, "prepare") {
+	if !may && !renames(text) {
 		return t, nil
 	}
 	trees, err := t.parse(env)
@@ -149,12 +154,25 @@ func (t *Template) readColumns() []string {
 	return list
 }
 
-// Prepares returns what the text registers by SQL PREPARE.
-func (t *Template) Prepares() []Prepared {
-	var list []Prepared
+// Naming is what one statement of a text does to the names of prepared statements.
+type Naming struct {
+	// Prepared is what PREPARE registers under Name; nil where DEALLOCATE takes Name away.
+	Name     string
+	Prepared *Prepared
+	// All says that every name is taken away.
+	All bool
+}
+
+// Names returns what the text does to the names of prepared statements, in order. Of a text that does not parse, nothing is
+// known.
+func (t *Template) Names() []Naming {
+	var list []Naming
 	for _, s := range t.list {
-		if s.prepare != nil {
-			list = append(list, *s.prepare)
+		switch {
+		case s.prepare != nil:
+			list = append(list, Naming{Name: s.prepare.Name, Prepared: s.prepare})
+		case s.deallocates != nil:
+			list = append(list, *s.deallocates)
 		}
 	}
 	return list

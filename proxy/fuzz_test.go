@@ -75,7 +75,7 @@ func memorySession(t *testing.T) (s *session, sent, seen *bytes.Buffer) {
 	server := New(Config{Database: "d", Coordinator: &atOnce{}, Catalog: allKnown{&planner.Catalog{Version: 1}}, MaxMessage: 1 << 16})
 	sent, seen = new(bytes.Buffer), new(bytes.Buffer)
 	s = newSession(server, &memoryConn{in: deafReader{}, write: func(b []byte) { seen.Write(b) }})
-	s.planned, s.params, s.statements = true, map[string]string{"TimeZone": "UTC", "server_version": "17"}, map[string]*statement{}
+	s.planned, s.params, s.statements = true, map[string]string{"TimeZone": "UTC", "server_version": "17"}, map[string]candidates{}
 	s.upBuf = make([]byte, pumpBuffer)
 	s.reader.buf = make([]byte, 256)
 	s.cancel = func() {}

@@ -272,21 +272,6 @@ func (s *session) planAnswered(ctx context.Context, template *planner.Template, 
 	return plan, nil
 }
 
-// prepared looks statements up for SQL EXECUTE.
-func (s *session) prepared(env planner.Env) func(string) (*planner.Template, bool) {
-	return func(name string) (*planner.Template, bool) {
-		st, _ := s.lookup(name)
-		if st == nil || st.also != nil {
-			return nil, false
-		}
-		s.reconsider(st)
-		if !st.reads {
-			return nil, true
-		}
-		return st.template(s.server.cache, env), true
-	}
-}
-
 // join names each series once.
 func join(list []market.Requirement) []market.Requirement {
 	if len(list) < 2 {
@@ -326,14 +311,26 @@ func (s *session) mayRead(ctx context.Context, what need) error {
 }
 
 // upstreamsWord returns the upstream's own error for a text that was refused because we could not parse it, if it does
-// not parse there either (PLANNER 4), else the refusal. The unit is lost in either case, so that it does not matter that a
+// not parse there either (PLANNER 4), or for an EXECUTE of what is not there either, else the refusal. The unit is lost in either case, so that it does not matter that a
 // Parse takes a snapshot.
 func (s *session) upstreamsWord(ctx context.Context, u unit, template *planner.Template, refused error) error {
-	if template.ParseErr == nil || !u.parsed || u.parseOnly {
+	name := s.unknownName(template)
+	if (template.ParseErr == nil || !u.parsed || u.parseOnly) && name == "" {
 		return refused
 	}
 	if quiet, err := s.quiesce(ctx); err != nil || !quiet || s.blockFailed() {
 		return errors.Join(err, refused)
+	}
+	if name != "" {
+		reply, err := s.exchange(ctx, encode(&pgproto3.Describe{ObjectType: 'S', Name: name}))
+		switch {
+		case err != nil:
+			return err
+		case reply.err != nil:
+			s.reader.checked = true
+			return &refusal{message: reply.err}
+		}
+		return refused // somebody has prepared it out of sight
 	}
 	err := s.checkParse(ctx, u)
 	if word, ok := err.(*refusal); ok { //nolint:errorlint // made by checkParse itself, never wrapped

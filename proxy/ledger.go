@@ -6,11 +6,9 @@ import (
 
 // statement is what is known of a prepared statement.
 type statement struct {
-	text  string
-	oids  []uint32
-	scan       // reader's alone
-	stale bool // may be deallocated
-	also  *statement
+	text string
+	oids []uint32
+	scan // reader's alone
 }
 
 // template returns the statement's template in env.
@@ -22,6 +20,7 @@ func (st *statement) template(cache *planner.Cache, env planner.Env) *planner.Te
 const (
 	kindQuery, kindSync, kindCall, kindOwn = 'Q', 'S', 'F', 'x'
 	kindParse, kindClose, kindCopyEnd      = 'P', 'C', 'c'
+	kindRename                             = 'r'
 )
 
 // entry is one thing sent upstream whose answer matters.
@@ -34,13 +33,17 @@ type entry struct {
 	clears bool
 	// bound says that a Bind came before it in its segment.
 	bound bool
+	// renames is what it does to prepared statements by SQL.
+	renames []rename
+	// loose says that this may be executed another time or not at all.
+	loose bool
 	// instead is what the client gets in place of its CloseComplete.
 	instead *shown
 }
 
 // endsReady reports whether ReadyForQuery answers it.
 func (e entry) endsReady() bool {
-	return e.kind != kindParse && e.kind != kindClose && e.kind != kindCopyEnd
+	return e.kind != kindParse && e.kind != kindClose && e.kind != kindCopyEnd && e.kind != kindRename
 }
 
 // exchange is messages of the proxy's own, up to a Sync, with the replies to them.
@@ -64,7 +67,8 @@ type ledger struct {
 	announced  bool // by a FATAL or Terminate: the connection's end
 	params     map[string]string
 	paramsSeen uint64
-	statements map[string]*statement
+	statements map[string]candidates
+	queried    bool          // a Query came in an open segment: answers may belong to other entries than it seems
 	calm       chan struct{} // closed when waiting gets 0
 	// erred says that an error came, and no ReadyForQuery since: the upstream drops what comes before a Sync.
 	erred bool
@@ -105,10 +109,11 @@ func (l *ledger) copyEnded(e entry) bool {
 	return true
 }
 
-// skipCopyEnds drops the ends of a COPY that came to nothing.
-func (l *ledger) skipCopyEnds() {
-	for e := l.head(); e != nil && e.kind == kindCopyEnd; e = l.head() {
-		l.pop()
+// passBy deals with what has no answer of its own and was sent before what is answered now: ends of a COPY that came to
+// nothing, and executions that changed prepared statements.
+func (l *ledger) passBy() {
+	for e := l.head(); e != nil && (e.kind == kindCopyEnd || e.kind == kindRename); e = l.head() {
+		l.rename(l.pop().renames, !e.loose)
 	}
 }
 
@@ -144,16 +149,16 @@ func (l *ledger) pop() entry {
 
 // parsed registers the oldest statement that waits for its ParseComplete.
 func (l *ledger) parsed() {
-	l.skipCopyEnds()
+	l.passBy()
 	if e := l.head(); e != nil && e.kind == kindParse {
 		done := l.pop()
-		l.statements[done.name] = done.stmt
+		l.statements[done.name] = candidates{done.stmt}
 	}
 }
 
 // closed deals with a CloseComplete and returns what the client gets in place of it, or nil.
 func (l *ledger) closed() *shown {
-	l.skipCopyEnds()
+	l.passBy()
 	e := l.head()
 	if e == nil || e.kind != kindClose {
 		return nil
@@ -170,7 +175,9 @@ func (l *ledger) ready(tx byte) entry {
 	erred := l.erred
 	l.tx, l.copying, l.erred = tx, false, false
 	for l.head() != nil {
-		if e := l.pop(); e.endsReady() {
+		e := l.pop()
+		l.rename(e.renames, !erred && !l.queried && !e.loose)
+		if e.endsReady() {
 			if e.kind == kindOwn {
 				e.own.behind = erred
 			}
@@ -225,22 +232,5 @@ func (l *ledger) failed() {
 	if l.copying {
 		l.copying = false
 		l.drop(kindSync, len(l.entries), 1)
-	}
-}
-
-// add registers a statement by SQL PREPARE: whether that succeeds is not known, so an older one of the name stays a
-// candidate unless it was deallocated.
-func (l *ledger) add(name string, st *statement) {
-	old := l.statements[name]
-	if old != nil && !old.stale && old.text != st.text {
-		st.also = old
-	}
-	l.statements[name] = st
-}
-
-// age marks every statement as one that may have been deallocated.
-func (l *ledger) age() {
-	for _, st := range l.statements {
-		st.stale = true
 	}
 }

@@ -44,9 +44,11 @@ type reader struct {
 	made            []string         // names that this session defined over ohlcv in the open block
 	overlay         *planner.Catalog // the catalog with made, and overlaid the one it was made from; nil: to be made
 	overlaid        *planner.Catalog
-	defines         bool // a view or function may have been defined since the last plain end of a block
-	blockEffects    bool // settings were changed since the last plain end of a block
-	portals         map[string]struct{}
+	defines         bool                  // a view or function may have been defined since the last plain end of a block
+	blockEffects    bool                  // settings were changed since the last plain end of a block
+	portals         map[string][]rename   // named ones that may change the session, with what they do to prepared statements
+	bound           []rename              // the same of the unnamed portal
+	boundBefore     bool                  // and it is of an earlier segment
 	explained       map[string]*explained // portals of EXPLAIN (BARKEEP)
 	settings        settings
 	snapshotTaken   bool
@@ -59,7 +61,7 @@ type reader struct {
 
 func (r *reader) init() {
 	r.dirty = true
-	r.portals = map[string]struct{}{}
+	r.portals = map[string][]rename{}
 	r.explained = map[string]*explained{}
 }
 

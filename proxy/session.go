@@ -103,7 +103,7 @@ func (s *session) connect(ctx context.Context, packet []byte) error {
 	}
 	s.upBuf = make([]byte, pumpBuffer)
 	s.params = map[string]string{}
-	s.statements = map[string]*statement{}
+	s.statements = map[string]candidates{}
 	if err := s.authenticate(); err != nil {
 		return err
 	}

@@ -4,8 +4,6 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
-	"slices"
-	"strings"
 
 	"github.com/jackc/pgx/v5/pgproto3"
 
@@ -101,7 +99,6 @@ func (s *session) affect(st *statement) {
 		return
 	}
 	r.dirty, r.blockEffects = true, true
-	s.remember(st)
 }
 
 // suspect tells the catalog of a statement that may define a view or function, and of the end of the block that it is in:
@@ -117,24 +114,6 @@ func (s *session) suspect(st *statement) {
 		c.Suspect()
 	}
 	r.defines = !ends
-}
-
-// remember registers what SQL prepares, and ages what it may deallocate.
-func (s *session) remember(st *statement) {
-	lower := strings.ToLower(st.text)
-	if strings.Contains(lower, "prepare") {
-		for _, each := range s.server.cache.Prepare(st.text, st.oids, s.env()).Prepares() {
-			prepared := s.classify(each.Text, each.OIDs) // takes mu itself where the text may define something
-			s.mu.Lock()
-			s.add(each.Name, prepared)
-			s.mu.Unlock()
-		}
-	}
-	if strings.Contains(lower, "deallocate") || strings.Contains(lower, "discard") {
-		s.mu.Lock()
-		s.age()
-		s.mu.Unlock()
-	}
 }
 
 // query deals with a simple Query.
@@ -167,7 +146,17 @@ func (s *session) query(ctx context.Context, body []byte, size int) error {
 	}
 	r.restarts = r.restarts || st.ends && s.alone()
 	s.affect(st)
-	r.pending = append(r.pending, entry{kind: kindQuery})
+	query := entry{kind: kindQuery}
+	if st.effects {
+		query.renames = s.renames(st)
+	}
+	if r.inSegment || r.open {
+		s.mu.Lock()
+		s.queried = true
+		s.mu.Unlock()
+	}
+	r.bound = nil
+	r.pending = append(r.pending, query)
 	r.scan += size
 	s.settle()
 	r.open, r.usedUp, r.used, r.segmentEffects, r.inSegment = false, false, false, false, false
@@ -216,34 +205,48 @@ func (s *session) bind(body []byte) {
 		return
 	}
 	delete(r.explained, string(portal))
-	st, fresh := s.lookup(string(name))
-	if st == nil {
+	found, fresh := s.lookup(string(name))
+	if len(found) == 0 {
 		r.snapshot = true
 		return
 	}
-	if s.explains(st) {
+	if s.explains(found[0]) {
 		x := &explained{}
 		r.gated, r.used, r.snapshot = true, true, true
 		r.explained[string(portal)] = x
-		r.units = append(r.units, unit{stmt: st, args: arguments(body, st.oids), explained: x, unsettled: r.segmentEffects})
+		r.units = append(r.units, unit{stmt: found[0], args: arguments(body, found[0].oids), explained: x, unsettled: r.segmentEffects})
 		return
 	}
-	for each := st; each != nil; each = each.also {
-		s.reconsider(each)
-		if each.reads {
+	for _, st := range found {
+		s.reconsider(st)
+		if st.reads {
 			r.gated = true
-			r.units = append(r.units, unit{stmt: each, args: arguments(body, each.oids), parsed: fresh})
+			// What was changed by this very segment cannot be read before it is executed: gate refuses that.
+			r.units = append(r.units, unit{stmt: st, args: arguments(body, st.oids), parsed: fresh, unsettled: r.segmentEffects})
 		}
 	}
-	if st.effects && len(portal) > 0 {
-		r.portals[string(portal)] = struct{}{}
-	}
-	if r.segmentEffects && st.reads {
-		// What was changed by this very segment cannot be read before it is executed: gate refuses that.
-		r.units[len(r.units)-1].unsettled = true
-	}
-	s.affect(st)
+	s.bindEffects(string(portal), found)
 	r.used = true
+}
+
+// bindEffects notes what a portal may change when it is executed.
+func (s *session) bindEffects(portal string, found candidates) {
+	r := &s.reader
+	var changes []rename
+	effects := false
+	for _, st := range found {
+		if st.effects {
+			effects = true
+			changes = append(changes, s.renames(st)...)
+		}
+		s.affect(st)
+	}
+	switch {
+	case portal == "":
+		r.bound, r.boundBefore = changes, len(found) > 1
+	case effects:
+		r.portals[portal] = changes
+	}
 }
 
 // arguments decodes the parameters of a Bind.
@@ -255,32 +258,6 @@ func arguments(body []byte, oids []uint32) planner.Args {
 	}
 	args.Formats, args.Values = message.ParameterFormatCodes, message.Parameters
 	return args
-}
-
-// lookup finds a prepared statement: the newest of its name that was sent. Fresh says that it is not upstream yet.
-func (s *session) lookup(name string) (st *statement, fresh bool) {
-	r := &s.reader
-	if st := lookupIn(r.pending, name); st != nil {
-		return st, true
-	}
-	if st := lookupIn(r.batch, name); st != nil {
-		return st, true
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if st := lookupIn(s.entries[s.first:], name); st != nil {
-		return st, false
-	}
-	return s.statements[name], false
-}
-
-func lookupIn(list []entry, name string) *statement {
-	for _, l := range slices.Backward(list) {
-		if l.kind == kindParse && l.name == name {
-			return l.stmt
-		}
-	}
-	return nil
 }
 
 // execute deals with Execute: what a named portal does is done now. It returns the size of the message that goes upstream in
@@ -300,8 +277,14 @@ func (s *session) execute(body []byte, size int) int {
 		r.pending = append(r.pending, entry{kind: kindClose, instead: &shown{explained: x, limit: limit}})
 		return r.replace(size, encode(&pgproto3.Close{ObjectType: 'P', Name: ownName}))
 	}
-	if _, ok := r.portals[string(portal)]; ok && len(portal) > 0 {
-		r.dirty = true
+	changes, loose := r.bound, r.boundBefore
+	if len(portal) > 0 {
+		named, known := r.portals[string(portal)]
+		r.dirty, changes, loose = r.dirty || known, named, true
+	}
+	if len(changes) > 0 {
+		r.used = true
+		r.pending = append(r.pending, entry{kind: kindRename, renames: changes, loose: loose})
 	}
 	return size
 }
@@ -335,6 +318,7 @@ func (s *session) endSegment(ctx context.Context, kind byte, size int) error {
 	r.scan += size
 	if kind == 'S' {
 		r.pending = append(r.pending, entry{kind: kindSync, clears: r.marked})
+		r.boundBefore = true
 		r.skipping, r.marked, r.used, r.segmentEffects, r.inSegment = false, false, false, false, false
 		s.forgetExplained()
 	} else {

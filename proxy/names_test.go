@@ -1,0 +1,75 @@
+package proxy
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"barkeep/internal/pgtest"
+)
+
+// TestNamesThatStay: whatever the session tried to do to a prepared statement, the one that is executed is planned.
+func TestNamesThatStay(t *testing.T) {
+	const of = "select count(*) from ohlcv where symbol = 'sim:NAMEUSD' and timeframe = '1m'"
+	none := "select count(*) from ohlcv where symbol = 'sim:NAMEUSD' and timeframe = '1m' and ts < '1999-01-01Z' and ts > '1999-01-01Z'"
+	prepared := "Q prepare s as " + of + "\nwait Z\n"
+	parsed := "P s " + of + "\nS\nwait Z\n"
+	wrong := "Q prepare s as " + none + "\nwait Z\n"
+	execute, bind := "Q execute s\nwait Z\n", "B - s\nE -\nS\nwait Z\n"
+	for name, script := range map[string]string{
+		"DISCARD ALL in a block":           prepared + "Q begin; discard all\nwait Z\nQ rollback\nwait Z\n" + wrong + execute,
+		"DISCARD ALL in a block, Bind":     prepared + "Q begin; discard all\nwait Z\nQ rollback\nwait Z\n" + wrong + bind,
+		"DISCARD PLANS":                    prepared + "Q discard plans\nwait Z\n" + wrong + execute,
+		"DEALLOCATE of another":            prepared + "Q prepare o as select 1\nwait Z\nQ deallocate o\nwait Z\n" + wrong + execute,
+		"DEALLOCATE in a failed block":     prepared + "Q begin\nQ select 1/0\nQ deallocate s\nQ rollback\nwait Z 4\n" + wrong + execute,
+		"DEALLOCATE after a failure":       prepared + "Q select 1/0; deallocate s\nwait Z\n" + wrong + execute,
+		"extended DEALLOCATE, skipped":     prepared + "P - select 1/0\nB - -\nE -\nP - deallocate s\nB - -\nE -\nS\nwait Z\n" + wrong + execute,
+		"extended DEALLOCATE, not run":     prepared + "P - deallocate s\nB - -\nS\nwait Z\n" + wrong + execute,
+		"Close, skipped":                   prepared + "P - select 1/0\nB - -\nE -\nC S s\nS\nwait Z\n" + wrong + execute,
+		"Close of a portal":                prepared + "C P s\nS\nwait Z\n" + wrong + execute,
+		"Parse of a name that exists":      parsed + "P s " + none + "\nS\n" + bind + "wait Z\n",
+		"the same in a block":              parsed + "Q begin\nwait Z\nP s " + none + "\nS\nwait Z\nQ rollback\nwait Z\n" + bind,
+		"Parse that is skipped":            parsed + "P - select 1/0\nB - -\nE -\nP s " + none + "\nS\n" + bind + "wait Z\n",
+		"unnamed Parse that is skipped":    "P - " + of + "\nS\nwait Z\nB - nobody\nP - " + none + "\nS\nB - -\nE -\nS\nwait Z 2\n",
+		"PREPARE of a parsed name":         parsed + wrong + execute,
+		"PREPARE by Execute, pipelined":    prepared + "P - prepare s as " + none + "\nB - -\nE -\nS\n" + execute + "wait Z\n",
+		"PREPARE by Query, pipelined":      prepared + "Q prepare s as " + none + "\nB - s\nE -\nS\nwait Z 2\n",
+		"gone, then another":               wrong + "Q deallocate s\nwait Z\n" + prepared + execute,
+		"gone and another at once":         wrong + "P - deallocate s\nB - -\nE -\nP s " + of + "\nS\nwait Z\n" + bind,
+		"gone and another, pipelined":      wrong + "P - deallocate s\nB - -\nE -\nP s " + of + "\nS\n" + bind + "wait Z\n",
+		"gone in a Query, pipelined":       wrong + "Q discard all\n" + parsed + bind + "wait Z\n",
+		"by a portal of an older Sync":     "Q begin\nwait Z\nP - prepare s as " + of + "\nB p -\nS\nwait Z\nQ prepare s as " + none + "; deallocate s\nwait Z\nE p\nS\nQ commit\nwait Z 2\n" + execute,
+		"DEALLOCATE ALL, unnamed stays":    "P - " + of + "\nS\nwait Z\nP k select 1\nB - k\nE -\nS\nwait Z\nP m deallocate all\nB - m\nE -\nS\nwait Z\nB - -\nE -\nS\nwait Z\n",
+		"PREPARE that comes out different": prepared + "Q prepare \"S\" as " + none + "\nwait Z\nQ deallocate \"S\"\nwait Z\n" + wrong + execute,
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := start(t, nil)
+			got, err := pgtest.Play(t.Context(), b.url, strings.TrimSuffix(script, "\n"))
+			require.NoError(t, err, got)
+			require.Contains(t, got, "D 10", "%s", strings.Join(got, "\n"))
+		})
+	}
+}
+
+// TestNamesThatAreGone: a statement that is gone for certain costs no bars any more.
+func TestNamesThatAreGone(t *testing.T) {
+	const of = "select count(*) from ohlcv where symbol = 'sim:NAMEUSD' and timeframe = '1m'"
+	for name, script := range map[string]string{
+		"DEALLOCATE":       "Q deallocate s\nwait Z",
+		"DEALLOCATE ALL":   "Q deallocate all\nwait Z",
+		"DISCARD ALL":      "Q discard all\nwait Z",
+		"extended":         "P - deallocate s\nB - -\nE -\nS\nwait Z",
+		"in one Query":     "Q select 1; deallocate s\nwait Z",
+		"Close":            "C S s\nS\nwait Z",
+		"in a rolled back": "Q begin; deallocate s; rollback\nwait Z",
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := start(t, nil)
+			got, err := pgtest.Play(t.Context(), b.url, "Q prepare s as "+of+"\nwait Z\n"+script+"\nQ prepare s as select 7\nwait Z\nQ execute s\nwait Z")
+			require.NoError(t, err, got)
+			require.Contains(t, got, "D 7")
+			require.Empty(t, b.asked)
+		})
+	}
+}
