@@ -97,6 +97,10 @@ func (c *Catalog) With(version uint64, names ...string) *Catalog {
 		}
 		maps.Copy(out.Views, c.Views)
 		out.Dynamic, out.Rows, out.Calls = c.Dynamic, c.Rows, c.Calls
+		out.Dependents = c.Dependents
+		if c.Dependents != nil && len(names) > 0 {
+			names = c.Dependents(names)
+		}
 	}
 	for _, name := range names {
 		out.Names[strings.ToLower(name)] = struct{}{}

@@ -1,6 +1,8 @@
 package planner
 
 import (
+	"maps"
+	"slices"
 	"strings"
 
 	pg "github.com/pganalyze/pg_query_go/v6"
@@ -62,7 +64,13 @@ func analyzeStatement(text string, raw *pg.RawStmt, c *Catalog, created map[stri
 	s.scans, s.opaque, s.barrier = a.scans, a.opaque, a.barrier
 	s.mentions = mentionsSymbol(append(a.trees, root))
 	s.inferParams(root, oids)
+	before := len(created)
 	a.noteCreated(root, created)
+	if c != nil && c.Dependents != nil && len(created) > before {
+		for _, name := range c.Dependents(slices.Collect(maps.Keys(created))) {
+			created[name] = true
+		}
+	}
 	return s
 }
 

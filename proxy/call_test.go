@@ -71,3 +71,41 @@ func TestRule3_FunctionCall(t *testing.T) {
 	require.Empty(t, state)
 	require.Empty(t, b.asked)
 }
+
+// What reads an object by name reads what the session has just given that name, before anybody else sees it (PLANNER 3).
+func TestRule3_DependentsOfOwnDefinitions(t *testing.T) {
+	b := start(t, nil)
+	conn := b.connect(t, nil)
+	exec := func(sql string) error {
+		_, err := conn.Exec(t.Context(), sql, pgx.QueryExecModeSimpleProtocol)
+		return err
+	}
+	for _, sql := range []string{
+		"create table bars2 (n int)", "create function counts() returns bigint language plpgsql as 'begin return (select count(*) from bars2); end'",
+		"create function outer_one() returns bigint language sql as 'select counts()'", "create table kept (n bigint default outer_one())",
+		"create function one() returns bigint language sql as 'select 1::bigint'", "create view ones as select one()", "create view days as select * from ohlcv where timeframe = '1d'",
+		"create function other() returns bigint language sql as 'select 2::bigint'",
+	} {
+		require.NoError(t, exec(sql), sql)
+	}
+	require.NoError(t, b.server.cfg.Catalog.(interface { //nolint:forcetypeassert // the tests' own
+		Refresh(ctx context.Context) error
+	}).Refresh(t.Context()))
+	for _, each := range []struct{ make, run string }{
+		{"drop table bars2; create view bars2 as select * from ohlcv", "select counts()"},
+		{"create temp view bars2 as select * from ohlcv", "select outer_one()"},
+		{"create temp view bars2 as select * from ohlcv", "insert into kept default values"},
+		{"create or replace function one() returns bigint language sql as 'select count(*) from ohlcv'", "select * from ones"},
+	} {
+		require.NoError(t, exec("begin"))
+		require.NoError(t, exec(each.run), "before")
+		require.NoError(t, exec(each.make), each.make)
+		require.NoError(t, exec("savepoint a"))
+		require.Equal(t, "0A000", code(exec(each.run)), each.run)
+		require.NoError(t, exec("rollback to a"))
+		require.NoError(t, exec("select other()"))
+		require.NoError(t, exec("select ts from days where symbol = 'sim:BTCUSD' and ts = '2024-01-01Z'"), "a view that nothing changed is looked into")
+		require.NoError(t, exec("rollback"))
+		require.Equal(t, "0A000", code(exec(each.make+"; "+each.run)), "in one text")
+	}
+}

@@ -3,6 +3,8 @@ package catalog
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -20,6 +22,9 @@ type node struct {
 	// passing says that it is a temporary table.
 	passing bool
 	taken   taken
+	// words are the words of source, and mentions says that ohlcv is among them or may be, in Unicode escapes.
+	words    map[string]struct{}
+	mentions bool
 	// reads are the objects that it depends on, by key.
 	reads []string
 }
@@ -51,7 +56,9 @@ func (g *graph) load(ctx context.Context, tx pgx.Tx) error {
 	_, err = pgx.ForEachRow(rows, []any{&key, &name, &source, &view, &root, &passing}, func() error {
 		n := &node{name: strings.ToLower(name), view: view, passing: passing}
 		if source != nil {
-			n.source = *source
+			n.source, n.words = *source, identifiers(*source)
+			lower := strings.ToLower(*source)
+			n.mentions = strings.Contains(lower, table) || strings.Contains(lower, `u&"`)
 		}
 		g.nodes[key] = n
 		if root != nil && *root {
@@ -138,6 +145,7 @@ func (g *graph) catalog(version uint64) *planner.Catalog {
 	g.noteCalls(reached, dynamic)
 	return &planner.Catalog{
 		Version: version, Names: names, Views: views, Dynamic: dynamic, Rows: g.rows(reached, dynamic), Calls: g.calls,
+		Dependents: g.dependents,
 	}
 }
 
@@ -149,25 +157,49 @@ func (g *graph) reach() (reached, names map[string]struct{}) {
 	for _, key := range append(g.roots, textKey) {
 		reached[key] = struct{}{}
 	}
-	mentions := make(map[string]map[string]struct{}, len(g.nodes))
 	for key, n := range g.nodes {
-		if n.source != "" {
-			mentions[key] = identifiers(n.source)
+		if _, in := reached[key]; !in && n.mentions {
+			reached[key], names[n.name] = struct{}{}, struct{}{}
 		}
 	}
+	g.grow(reached, names)
+	return reached, names
+}
+
+// grow adds what depends on or mentions what is there, until there is nothing more.
+func (g *graph) grow(reached, names map[string]struct{}) {
 	for grown := true; grown; {
 		grown = false
 		for key, n := range g.nodes {
 			if _, in := reached[key]; in {
 				continue
 			}
-			if g.readsAny(n, reached) || mentionsAny(n, mentions[key], names) {
+			if g.readsAny(n, reached) || meet(n.words, names) {
 				reached[key], names[n.name] = struct{}{}, struct{}{}
 				grown = true
 			}
 		}
 	}
-	return reached, names
+}
+
+// dependents returns the names through which the objects of the given names are read, with these.
+func (g *graph) dependents(given []string) []string {
+	reached, names := map[string]struct{}{}, map[string]struct{}{}
+	for _, name := range given {
+		names[strings.ToLower(name)] = struct{}{}
+	}
+	_, other := names[table] // what reads the table is known
+	delete(names, table)
+	for key, n := range g.nodes {
+		if _, in := names[n.name]; in {
+			reached[key] = struct{}{}
+		}
+	}
+	g.grow(reached, names)
+	if other {
+		names[table] = struct{}{}
+	}
+	return slices.Sorted(maps.Keys(names))
 }
 
 func (*graph) readsAny(n *node, reached map[string]struct{}) bool {
@@ -179,14 +211,8 @@ func (*graph) readsAny(n *node, reached map[string]struct{}) bool {
 	return false
 }
 
-func mentionsAny(n *node, words, names map[string]struct{}) bool {
-	if n.source == "" {
-		return false
-	}
-	if strings.Contains(strings.ToLower(n.source), table) {
-		return true
-	}
-	small, large := words, names
+// meet reports whether two sets have a word in common.
+func meet(small, large map[string]struct{}) bool {
 	if len(small) > len(large) {
 		small, large = large, small
 	}

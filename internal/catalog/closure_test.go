@@ -116,6 +116,9 @@ func TestRule3_DynamicFunctions(t *testing.T) {
 		`create function public.counts_only(int, timestamptz[]) returns int language plpgsql as $$begin execute 'select $1' using $1; return 1; end$$`,
 		`create function public.every_table() returns bigint language plpgsql as $$declare t text; n bigint; begin
 			for t in select relname from pg_class where relkind = 'r' loop execute format('select count(*) from %I', t) into n; end loop; return n; end$$`,
+		`create function public.by_default(name text default 'ohlcv') returns int language plpgsql as $$begin execute 'table ' || name; return 1; end$$`,
+		`create function public.by_kind(kind text default 'ohlcv') returns int language plpgsql as $$begin return length(kind); end$$`,
+		`create function public.escaped() returns bigint language plpgsql as $$begin return (select count(*) from U&"\006fhlcv"); end$$`,
 		`create function public.each_fires() returns trigger language plpgsql as $$begin execute 'select 1'; return new; end$$`,
 		`create table public.my_tables (name text)`,
 		`create view public.sizes as select name, public.dyn(now(), name) from public.my_tables`,
@@ -136,7 +139,9 @@ func TestRule3_DynamicFunctions(t *testing.T) {
 	}
 	require.Contains(t, got.Names, "odd-name", "a scan for words does not find it")
 	require.Contains(t, got.Names, "every_table", "it finds ohlcv by itself")
-	for _, name := range []string{"dyn", "numbers", "counts_only", "each_fires", "my_tables"} {
+	require.Contains(t, got.Names, "by_default")
+	require.Contains(t, got.Names, "escaped")
+	for _, name := range []string{"dyn", "by_kind", "numbers", "counts_only", "each_fires", "my_tables"} {
 		require.NotContains(t, got.Names, name)
 	}
 	for sql, refused := range map[string]bool{

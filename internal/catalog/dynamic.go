@@ -23,15 +23,15 @@ type taken struct {
 
 // takenSQL lists the functions of users that make SQL at run time, or have an argument that may hold a relation's name: of
 // any type but numbers, times and the like. Of what is written in C nothing is known; it is not taken for such. The
-// last columns say that the function looks up by itself which relations there are and reads them, that its first
+// last columns say that the function looks up by itself which relations there are and reads them, or has ohlcv for a default, that its first
 // argument can be a row, and that its arguments are those of a job.
 const takenSQL = `
 select 'f' || p.oid,
        coalesce(bit_or(case when e.typcategory in ('N','D','T','B','I','G','V','E') and e.oid <> 'oid'::regtype and e.typname not like 'reg%' then 0::bigint
                             when p.provariadic <> 0 and a.at = p.pronargs then -1::bigint << (least(a.at, 64) - 1)::int
                             else 1::bigint << (least(a.at, 64) - 1)::int end), 0),
-       bool_or(r.runs), bool_or(r.runs and p.prosrc ~* '\m(pg_class|pg_tables|pg_stat_\w*tables|pg_inherits|information_schema)\M'
-                                and p.prosrc ~* '_to_xml|execute[^;]*\m(from|copy)\M'),
+       bool_or(r.runs), bool_or(r.runs and (coalesce(p.proargdefaults::text, '') ~ '` + inTree + `' or p.prosrc ~* '\m(pg_class|pg_tables|pg_stat_\w*tables|pg_inherits|information_schema)\M'
+                                and p.prosrc ~* '_to_xml|execute[^;]*\m(from|copy)\M')),
        coalesce(bool_or(a.at = 1 and t.typtype in ('c', 'p')), false), p.proargtypes::text = '23 3802'
   from pg_proc p
   join pg_language l on l.oid = p.prolang
@@ -81,7 +81,7 @@ func (g *graph) dynamic(reached, names map[string]struct{}, views map[string]str
 			_, known := reached[key]
 			_, in := found[key]
 			if known || in || !n.view && n.taken.positions == 0 ||
-				!n.taken.runs && !g.readsAny(n, found) && !mentionsAny(n, identifiers(n.source), words) {
+				!n.taken.runs && !g.readsAny(n, found) && !meet(n.words, words) {
 				continue
 			}
 			grown = true

@@ -86,6 +86,8 @@ select 't' || c.opcintype, 'f' || p.amproc::oid from pg_opclass c join pg_amproc
 union
 select 't' || oid, 't' || typelem from pg_type where typelem <> 0 and oid >= 16384
 union
+select 't' || rngmultitypid, 't' || rngtypid from pg_range where rngtypid >= 16384
+union
 select 't' || oid, 'r' || typrelid from pg_type where typrelid >= 16384
 union
 select 't' || k.castsource, 'f' || k.castfunc from pg_cast k where k.castfunc >= 16384
