@@ -3,7 +3,6 @@ package coordinator_test
 import (
 	"context"
 	"net"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -241,68 +240,6 @@ func TestRule16_OneDayDoesNotWaitForTenYears(t *testing.T) {
 	_, err := c.Ensure(ctx, need("sim:BTCUSD", market.M1, "2015-03-01T00:00:00Z", "2015-03-02T00:00:00Z"), nil)
 	require.NoError(t, err)
 	require.Less(t, r.source.fetches.Load(), int64(3000), "of 14,600 pages")
-}
-
-// A user has asked for years, whose source is faster than ingest: the one page of another stands behind a window of pages, not
-// behind the years.
-func TestRule16_OneDayDoesNotStandBehindAUsersYears(t *testing.T) {
-	t.Parallel()
-	r := newRig(t, sim.Config{PageLimit: 60})
-	c := r.coordinator()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	r.gated(8, func(context.Context, source.Query) error { return nil })
-	pages := r.pages(ctx)
-	years := ensure(ctx, c, need("sim:BTCUSD", market.M1, "2024-01-01T00:00:00Z", "2024-01-11T00:00:00Z"), nil)
-	const all, window = 240, 32
-	before := 0
-	for quiet := false; !quiet; {
-		select {
-		case <-pages:
-			before++
-		case <-time.After(500 * time.Millisecond):
-			quiet = before > 0
-		}
-	}
-	require.LessOrEqual(t, before, window, "nothing is ingested")
-	day := ensure(ctx, c, need("sim:BTCUSD", market.H1, "2015-03-01T00:00:00Z", "2015-03-02T00:00:00Z"), nil)
-	for p := range pages {
-		if p.Series.Timeframe == market.H1 {
-			break
-		}
-		before++
-	}
-	require.LessOrEqual(t, before, window)
-	r.consumer()
-	require.NoError(t, <-day)
-	require.NoError(t, <-years)
-	require.Len(t, r.source.pages, all+1)
-}
-
-// pages gives what is published with bars, until ctx ends.
-func (r *rig) pages(ctx context.Context) <-chan *topic.Page {
-	client, err := kgo.NewClient(append([]kgo.Opt{kgo.ConsumeTopics(r.names.Bars()), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart())}, r.opts...)...)
-	require.NoError(r.t, err)
-	pages := make(chan *topic.Page)
-	ctx, cancel := context.WithCancel(ctx)
-	var reading sync.WaitGroup
-	reading.Go(func() {
-		defer client.Close()
-		for ctx.Err() == nil {
-			for _, record := range client.PollFetches(ctx).Records() {
-				page, _, err := topic.UnmarshalBars(record.Value)
-				if err != nil || page == nil || len(page.Bars) == 0 {
-					continue
-				}
-				select {
-				case pages <- page:
-				case <-ctx.Done():
-				}
-			}
-		}
-	})
-	r.t.Cleanup(func() { cancel(); reading.Wait() })
-	return pages
 }
 
 // The only waiter leaves: what is left of its job goes on as bulk.

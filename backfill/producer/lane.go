@@ -17,6 +17,7 @@ import (
 // pass it, the next place is its own.
 type lane struct {
 	source source.Source
+	active chan struct{} // one token per job that fetches
 
 	mu      sync.Mutex
 	free    int           // guarded by mu
@@ -38,8 +39,8 @@ type ticket struct {
 	bulk    bool
 }
 
-func newLane(s source.Source, places int) *lane {
-	return &lane{source: s, free: places, bulk: max(1, places/2), tripped: make(chan struct{})}
+func newLane(s source.Source, places, jobs int) *lane {
+	return &lane{source: s, active: make(chan struct{}, jobs), free: places, bulk: max(1, places/2), tripped: make(chan struct{})}
 }
 
 // enter waits for a place.

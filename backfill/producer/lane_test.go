@@ -50,7 +50,7 @@ func TestRule16_OnePageIsBeforeYears(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		p, _ := bench(&told{})
-		in := newLane(&told{}, 1)
+		in := newLane(&told{}, 1, 1)
 		years, others, page := p.runOf(in, true), p.runOf(in, true), p.runOf(in, true)
 		years.requests.Store(5)
 		others.requests.Store(4)
@@ -66,7 +66,7 @@ func TestRule16_UsersDoNotStarveBulk(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		p, _ := bench(&told{})
-		in := newLane(&told{}, 1)
+		in := newLane(&told{}, 1, 1)
 		bulk := p.runOf(in, false)
 		runs := []*run{bulk, bulk}
 		for range 3 * patience {
@@ -87,7 +87,7 @@ func TestWhoLeavesTheLineGivesItsPlaceOn(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		p, _ := bench(&told{})
-		in := newLane(&told{}, 1)
+		in := newLane(&told{}, 1, 1)
 		leave, err := in.enter(t.Context(), slotFor(t, p, p.runOf(in, false), 0))
 		require.NoError(t, err)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)

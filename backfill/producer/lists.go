@@ -32,8 +32,9 @@ func (p *Producer) keepLists(ctx context.Context) {
 	defer group.Wait()
 	wanted := make(map[string]chan struct{}, len(sources))
 	for _, s := range sources {
-		wanted[s.Name()] = make(chan struct{}, 1)
-		group.Go(func() { p.keepList(ctx, s, wanted[s.Name()]) })
+		wake := make(chan struct{}, 1)
+		wanted[s.Name()] = wake
+		group.Go(func() { p.keepList(ctx, s, wake) })
 	}
 	p.hearWanted(ctx, wanted)
 }

@@ -30,7 +30,7 @@ func (s *told) Fetch(_ context.Context, q source.Query) (source.Answer, error) {
 func bench(s source.Source) (p *Producer, in *lane) {
 	p = &Producer{config: Config{Now: time.Now, Observe: func(Request) {}}, store: coverage.NewStore(nil, coverage.Config{})}
 	p.slots = newSlotTable(p.store, time.Now)
-	return p, newLane(s, 2)
+	return p, newLane(s, 2, 1)
 }
 
 func (p *Producer) runOf(in *lane, user bool) *run {

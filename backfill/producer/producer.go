@@ -34,7 +34,7 @@ type Config struct {
 	Coverage *coverage.Store
 	// Concurrency bounds the requests in flight per source, default 8.
 	Concurrency int
-	// MaxJobs bounds the jobs that fetch at once, default 1,024; MaxQueued those taken from the broker, default 4,096.
+	// MaxJobs bounds the jobs of a source that fetch at once, default 1,024; MaxQueued those taken from the broker, default 4,096.
 	MaxJobs, MaxQueued int
 	// Attempts bounds the requests for one page, default 8; Backoff is the first pause between two, default 200 ms, and
 	// grows to BackoffLimit, default 10 s.
@@ -124,7 +124,6 @@ type Producer struct {
 	client   *kgo.Client
 	lanes    map[string]*lane
 	slots    *slotTable
-	active   chan struct{} // one token per job that fetches
 	queued   chan struct{} // one token per job taken from the broker
 	commit   chan struct{} // asks for a commit
 	jobs     sync.WaitGroup
@@ -143,7 +142,7 @@ func New(config Config) (*Producer, error) {
 	config.setDefaults()
 	p := &Producer{
 		config: config, store: config.Coverage, lanes: make(map[string]*lane),
-		active: make(chan struct{}, config.MaxJobs), queued: make(chan struct{}, config.MaxQueued), commit: make(chan struct{}, 1),
+		queued: make(chan struct{}, config.MaxQueued), commit: make(chan struct{}, 1),
 		partitions: make(map[int32]*partition), runs: make(map[uuid.UUID]*run),
 	}
 	if p.store == nil {
@@ -152,7 +151,7 @@ func New(config Config) (*Producer, error) {
 	}
 	p.slots = newSlotTable(p.store, config.Now)
 	for _, s := range config.Registry.All() {
-		p.lanes[s.Name()] = newLane(s, config.Concurrency)
+		p.lanes[s.Name()] = newLane(s, config.Concurrency, config.MaxJobs)
 	}
 	return p, nil
 }

@@ -70,11 +70,14 @@ func (r *run) do(ctx context.Context) {
 		defer p.mu.Unlock()
 		r.forgetLocked()
 	}()
-	select {
-	case p.active <- struct{}{}:
-		defer func() { <-p.active }()
-	case <-ctx.Done():
-		return
+	// Each source has its own: the jobs of one that is slow, or does not answer, are not in the way of another's.
+	if in := p.lanes[r.job.Source]; in != nil {
+		select {
+		case in.active <- struct{}{}:
+			defer func() { <-in.active }()
+		case <-ctx.Done():
+			return
+		}
 	}
 	working, stop := context.WithCancelCause(ctx)
 	defer stop(nil)

@@ -1,0 +1,117 @@
+package coordinator_test
+
+import (
+	"context"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"barkeep/backfill/producer"
+	"barkeep/backfill/source"
+	"barkeep/backfill/source/sim"
+	"barkeep/backfill/topic"
+	"barkeep/internal/market"
+)
+
+// A user has asked for years, whose source is faster than ingest: the one page of another stands behind a window of pages, not
+// behind the years.
+func TestRule16_OneDayDoesNotStandBehindAUsersYears(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, sim.Config{PageLimit: 60})
+	c := r.coordinator()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	r.gated(8, func(context.Context, source.Query) error { return nil })
+	pages := r.pages(ctx)
+	years := ensure(ctx, c, need("sim:BTCUSD", market.M1, "2024-01-01T00:00:00Z", "2024-01-11T00:00:00Z"), nil)
+	const all, window = 240, 32
+	before := 0
+	for quiet := false; !quiet; {
+		select {
+		case <-pages:
+			before++
+		case <-time.After(500 * time.Millisecond):
+			quiet = before > 0
+		}
+	}
+	require.LessOrEqual(t, before, window, "nothing is ingested")
+	day := ensure(ctx, c, need("sim:BTCUSD", market.H1, "2015-03-01T00:00:00Z", "2015-03-02T00:00:00Z"), nil)
+	for p := range pages {
+		if p.Series.Timeframe == market.H1 {
+			break
+		}
+		before++
+	}
+	require.LessOrEqual(t, before, window)
+	r.consumer()
+	require.NoError(t, <-day)
+	require.NoError(t, <-years)
+	require.Len(t, r.source.pages, all+1)
+}
+
+// pages gives what is published with bars, until ctx ends.
+func (r *rig) pages(ctx context.Context) <-chan *topic.Page {
+	client, err := kgo.NewClient(append([]kgo.Opt{kgo.ConsumeTopics(r.names.Bars()), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart())}, r.opts...)...)
+	require.NoError(r.t, err)
+	pages := make(chan *topic.Page)
+	ctx, cancel := context.WithCancel(ctx)
+	var reading sync.WaitGroup
+	reading.Go(func() {
+		defer client.Close()
+		for ctx.Err() == nil {
+			for _, record := range client.PollFetches(ctx).Records() {
+				page, _, err := topic.UnmarshalBars(record.Value)
+				if err != nil || page == nil || len(page.Bars) == 0 {
+					continue
+				}
+				select {
+				case pages <- page:
+				case <-ctx.Done():
+				}
+			}
+		}
+	})
+	r.t.Cleanup(func() { cancel(); reading.Wait() })
+	return pages
+}
+
+// mute is the simulated market under another name, which never answers.
+type mute struct {
+	source.Source
+	asked chan struct{}
+}
+
+func (*mute) Name() string { return "mute" }
+
+func (s *mute) Fetch(ctx context.Context, _ source.Query) (source.Answer, error) {
+	s.asked <- struct{}{}
+	<-ctx.Done()
+	return source.Answer{}, ctx.Err()
+}
+
+// The jobs of a source that does not answer have all places for jobs: those of another are not held up.
+func TestRule16_ASourceIsNotInTheWayOfAnother(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, sim.Config{})
+	r.consumer()
+	c := r.coordinator()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	silent := &mute{Source: r.source, asked: make(chan struct{}, 100)}
+	p, err := producer.New(producer.Config{
+		Options: r.opts, Pool: r.db.Pool, Names: r.names, Deployment: r.dep, Registry: source.RegistryOf(silent, r.source), Logger: r.log,
+		MaxJobs: 1,
+	})
+	require.NoError(t, err)
+	r.start(p.Run)
+	asking, leave := context.WithCancel(ctx)
+	result := ensure(asking, c, need("mute:BTCUSD", market.M1, "2024-01-01T00:00:00Z", "2024-01-02T00:00:00Z"), nil)
+	<-silent.asked
+	_, err = c.Ensure(ctx, need("sim:BTCUSD", market.M1, "2024-01-01T00:00:00Z", "2024-01-02T00:00:00Z"), nil)
+	require.NoError(t, err)
+	leave()
+	require.ErrorIs(t, <-result, context.Canceled)
+}
