@@ -146,3 +146,25 @@ func objectName(object *pg.Node) string {
 	}
 	return lastName(object.GetList().GetItems())
 }
+
+// firesEvents reports whether a statement is one for which event triggers are fired.
+func firesEvents(root *pg.Node) bool {
+	switch n := root.GetNode().(type) {
+	case *pg.Node_SelectStmt:
+		return n.SelectStmt.GetIntoClause() != nil
+	case *pg.Node_ExplainStmt:
+		_, makes := n.ExplainStmt.GetQuery().GetNode().(*pg.Node_CreateTableAsStmt)
+		return makes && analyzes(n.ExplainStmt)
+	case *pg.Node_InsertStmt, *pg.Node_UpdateStmt, *pg.Node_DeleteStmt, *pg.Node_MergeStmt, *pg.Node_CopyStmt, *pg.Node_CallStmt,
+		*pg.Node_DoStmt, *pg.Node_TransactionStmt, *pg.Node_VariableSetStmt, *pg.Node_VariableShowStmt, *pg.Node_DiscardStmt,
+		*pg.Node_DeclareCursorStmt, *pg.Node_FetchStmt, *pg.Node_ClosePortalStmt, *pg.Node_PrepareStmt, *pg.Node_ExecuteStmt,
+		*pg.Node_DeallocateStmt, *pg.Node_ListenStmt, *pg.Node_NotifyStmt, *pg.Node_UnlistenStmt, *pg.Node_LockStmt,
+		*pg.Node_TruncateStmt, *pg.Node_VacuumStmt, *pg.Node_CheckPointStmt, *pg.Node_LoadStmt, *pg.Node_ConstraintsSetStmt,
+		*pg.Node_ClusterStmt, *pg.Node_CreatedbStmt, *pg.Node_DropdbStmt, *pg.Node_CreateRoleStmt, *pg.Node_AlterRoleStmt,
+		*pg.Node_DropRoleStmt, *pg.Node_CreateEventTrigStmt, *pg.Node_AlterEventTrigStmt:
+		return false
+	case *pg.Node_DropStmt:
+		return n.DropStmt.GetRemoveType() != pg.ObjectType_OBJECT_EVENT_TRIGGER
+	}
+	return true
+}

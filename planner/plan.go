@@ -39,6 +39,8 @@ type Catalog struct {
 	Rows map[string]struct{}
 	// Calls holds the names, in lower case, of the functions through which ohlcv may be read, by oid.
 	Calls map[uint32]string
+	// Events says that an event trigger reads ohlcv: every definition may.
+	Events bool
 	// Dependents returns the names given with those of what reads the objects of these names, as far as the catalog knows: for
 	// names that the session has just given another meaning. Nil is a catalog that knows of none.
 	Dependents func(names []string) []string

@@ -15,7 +15,7 @@ var errUnreadable = errors.New("the text cannot be parsed safely")
 // string in Unicode escapes, with EXECUTE, or with a function that reads whole schemas; and for EXPLAIN (BARKEEP), which is not
 // the upstream's to answer.
 func MayRead(text string, c *Catalog) bool {
-	return hasWord(text, "execute") || named(text, c, 0) || c.callsDynamic(text) || hasWord(text, "barkeep") && hasWord(text, "explain")
+	return hasWord(text, "execute") || named(text, c, 0) || c.callsDynamic(text) || c.fires(text) || hasWord(text, "barkeep") && hasWord(text, "explain")
 }
 
 const maxStringDepth = 4
@@ -53,6 +53,29 @@ func named(text string, c *Catalog, depth int) bool {
 func worthReading(text string, c *Catalog) bool {
 	return text != "" && c != nil && len(c.Names) > 0 || containsFold(text, "_to_xml") || containsFold(text, "crosstab") ||
 		containsFold(text, "u&")
+}
+
+// fires reports whether a text may fire an event trigger that reads ohlcv.
+func (c *Catalog) fires(text string) bool {
+	if c == nil || !c.Events {
+		return false
+	}
+	lex := lexer{src: text}
+	for {
+		tok, ok := lex.next()
+		if !ok {
+			return false
+		}
+		if tok.kind == tokenWord && definingWords[tok.text] {
+			return true
+		}
+	}
+}
+
+// definingWords are those with which, or with one of which in them, the statements begin that fire event triggers.
+var definingWords = map[string]bool{ //nolint:gochecknoglobals // a table
+	"create": true, "alter": true, "drop": true, "comment": true, "grant": true, "revoke": true, "refresh": true, "security": true,
+	"import": true, "reindex": true, "into": true, "reassign": true,
 }
 
 // callsDynamic reports whether a text, or a string in it, may call a function that makes SQL of its arguments.
@@ -97,7 +120,7 @@ func (c *Catalog) With(version uint64, names ...string) *Catalog {
 		}
 		maps.Copy(out.Views, c.Views)
 		out.Dynamic, out.Rows, out.Calls = c.Dynamic, c.Rows, c.Calls
-		out.Dependents = c.Dependents
+		out.Dependents, out.Events = c.Dependents, c.Events
 		if c.Dependents != nil && len(names) > 0 {
 			names = c.Dependents(names)
 		}

@@ -64,6 +64,9 @@ func analyzeStatement(text string, raw *pg.RawStmt, c *Catalog, created map[stri
 	s.scans, s.opaque, s.barrier = a.scans, a.opaque, a.barrier
 	s.mentions = mentionsSymbol(append(a.trees, root))
 	s.inferParams(root, oids)
+	if c != nil && c.Events && firesEvents(root) {
+		s.opaque = append(s.opaque, "it fires an event trigger that reads ohlcv")
+	}
 	before := len(created)
 	a.noteCreated(root, created)
 	if c != nil && c.Dependents != nil && len(created) > before {

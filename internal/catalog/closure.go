@@ -35,6 +35,8 @@ type graph struct {
 	roots []string
 	// aggregates says that there are continuous aggregates.
 	aggregates bool
+	// events are the keys of the event triggers' functions.
+	events []string
 	// calls are functions that may read ohlcv, by oid.
 	calls map[uint32]string
 }
@@ -91,6 +93,9 @@ func (g *graph) load(ctx context.Context, tx pgx.Tx) error {
 	if err := g.loadRunners(ctx, tx); err != nil {
 		return err
 	}
+	if err := g.loadEvents(ctx, tx); err != nil {
+		return err
+	}
 	var aggregates bool
 	err = tx.QueryRow(ctx, `select to_regclass('_timescaledb_catalog.continuous_agg') is not null`).Scan(&aggregates)
 	if err != nil || !aggregates {
@@ -145,7 +150,7 @@ func (g *graph) catalog(version uint64) *planner.Catalog {
 	g.noteCalls(reached, dynamic)
 	return &planner.Catalog{
 		Version: version, Names: names, Views: views, Dynamic: dynamic, Rows: g.rows(reached, dynamic), Calls: g.calls,
-		Dependents: g.dependents,
+		Dependents: g.dependents, Events: slices.ContainsFunc(g.events, func(key string) bool { return contains(reached, key) }),
 	}
 }
 
@@ -209,6 +214,11 @@ func (*graph) readsAny(n *node, reached map[string]struct{}) bool {
 		}
 	}
 	return false
+}
+
+func contains(set map[string]struct{}, key string) bool {
+	_, in := set[key]
+	return in
 }
 
 // meet reports whether two sets have a word in common.

@@ -181,3 +181,39 @@ func TestRule3_TimescaleRunsByName(t *testing.T) {
 		select time_bucket('1 day', ts), symbol, max(high) from public.ohlcv group by 1, 2 with no data`)
 	require.Contains(t, c.Current().Dynamic, "refresh_continuous_aggregate")
 }
+
+// TestRule3_EventTriggers: where an event trigger reads ohlcv each definition may, and nothing else.
+func TestRule3_EventTriggers(t *testing.T) {
+	t.Parallel()
+	db := dbtest.New(t)
+	ctx := t.Context()
+	c := New(db.Pool, nil)
+	_, err := db.Pool.Exec(ctx, `create function public.watch() returns event_trigger language plpgsql as $$begin perform count(*) from public.ohlcv; end$$`)
+	require.NoError(t, err)
+	refused := func(sql string) bool {
+		t.Helper()
+		env := planner.Env{Catalog: c.Current()}
+		return planner.Prepare(sql, nil, env).Bind(planner.Args{}, env, planner.Bracket{}, nil).Refusal != nil
+	}
+	definitions := []string{
+		"create table x (a int)", "select 1 as a into x", "create temp table x as select 1", "drop table x", "comment on table x is 'y'",
+		"grant select on x to public", "explain analyze create table x as select 1",
+	}
+	require.NoError(t, c.Refresh(ctx))
+	for _, sql := range definitions {
+		require.False(t, refused(sql), sql)
+	}
+	_, err = db.Pool.Exec(ctx, `create event trigger watch on ddl_command_end execute function public.watch()`)
+	require.NoError(t, err)
+	require.NoError(t, c.Refresh(ctx))
+	for _, sql := range definitions {
+		require.True(t, refused(sql), sql)
+	}
+	for _, sql := range []string{"select 1", "insert into x values (1)", "begin", "set timezone = 'UTC'", "explain create table x as select 1", "drop event trigger watch", "truncate x"} {
+		require.False(t, refused(sql), sql)
+	}
+	_, err = db.Pool.Exec(ctx, `alter event trigger watch disable`)
+	require.NoError(t, err)
+	require.NoError(t, c.Refresh(ctx))
+	require.False(t, refused("create table x (a int)"))
+}

@@ -138,6 +138,15 @@ func (g *graph) loadRunners(ctx context.Context, tx pgx.Tx) error {
 	return wrap("read functions that run SQL", err)
 }
 
+// loadEvents reads the functions of the event triggers that are fired by definitions.
+func (g *graph) loadEvents(ctx context.Context, tx pgx.Tx) error {
+	rows, err := tx.Query(ctx, `select 'f' || evtfoid from pg_event_trigger where evtenabled <> 'D' and evtevent <> 'login'`)
+	if err == nil {
+		g.events, err = pgx.CollectRows(rows, pgx.RowTo[string])
+	}
+	return wrap("read event triggers", err)
+}
+
 // noteCalls adds the functions in the closure, and those that make SQL of their arguments.
 func (g *graph) noteCalls(reached map[string]struct{}, dynamic map[string]uint64) {
 	for key, n := range g.nodes {

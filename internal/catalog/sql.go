@@ -150,6 +150,7 @@ select md5(concat_ws('/',
  (select concat(count(*), ':', sum(hashtext(concat_ws(',', oid, xmin))::int8)) from pg_constraint where contype in ('c', 'f', 'x')),
  (select concat(count(*), ':', sum(hashtext(concat_ws(',', oid, xmin))::int8)) from pg_type where oid >= 16384 and typtype <> 'c' and typelem = 0),
  (select concat(count(*), ':', sum(hashtext(concat_ws(',', oid, xmin))::int8)) from pg_cast where oid >= 16384),
+ (select concat(count(*), ':', sum(hashtext(concat_ws(',', oid, xmin))::int8)) from pg_event_trigger),
  (select concat(count(*), ':', sum(hashtext(concat_ws(',', indexrelid, xmin))::int8)) from pg_index where coalesce(indexprs, indpred) is not null),
  (select concat(count(*), ':', sum(hashtext(concat_ws(',', classid, objid, refobjid))::int8)) from pg_depend
    where refclassid in ('pg_proc'::regclass, 'pg_operator'::regclass, 'pg_type'::regclass) and refobjid >= 16384 and deptype in ('n', 'a')),
