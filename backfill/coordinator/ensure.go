@@ -284,13 +284,9 @@ func (f *filling) look(ctx context.Context) (missing int64, err error) {
 		if gaps[i].Empty() {
 			continue
 		}
-		missing = add(missing, gaps[i].Intersect(p.binding.Life(f.now)).Count(p.series.Timeframe))
-		if err := f.submit(ctx, index, p, gaps[i]); err != nil {
-			return 0, err
-		}
-		missing = max(missing, 1)
+		missing = max(add(missing, gaps[i].Intersect(p.binding.Life(f.now)).Count(p.series.Timeframe)), 1)
 	}
-	return missing, nil
+	return missing, f.submit(ctx, index, gaps)
 }
 
 // gap returns what is missing of a part, the next page of its counts among it.

@@ -74,27 +74,63 @@ func native(series market.Series, b *directory.Binding) error {
 	return notNative(series, b.Source, strings.Join(names, ", "))
 }
 
-// submit makes jobs for what of gap is not being fetched for this part.
-func (f *filling) submit(ctx context.Context, index *coverage.Index, p *part, gap market.RangeSet) error {
+// submission is a job that is to be submitted, and the part that made it.
+type submission struct {
+	part *part
+	job  *job
+}
+
+// submit makes jobs for what of the gaps is not being fetched for their parts, and submits them all at once: of fifty symbols
+// the last does not wait for a round trip of each before it.
+func (f *filling) submit(ctx context.Context, index *coverage.Index, gaps []market.RangeSet) error {
+	var made []submission
+	var failure error
+	for i, p := range f.parts {
+		if gaps[i].Empty() {
+			continue
+		}
+		jobs, err := f.jobs(index, p, gaps[i])
+		for _, j := range jobs {
+			made = append(made, submission{p, j})
+		}
+		if err != nil {
+			failure = err
+			break
+		}
+	}
+	// Those made before a failure too: others may have joined them.
+	err := f.c.publish(ctx, made, f.req.AskedBy)
+	if err != nil {
+		for _, m := range made { // they were never submitted: that is no round in which they brought nothing
+			m.part.drop(f.c.jobs, m.job, f.wake)
+		}
+	}
+	if failure != nil {
+		return failure
+	}
+	return err
+}
+
+// jobs joins or makes jobs for what of gap is not being fetched for this part, and returns those made, with an error too.
+func (f *filling) jobs(index *coverage.Index, p *part, gap market.RangeSet) (made []*job, err error) {
 	rest := gap.Subtract(p.inFlight())
 	if rest.Empty() {
-		return nil
+		return nil, nil
 	}
 	if dead := index.Unavailable(p.series, rest, f.now); len(dead) > 0 {
 		s := dead[0]
 		failure := unavailable(p.series, s.Range, s.Reason, s.RetryAt)
 		f.poke()
-		return f.excuse(p, rest, failure)
+		return nil, f.excuse(p, rest, failure)
 	}
 	// Many small holes are one job: producers leave out what is covered.
 	if len(rest) > maxJobsOfPart {
 		rest = market.RangeSet{rest.Bounds()}
 	}
-	var made []*job
 	for _, r := range rest {
 		if failure := f.c.memory.recall(grudgeKey{p.series, r}, f.c.config.Now()); failure != nil {
 			if err := f.excuse(p, market.RangeSet{r}, failure); err != nil {
-				return err
+				return made, err
 			}
 			f.poke()
 			continue
@@ -103,7 +139,7 @@ func (f *filling) submit(ctx context.Context, index *coverage.Index, p *part, ga
 			return f.c.newJob(p, r, f.req.AskedBy)
 		})
 		if err != nil {
-			return err
+			return made, err
 		}
 		p.jobs = append(p.jobs, j)
 		if fresh {
@@ -112,13 +148,7 @@ func (f *filling) submit(ctx context.Context, index *coverage.Index, p *part, ga
 			made = append(made, j)
 		}
 	}
-	err := f.c.publish(ctx, made, f.req.AskedBy, p.binding)
-	if err != nil {
-		for _, j := range made { // they were never submitted: that is no round in which they brought nothing
-			p.drop(f.c.jobs, j, f.wake)
-		}
-	}
-	return err
+	return made, nil
 }
 
 // poke has this filling look again, without what was excused.
@@ -142,7 +172,7 @@ func (c *Coordinator) newJob(p *part, r market.Range, askedBy string) *job {
 
 // publish inserts the rows, then publishes the records. A job that could not be published is failed here and in its row,
 // so that those who joined it meanwhile are not left waiting.
-func (c *Coordinator) publish(ctx context.Context, made []*job, askedBy string, b *directory.Binding) error {
+func (c *Coordinator) publish(ctx context.Context, made []submission, askedBy string) error {
 	if len(made) == 0 {
 		return nil
 	}
@@ -150,8 +180,9 @@ func (c *Coordinator) publish(ctx context.Context, made []*job, askedBy string, 
 	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), publishTimeout, errPublish)
 	defer cancel()
 	batch := &pgx.Batch{}
-	for _, j := range made {
-		bars := (market.RangeSet{j.record.Range}).Intersect(b.Life(j.record.AskedAt)).Count(j.record.Series.Timeframe)
+	for _, m := range made {
+		j := m.job
+		bars := (market.RangeSet{j.record.Range}).Intersect(m.part.binding.Life(j.record.AskedAt)).Count(j.record.Series.Timeframe)
 		batch.Queue(`INSERT INTO barkeep.job (id, symbol, timeframe, range_start, range_end, source, generation, priority,
 		    asked_by, asked_at, wanted_until, bars_total)
 		  VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, now() + make_interval(secs => $11), $12)`,
@@ -160,18 +191,18 @@ func (c *Coordinator) publish(ctx context.Context, made []*job, askedBy string, 
 			coverage.Timestamptz(j.record.AskedAt), wantedFor.Seconds(), bars)
 	}
 	if err := c.config.Pool.SendBatch(ctx, batch).Close(); err != nil {
-		for _, j := range made {
-			c.jobs.settle(j.id, jobDone, topic.Superseded, nil)
+		for _, m := range made {
+			c.jobs.settle(m.job.id, jobDone, topic.Superseded, nil)
 		}
 		return fmt.Errorf("insert jobs: %w", err)
 	}
 	records := make([]*kgo.Record, len(made))
-	for i, j := range made {
-		records[i] = c.config.Names.JobRecord(j.record)
+	for i, m := range made {
+		records[i] = c.config.Names.JobRecord(m.job.record)
 	}
 	failed := c.produce(ctx, records)
-	for i, j := range made {
-		err := failed[records[i]]
+	for i, m := range made {
+		j, err := m.job, failed[records[i]]
 		if err == nil {
 			continue
 		}

@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"barkeep/backfill/coordinator"
 	"barkeep/backfill/producer"
 	"barkeep/backfill/source"
 	"barkeep/backfill/source/sim"
@@ -114,4 +115,31 @@ func TestRule16_ASourceIsNotInTheWayOfAnother(t *testing.T) {
 	require.NoError(t, err)
 	leave()
 	require.ErrorIs(t, <-result, context.Canceled)
+}
+
+// TestRule16_ManySymbolsAreSubmittedAtOnce: in one transaction, and not one after the other.
+func TestRule16_ManySymbolsAreSubmittedAtOnce(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, sim.Config{})
+	c := r.coordinator()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	var req coordinator.Request
+	for _, coin := range sim.Coins() {
+		symbol := "sim:" + coin.Symbol()
+		r.bind(symbol, coin.Symbol())
+		req.Requirements = append(req.Requirements,
+			need(market.Symbol(symbol), market.M1, "2024-06-01T00:00:00Z", "2024-06-02T00:00:00Z").Requirements...)
+	}
+	result := ensure(ctx, c, req, nil)
+	require.Eventually(t, func() bool {
+		var jobs, transactions int
+		err := r.db.Pool.QueryRow(ctx, `SELECT count(*), count(DISTINCT xmin::text) FROM barkeep.job`).Scan(&jobs, &transactions)
+		require.NoError(t, err)
+		require.LessOrEqual(t, transactions, 1)
+		return jobs == len(req.Requirements)
+	}, 10*time.Second, time.Millisecond)
+	r.consumer()
+	r.producer()
+	require.NoError(t, <-result)
 }
