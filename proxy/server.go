@@ -239,13 +239,15 @@ func (s *Server) drain(gone <-chan struct{}, abandon context.CancelFunc) {
 			return
 		case <-grace.C:
 			over = true
-			abandon()
 		case <-ticker.C:
 		}
 		for _, each := range s.list() {
 			if over || each.idle() {
 				each.terminate(errShutdown)
 			}
+		}
+		if over { // not before: whoever is stopped by it says nothing
+			abandon()
 		}
 	}
 }

@@ -210,12 +210,12 @@ func (s *session) terminate(reason *Error) {
 	s.ended = true
 	end := s.holdEnd
 	s.mu.Unlock()
-	if end != nil {
-		end(reason)
-	}
 	// A client that does not read must not keep the session.
 	_ = s.client.SetWriteDeadline(time.Now().Add(time.Second))
 	_ = s.inject(reason.encode())
+	if end != nil { // not before: who waits closes the connection
+		end(reason)
+	}
 	s.close()
 }
 
