@@ -1,6 +1,7 @@
 package planner
 
 import (
+	"encoding/binary"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -114,6 +115,19 @@ func namesOurs(text string, mentioned func(string) bool) bool {
 	return mentioned(text) || strings.EqualFold(strings.Trim(text, " \t\r\n\"%"), "public")
 }
 
+// textArray reports whether a binary value, whatever its type, is an array of texts: dimensions, flags, type of the elements.
+func textArray(raw string) bool {
+	const header = 12
+	if len(raw) < header || binary.BigEndian.Uint32([]byte(raw)) > 6 || binary.BigEndian.Uint32([]byte(raw[4:])) > 1 {
+		return false
+	}
+	switch binary.BigEndian.Uint32([]byte(raw[8:])) {
+	case oidText, oidVarchar, oidName:
+		return true
+	}
+	return false
+}
+
 // handsOver reports whether the value that is bound to a parameter may name ohlcv.
 func (e *evaluator) handsOver(number int32) bool {
 	mentioned := func(text string) bool { return named(text, e.env.Catalog, 0) }
@@ -129,7 +143,7 @@ func (e *evaluator) handsOver(number int32) bool {
 	switch {
 	case e.args.Values[i] == nil:
 		return false
-	case e.binary(i) && (!utf8.ValidString(raw) || strings.ContainsFunc(raw, unicode.IsControl)):
+	case e.binary(i) && (!utf8.ValidString(raw) || strings.ContainsFunc(raw, unicode.IsControl)) && !textArray(raw):
 		return true // an oid, perhaps
 	}
 	return namesOurs(raw, mentioned)

@@ -303,3 +303,33 @@ func TestRule5_ALongList(t *testing.T) {
 	plan := Prepare(b.String(), nil, Env{}).Bind(Args{}, Env{}, goldenBracket(), nil)
 	require.Len(t, plan.Requirements, 50_001)
 }
+
+// A value in binary that is handed to a function which makes SQL of it: texts and arrays of them are looked into, an oid may be
+// that of ohlcv (PLANNER 3).
+func TestRule3_HandedInBinary(t *testing.T) {
+	t.Parallel()
+	env := Env{Catalog: goldenCatalog()}
+	array := func(elements ...string) []byte {
+		b := []byte{0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, oidText, 0, 0, 0, byte(len(elements)), 0, 0, 0, 1}
+		for _, each := range elements {
+			b = append(append(b, 0, 0, 0, byte(len(each))), each...)
+		}
+		return b
+	}
+	for _, each := range []struct {
+		value   []byte
+		refused bool
+	}{
+		{[]byte("trade_log"), false},
+		{[]byte("OHLCV"), true},
+		{[]byte{0, 0, 64, 1}, true},
+		{array("a", "trade_log"), false},
+		{array("a", "ohlcv"), true},
+		{array("daily"), true},
+		{[]byte{0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 26, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 4, 0, 0, 64, 1}, true},
+	} {
+		args := Args{Formats: []int16{1}, Values: [][]byte{each.value}}
+		plan := Prepare("select many($1)", nil, env).Bind(args, env, goldenBracket(), nil)
+		require.Equal(t, each.refused, plan.Refusal != nil, "%q", each.value)
+	}
+}
