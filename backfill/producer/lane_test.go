@@ -2,12 +2,15 @@ package producer
 
 import (
 	"context"
+	"errors"
+	"log/slog"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"barkeep/backfill/source"
 	"barkeep/internal/market"
 )
 
@@ -101,4 +104,30 @@ func TestWhoLeavesTheLineGivesItsPlaceOn(t *testing.T) {
 		leave()
 		require.Equal(t, []int{1, 1}, []int{in.free, in.bulk})
 	})
+}
+
+// probed is a source that can find listings.
+type probed struct {
+	told
+	probes int
+}
+
+func (s *probed) Listed(context.Context, string, source.Priority) (market.Instant, error) {
+	s.probes++
+	return 0, errors.New("not reached")
+}
+
+// TestRule18_AnOpenBreakerSparesTheProbe: a vendor that is left alone is not asked for listings either, which would have the
+// waiter wait for it.
+func TestRule18_AnOpenBreakerSparesTheProbe(t *testing.T) {
+	t.Parallel()
+	src := &probed{}
+	p, in := bench(src)
+	p.config.Logger = slog.New(slog.DiscardHandler)
+	r := p.runOf(in, true)
+	require.NoError(t, r.probe(t.Context()))
+	require.Equal(t, 1, src.probes)
+	_ = in.trip(time.Now().Add(time.Minute), source.ErrUnreachable)
+	require.ErrorIs(t, r.probe(t.Context()), source.ErrUnreachable)
+	require.Equal(t, 1, src.probes)
 }

@@ -240,6 +240,9 @@ func (r *run) probe(ctx context.Context) error {
 	if !can || r.job.Range.Start > r.p.now().Shift(-probeAge) {
 		return nil
 	}
+	if err := r.lane.broken(r.p.config.Now()); err != nil {
+		return err // the vendor is left alone by whoever asks
+	}
 	listed, err := prober.Listed(ctx, r.job.VendorID, r.priority())
 	if err != nil || listed.IsInf() {
 		r.p.config.Logger.LogAttrs(ctx, slog.LevelInfo, "listing stays unknown", slog.String("symbol", string(r.job.Series.Symbol)), slog.Any("error", err))
