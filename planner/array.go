@@ -218,7 +218,7 @@ func (b *bounder) textElements(col, text string, _ uint32) ([]value, arrayState)
 		case part == nil:
 			list = append(list, nullOf(kindText))
 		case col == colTS:
-			list = append(list, b.parseText(*part, kindTimestamptz))
+			list = append(list, b.readLiteral(*part, kindTimestamptz))
 		default:
 			list = append(list, value{kind: kindText, text: *part})
 		}

@@ -15,11 +15,12 @@ type binding struct {
 	args     Args
 	env      settings
 	start    start
+	readIn   []Locale // of the template in hand
 	answers  Answers
 	plan     Plan
 	needs    map[market.Series]*need
 	asked    map[string]Question
-	prepared map[string]*Template // by PREPARE in the text itself
+	prepared map[string]Candidate // by PREPARE in the text itself
 	nested   int
 	executes bool // a prepared statement was looked up
 	// given are the constants of the template in hand.
@@ -44,18 +45,20 @@ func (t *Template) Bind(args Args, env Env, b Bracket, ans Answers) Plan {
 	if t.catalog.version() != env.Catalog.version() {
 		t = Prepare(t.Text, t.oids, env)
 	}
-	constant := len(args.Values) == 0 && len(ans) == 0
+	args.Read = except(args.Read, env.Locale())
+	constant := len(args.Values) == 0 && len(ans) == 0 && len(args.Read) == 0
 	if known := t.fixed.Load(); constant && known != nil && known.env == env {
 		return known.plan
 	}
 	x := &binding{
 		args: args, env: settings{Env: env, known: true, zoneKnown: true}, start: start{known: b}, answers: ans,
-		needs: map[market.Series]*need{}, asked: map[string]Question{}, prepared: map[string]*Template{},
+		needs: map[market.Series]*need{}, asked: map[string]Question{}, prepared: map[string]Candidate{},
 		own: ownState{start: env.Own, kept: env.Own, ends: env.Unsettled},
 	}
 	if len(args.OIDs) == 0 {
 		x.args.OIDs = t.oids
 	}
+	x.readIn = args.Read
 	x.template(t, nil)
 	plan := x.finish()
 	if x.start.ownTree {
@@ -198,7 +201,9 @@ func (x *binding) template(t *Template, named map[int32]value) {
 	for _, s := range t.list {
 		x.statement(s, named)
 		if s.prepare != nil {
-			x.prepared[s.prepare.Name] = Prepare(s.prepare.Text, s.prepare.OIDs, x.env.Env)
+			x.prepared[s.prepare.Name] = Candidate{
+				Template: Prepare(s.prepare.Text, s.prepare.OIDs, x.env.Env), Read: []Locale{x.env.locale()},
+			}
 		}
 		x.settle(s)
 	}
@@ -235,7 +240,7 @@ func (x *binding) statement(s *statement, named map[int32]value) {
 		x.reason(ReasonBarrier, "a condition stands above a LIMIT, DISTINCT ON, window, aggregate or lock")
 	}
 	e := &evaluator{
-		args: x.args, oids: s.oids, unsure: s.unsure, named: named, env: x.env, start: &x.start, given: x.given, answers: x.answers,
+		args: x.args, readIn: x.readIn, oids: s.oids, unsure: s.unsure, named: named, env: x.env, start: &x.start, given: x.given, answers: x.answers,
 		asked: x.asked,
 	}
 	for _, c := range s.configs {
@@ -263,7 +268,7 @@ func (x *binding) execute(n *pg.ExecuteStmt, e *evaluator) {
 	var list []Candidate
 	inner, known := x.prepared[n.GetName()]
 	if known {
-		list = []Candidate{{Template: inner}}
+		list = []Candidate{inner}
 	} else if x.args.Prepared != nil {
 		list, known = x.args.Prepared(n.GetName())
 	}
@@ -273,6 +278,9 @@ func (x *binding) execute(n *pg.ExecuteStmt, e *evaluator) {
 	case x.nested >= maxExecuteDepth && len(list) > 0:
 		x.opaque("its EXECUTEs are nested too deeply")
 	default:
+		if l := x.env.locale(); !x.env.known && !slices.Contains(x.plan.Passed, l) {
+			x.plan.Passed = append(x.plan.Passed, l)
+		}
 		for _, c := range list {
 			x.candidate(c, n, e)
 		}
@@ -292,9 +300,12 @@ func (x *binding) candidate(c Candidate, n *pg.ExecuteStmt, e *evaluator) {
 	for i, param := range n.GetParams() {
 		named[int32(i+1)] = e.argument(param, inner, i)
 	}
+	outer := x.readIn
+	x.readIn = except(c.Read, x.env.locale())
 	x.nested++
 	x.template(inner, named)
 	x.nested--
+	x.readIn = outer
 }
 
 // argument evaluates an argument of EXECUTE as the parameter's type.

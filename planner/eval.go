@@ -11,11 +11,13 @@ import (
 
 // evaluator computes constants for one execution of one statement.
 type evaluator struct {
-	args    Args
-	oids    []uint32 // parameter types as declared or inferred; zero where neither
-	unsure  map[int32]bool
-	named   map[int32]value // the arguments of EXECUTE, in place of args
-	env     settings
+	args   Args
+	oids   []uint32 // parameter types as declared or inferred; zero where neither
+	unsure map[int32]bool
+	named  map[int32]value // the arguments of EXECUTE, in place of args
+	env    settings
+	// readIn holds other settings in which the literals may have been read.
+	readIn  []Locale
 	start   *start
 	given   map[*pg.A_Const]*pg.A_Const // the text's own constants, in place of those that were analysed
 	answers Answers
@@ -78,7 +80,7 @@ func evalConst(c *pg.A_Const) value {
 	}
 	switch v := c.GetVal().(type) {
 	case *pg.A_Const_Sval:
-		return value{kind: kindUnknown, text: v.Sval.GetSval()}
+		return value{kind: kindUnknown, text: v.Sval.GetSval(), literal: true}
 	case *pg.A_Const_Ival:
 		return value{kind: kindInt, n: int64(v.Ival.GetIval())}
 	case *pg.A_Const_Fval:
@@ -202,7 +204,10 @@ func (e *evaluator) convert(v value, to kind) value {
 	text := v.kind == kindUnknown || v.kind == kindText
 	switch to {
 	case kindTimestamptz, kindTimestamp, kindDate:
-		if text {
+		switch {
+		case v.literal && v.kind == kindUnknown:
+			return e.readLiteral(v.text, to)
+		case text:
 			return e.parseText(v.text, to)
 		}
 		return e.convertTime(v, to)

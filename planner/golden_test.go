@@ -114,7 +114,7 @@ func TestRule10_KeptPlansAreThoseOfAFreshTemplate(t *testing.T) {
 		for _, c := range readGolden(t, path) {
 			env, args, _ := c.setup(t)
 			other := Env{TimeZone: "Etc/GMT-9", DateStyle: "SQL, DMY", Own: Own{Mode: modeStored, Unbounded: "error"}, Hidden: true, Catalog: env.Catalog}
-			args.Prepared = func(string) ([]Candidate, bool) { return []Candidate{{Prepare("select 1", nil, env)}}, true }
+			args.Prepared = func(string) ([]Candidate, bool) { return []Candidate{{Template: Prepare("select 1", nil, env)}}, true }
 			old := Prepare(c.sql, args.OIDs, env)
 			first := old.Bind(args, env, goldenBracket(), nil)
 			if old.fixed.Load() != nil {
@@ -122,7 +122,9 @@ func TestRule10_KeptPlansAreThoseOfAFreshTemplate(t *testing.T) {
 			}
 			require.Equal(t, first, old.Bind(args, env, goldenBracket(), nil), c.sql)
 			reads := args
-			reads.Prepared = func(string) ([]Candidate, bool) { return []Candidate{{Prepare("table ohlcv", nil, env)}}, true }
+			reads.Prepared = func(string) ([]Candidate, bool) {
+				return []Candidate{{Template: Prepare("table ohlcv", nil, env)}}, true
+			}
 			for _, a := range []Args{args, reads} {
 				for _, e := range []Env{env, other, env} {
 					want := Prepare(c.sql, a.OIDs, e).Bind(a, e, later, nil)

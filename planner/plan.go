@@ -54,20 +54,30 @@ type Args struct {
 	Formats []int16
 	// Values are the raw values; nil is NULL.
 	Values [][]byte
+	// Read holds the settings, other than the Env's, in which the literals of the text may have been read: those of its
+	// Parse, and of each execution since (PLANNER 6).
+	Read []Locale
 	// Prepared looks up what the name that EXECUTE uses may stand for. It returns (nil, true) for a statement that is known and
 	// cannot read ohlcv. A nil Prepared, and a name that is not known, make EXECUTE opaque.
 	Prepared func(name string) (list []Candidate, known bool)
 }
 
-// Candidate is a prepared statement that a name may stand for.
-type Candidate struct{ Template *Template }
+// Candidate is a prepared statement that a name may stand for, with the settings other than those of its execution in
+// which its literals may have been read.
+type Candidate struct {
+	Template *Template
+	Read     []Locale
+}
 
 // Bracket holds the start of the client's transaction: now() lies in [Lo, Hi], both inclusive.
 type Bracket struct{ Lo, Hi market.Instant }
 
 // Question is a constant that only the database can evaluate. SQL selects one row of one text column; run it with the
-// TimeZone, DateStyle and IntervalStyle of the Env that Bind was given, and search_path pg_catalog.
-type Question struct{ Key, SQL string }
+// settings of Under, and search_path pg_catalog.
+type Question struct {
+	Key, SQL string
+	Under    Locale
+}
 
 // Answers holds the answer to each question by its Key. A nil value is NULL. A value made by Failed says that the
 // database answered with an error. A missing key is a question not asked yet.
@@ -123,6 +133,9 @@ type Plan struct {
 	Refusal *Refusal
 	// Warnings are to be sent to the client as WARNINGs.
 	Warnings []string
+	// Passed are the settings, other than the Env's, in which the text EXECUTEs a prepared statement: its literals may have
+	// been read in them from then on.
+	Passed []Locale
 	// Under are the own settings under which the text's statements read ohlcv, in their order and each once: the session's,
 	// but for what statements before in the same text set (PLANNER 8). Requirements are without those of statements whose
 	// mode is stored. There is always one.

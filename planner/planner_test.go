@@ -142,7 +142,7 @@ func TestExecute(t *testing.T) {
 	inner := Prepare(registered.Text, registered.OIDs, Env{})
 	x := Prepare("execute q('A', '2024-01-01')", nil, Env{})
 	require.Equal(t, []string{"q"}, x.Executes())
-	args := Args{Prepared: func(name string) ([]Candidate, bool) { return []Candidate{{inner}}, name == "q" }}
+	args := Args{Prepared: func(name string) ([]Candidate, bool) { return []Candidate{{Template: inner}}, name == "q" }}
 	require.Equal(t, "A 1h [-infinity, 2024-01-01T00:00:00Z)", formatPlan(x, x.Bind(args, Env{}, goldenBracket(), nil)))
 }
 

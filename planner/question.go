@@ -44,7 +44,7 @@ func quote(text string) string {
 // ask asks for the whole of what ts is compared with as an instant, if it is made of constants and functions of pg_catalog that
 // do not depend on the clock. A part of it may be of another type, and is not asked for.
 func (e *evaluator) ask(node *pg.Node) value {
-	if !e.env.known || !e.askable(node, 0) {
+	if !e.env.known || !e.askable(node, 0) || e.readOtherwise(node) {
 		return value{}
 	}
 	if e.given != nil {
@@ -90,7 +90,7 @@ func (e *evaluator) answer(expression string, to kind) value {
 	key := e.env.TimeZone + "|" + e.env.DateStyle + "|" + e.env.IntervalStyle + "|" + expression
 	text, found := e.answers[key]
 	if !found {
-		e.asked[key] = Question{Key: key, SQL: "SELECT (extract(epoch FROM " + expression + ") * 1000000)::text"}
+		e.asked[key] = Question{Key: key, Under: e.env.Locale(), SQL: "SELECT (extract(epoch FROM " + expression + ") * 1000000)::text"}
 		return value{}
 	}
 	if text == nil {

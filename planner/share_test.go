@@ -46,7 +46,7 @@ func TestSharedTemplatesPlanAsTheirOwn(t *testing.T) {
 	for _, path := range files {
 		for _, c := range readGolden(t, path) {
 			env, args, _ := c.setup(t)
-			args.Prepared = func(string) ([]Candidate, bool) { return []Candidate{{Prepare("select 1", nil, env)}}, true }
+			args.Prepared = func(string) ([]Candidate, bool) { return []Candidate{{Template: Prepare("select 1", nil, env)}}, true }
 			cache := NewCache(100)
 			cache.Prepare(c.sql, args.OIDs, env).Bind(args, env, goldenBracket(), nil)
 			for range 5 {
@@ -79,7 +79,7 @@ func TestExecuteOfASharedTemplate(t *testing.T) {
 	cache.Prepare(text("02"), nil, env)
 	inner := cache.Prepare(text("03"), nil, env)
 	require.NotNil(t, inner.given)
-	args := Args{Prepared: func(string) ([]Candidate, bool) { return []Candidate{{inner}}, true }}
+	args := Args{Prepared: func(string) ([]Candidate, bool) { return []Candidate{{Template: inner}}, true }}
 	plan := cache.Prepare("execute p", nil, env).Bind(args, env, goldenBracket(), nil)
 	require.NotEmpty(t, plan.Questions)
 	for _, q := range plan.Questions {

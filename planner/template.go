@@ -161,19 +161,23 @@ type Naming struct {
 	Prepared *Prepared
 	// All says that every name is taken away.
 	All bool
+	// Unsettled says that statements before it in the text may have changed the settings.
+	Unsettled bool
 }
 
 // Names returns what the text does to the names of prepared statements, in order. Of a text that does not parse, nothing is
 // known.
 func (t *Template) Names() []Naming {
 	var list []Naming
+	unsettled := false
 	for _, s := range t.list {
 		switch {
 		case s.prepare != nil:
-			list = append(list, Naming{Name: s.prepare.Name, Prepared: s.prepare})
+			list = append(list, Naming{Name: s.prepare.Name, Prepared: s.prepare, Unsettled: unsettled})
 		case s.deallocates != nil:
 			list = append(list, *s.deallocates)
 		}
+		unsettled = unsettled || s.set != nil || len(s.configs) > 0 || s.unsettles || s.changes || s.execute != nil || s.transaction != nil
 	}
 	return list
 }

@@ -49,13 +49,15 @@ const (
 
 // value is an evaluated constant. A time is known to lie in [lo, hi].
 type value struct {
-	kind   kind
-	null   bool
-	text   string // kindUnknown, kindText
-	lo, hi market.Instant
-	span   span
-	n      int64
-	b      bool
+	kind kind
+	null bool
+	text string // kindUnknown, kindText
+	// literal says that a kindUnknown stands in the statement itself.
+	literal bool
+	lo, hi  market.Instant
+	span    span
+	n       int64
+	b       bool
 }
 
 func nullOf(k kind) value { return value{kind: k, null: true} }

@@ -209,8 +209,9 @@ func (s *session) plan(ctx context.Context, held *hold) (need, error) {
 		if !template.Reads() {
 			continue
 		}
-		u.args.Prepared = s.prepared(env)
+		u.args.Prepared, u.args.Read = s.prepared(env), s.readIn(u.stmt)
 		plan, err := s.bindPlan(ctx, template, u.args, env, held.bracket)
+		s.passed(plan.Passed)
 		for _, own := range plan.Under {
 			if !slices.Contains(under, own) {
 				under = append(under, own)

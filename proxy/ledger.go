@@ -9,6 +9,11 @@ type statement struct {
 	text string
 	oids []uint32
 	scan // reader's alone
+
+	// Under the session's mu: registered says that the upstream has it, since is the number of the settings it was parsed in,
+	// unsettled that they may have been others, which nobody knows.
+	registered, unsettled bool
+	since                 int
 }
 
 // template returns the statement's template in env.
@@ -57,19 +62,21 @@ type exchange struct {
 
 // ledger is what was sent upstream and not answered yet, in order, and what the answers said of the session.
 type ledger struct {
-	entries    []entry
-	first      int
-	waiting    int // entries that ReadyForQuery answers
-	owned      int // entries of kindOwn
-	replaced   int // entries with instead
-	tx         byte
-	copying    bool // a COPY FROM STDIN is under way, and the client has not ended it
-	announced  bool // by a FATAL or Terminate: the connection's end
-	params     map[string]string
-	paramsSeen uint64
-	statements map[string]candidates
-	queried    bool          // a Query came in an open segment: answers may belong to other entries than it seems
-	calm       chan struct{} // closed when waiting gets 0
+	entries     []entry
+	first       int
+	waiting     int // entries that ReadyForQuery answers
+	owned       int // entries of kindOwn
+	replaced    int // entries with instead
+	tx          byte
+	copying     bool // a COPY FROM STDIN is under way, and the client has not ended it
+	announced   bool // by a FATAL or Terminate: the connection's end
+	params      map[string]string
+	paramsSeen  uint64
+	had         locales // localesSeen is the paramsSeen they are of
+	localesSeen uint64
+	statements  map[string]candidates
+	queried     bool          // a Query came in an open segment: answers may belong to other entries than it seems
+	calm        chan struct{} // closed when waiting gets 0
 	// erred says that an error came, and no ReadyForQuery since: the upstream drops what comes before a Sync.
 	erred bool
 	// failures are those by the proxy, in order: an ErrorResponse that mentions failMark is replaced by the first, until
@@ -152,7 +159,7 @@ func (l *ledger) parsed() {
 	l.passBy()
 	if e := l.head(); e != nil && e.kind == kindParse {
 		done := l.pop()
-		l.statements[done.name] = candidates{done.stmt}
+		l.statements[done.name] = candidates{l.register(done.stmt)}
 	}
 }
 
@@ -184,6 +191,7 @@ func (l *ledger) ready(tx byte) entry {
 			if e.clears {
 				l.failures = l.failures[1:]
 			}
+			l.noteLocale()
 			return e
 		}
 	}

@@ -21,14 +21,16 @@ type candidates []*statement
 func (c candidates) with(st *statement) candidates {
 	for _, each := range c {
 		if each.text == st.text && slices.Equal(each.oids, st.oids) {
+			each.unsettled = each.unsettled || st.unsettled
 			return c
 		}
 	}
 	return append(candidates{st}, c...)
 }
 
-// renames returns what the text does to the names of prepared statements, in order.
-func (s *session) renames(st *statement) []rename {
+// renames returns what the text does to the names of prepared statements, in order. Unsettled says that settings may be changed before
+// it, in its own segment.
+func (s *session) renames(st *statement, unsettled bool) []rename {
 	lower := strings.ToLower(st.text)
 	if !strings.Contains(lower, "prepare") && !strings.Contains(lower, "deallocate") && !strings.Contains(lower, "discard") {
 		return nil
@@ -38,6 +40,7 @@ func (s *session) renames(st *statement) []rename {
 		r := rename{name: each.Name, all: each.All}
 		if each.Prepared != nil {
 			r.stmt = s.classify(each.Prepared.Text, each.Prepared.OIDs)
+			r.stmt.unsettled = unsettled || each.Unsettled
 		}
 		list = append(list, r)
 	}
@@ -50,9 +53,9 @@ func (l *ledger) rename(list []rename, certain bool) {
 	for _, r := range list {
 		switch {
 		case r.stmt != nil && certain:
-			l.statements[r.name] = candidates{r.stmt}
+			l.statements[r.name] = candidates{l.register(r.stmt)}
 		case r.stmt != nil:
-			l.statements[r.name] = l.statements[r.name].with(r.stmt)
+			l.statements[r.name] = l.statements[r.name].with(l.register(r.stmt))
 		case !certain:
 		case r.all:
 			unnamed := l.statements[""] // stays
@@ -127,7 +130,7 @@ func (s *session) prepared(env planner.Env) func(string) ([]planner.Candidate, b
 		for _, st := range found {
 			s.reconsider(st)
 			if st.reads {
-				list = append(list, planner.Candidate{Template: st.template(s.server.cache, env)})
+				list = append(list, planner.Candidate{Template: st.template(s.server.cache, env), Read: append(s.readIn(st), env.Locale())})
 			}
 		}
 		return list, len(found) > 0

@@ -256,6 +256,10 @@ func (s *session) take(ctx context.Context, kind byte, size int) error {
 		s.parse(body)
 	case 'B':
 		s.bind(body)
+	case 'D':
+		if r.segmentEffects { // analyses the statement anew where it has to be
+			s.passed([]planner.Locale{{Unknown: true}})
+		}
 	case 'E':
 		size = s.execute(body, size)
 	case 'C':

@@ -145,11 +145,11 @@ func (s *session) query(ctx context.Context, body []byte, size int) error {
 		}
 	}
 	r.restarts = r.restarts || st.ends && s.alone()
-	s.affect(st)
 	query := entry{kind: kindQuery}
 	if st.effects {
-		query.renames = s.renames(st)
+		query.renames = s.renames(st, r.segmentEffects)
 	}
+	s.affect(st)
 	if r.inSegment || r.open {
 		s.mu.Lock()
 		s.queried = true
@@ -189,6 +189,7 @@ func (s *session) parse(body []byte) {
 	if !st.control {
 		r.snapshot = true
 	}
+	st.unsettled = r.segmentEffects
 	r.pending = append(r.pending, entry{kind: kindParse, name: string(name), stmt: st})
 	if st.reads {
 		r.gated = true
@@ -237,7 +238,7 @@ func (s *session) bindEffects(portal string, found candidates) {
 	for _, st := range found {
 		if st.effects {
 			effects = true
-			changes = append(changes, s.renames(st)...)
+			changes = append(changes, s.renames(st, r.segmentEffects || portal != "")...)
 		}
 		s.affect(st)
 	}

@@ -24,9 +24,21 @@ func (c *Catalog) Answer(ctx context.Context, env planner.Env, questions []plann
 	if len(questions) == 0 {
 		return answers, nil
 	}
-	err := whileLost(ctx, func(ctx context.Context) error { return c.answer(ctx, env, questions, answers) })
-	if err != nil {
-		return nil, err
+	for len(questions) > 0 {
+		under := questions[0].Under
+		var now, later []planner.Question
+		for _, q := range questions {
+			if q.Under == under {
+				now = append(now, q)
+			} else {
+				later = append(later, q)
+			}
+		}
+		env.TimeZone, env.DateStyle, env.IntervalStyle = under.TimeZone, under.DateStyle, under.IntervalStyle
+		if err := whileLost(ctx, func(ctx context.Context) error { return c.answer(ctx, env, now, answers) }); err != nil {
+			return nil, err
+		}
+		questions = later
 	}
 	return answers, nil
 }

@@ -125,11 +125,11 @@ func TestAnswer(t *testing.T) {
 	c := New(db.Pool, nil)
 	env := planner.Env{TimeZone: "Asia/Tokyo", DateStyle: "ISO, DMY", IntervalStyle: "postgres"}
 	answers, err := c.Answer(t.Context(), env, []planner.Question{
-		{Key: "a", SQL: `select extract(epoch from '02/01/2024'::timestamptz)::text`},
-		{Key: "b", SQL: `select '31/31/2024'::timestamptz::text`},
-		{Key: "c", SQL: `select null::text`},
-		{Key: "d", SQL: `select 1/0`},
-		{Key: "e", SQL: `select current_setting('TimeZone')`},
+		{Key: "a", Under: env.Locale(), SQL: `select extract(epoch from '02/01/2024'::timestamptz)::text`},
+		{Key: "b", Under: env.Locale(), SQL: `select '31/31/2024'::timestamptz::text`},
+		{Key: "c", Under: env.Locale(), SQL: `select null::text`},
+		{Key: "d", Under: env.Locale(), SQL: `select 1/0`},
+		{Key: "e", Under: env.Locale(), SQL: `select current_setting('TimeZone')`},
 	})
 	require.NoError(t, err)
 	require.Equal(t, "1704121200.000000", *answers["a"], "January 2nd, midnight in Tokyo")
