@@ -224,6 +224,7 @@ func (a *analyzer) joinNode(l *level, j *pg.JoinExpr, env *cte) *source {
 		l.outer = true
 	}
 	l.joined = l.joined || j.GetIsNatural()
+	l.hidden = l.hidden || j.GetJoinUsingAlias() != nil
 	for _, col := range j.GetUsingClause() {
 		l.merged[col.GetString_().GetSval()] = true
 	}
@@ -351,26 +352,31 @@ func rejectsNull(quals []*pred, items []*item) bool {
 
 // joinCondition compiles ON, USING and NATURAL.
 func (a *analyzer) joinCondition(l *level, f *source) []*pred {
-	on := a.conjuncts(l, f.join.GetQuals())
+	seen := *l // ON sees the two sides of its join, and what is around the level
+	seen.items = f.items()
+	on := a.conjuncts(&seen, f.join.GetQuals())
 	columns := f.join.GetUsingClause()
 	for _, node := range columns {
-		on = append(on, a.joinColumn(f, node.GetString_().GetSval()))
+		on = append(on, a.joinColumn(l, f, node.GetString_().GetSval()))
 	}
 	if f.join.GetIsNatural() {
 		for _, col := range ohlcvColumns[:3] {
-			on = append(on, a.joinColumn(f, col))
+			on = append(on, a.joinColumn(l, f, col))
 		}
 	}
 	return on
 }
 
-// joinColumn is left.col = right.col, where both are known.
-func (a *analyzer) joinColumn(f *source, col string) *pred {
+// joinColumn is left.col = right.col, where both are known: one item of each side has the column, and no other may have it.
+func (a *analyzer) joinColumn(l *level, f *source, col string) *pred {
 	one := func(items []*item) operand {
 		var found operand
 		for _, it := range items {
-			if a.has(it, col) {
+			switch {
+			case a.has(it, col):
 				found.refs = append(found.refs, ref{it, col})
+			case l.hidden || !a.lacks(&level{items: []*item{it}}, col):
+				return operand{}
 			}
 		}
 		if len(found.refs) != 1 {

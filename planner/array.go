@@ -11,18 +11,32 @@ import (
 // maxArray bounds the elements of an array that are compared one by one.
 const maxArray = 200_000
 
+// derivedIn is a function of ts IN a list of literals without a type: those take the function's. In any other list they have the type
+// that all of it has in common, and an array has its own.
+func (b *bounder) derivedIn(p *pred) truth {
+	items := p.right.constant.GetList().GetItems()
+	if col, ok := p.left.of(b.scan); !ok || col != colTS {
+		return unknownTruth()
+	}
+	typed := slices.ContainsFunc(items, func(n *pg.Node) bool { return n.GetAConst() == nil || n.GetAConst().GetIsnull() })
+	if p.kind != predAny || len(items) == 0 || len(items) > maxBoxes || typed && len(items) > 1 {
+		return b.opaqueTime(p.right.constant)
+	}
+	out := truth{f: everything()}
+	for _, item := range items {
+		t, ok := b.compareDerived(&pred{kind: predCompare, op: p.op, left: p.left, right: operand{constant: item}})
+		if !ok {
+			return unknownTruth()
+		}
+		out = out.or(t)
+	}
+	return out
+}
+
 // array is op ANY and op ALL over a constant array.
 func (b *bounder) array(p *pred) truth {
-	if items := p.right.constant.GetList().GetItems(); p.left.fn != nil && p.kind == predAny && len(items) <= maxBoxes {
-		out := truth{f: everything()}
-		for _, item := range items {
-			t, ok := b.compareDerived(&pred{kind: predCompare, op: p.op, left: p.left, right: operand{constant: item}})
-			if !ok {
-				return unknownTruth()
-			}
-			out = out.or(t)
-		}
-		return out
+	if p.left.fn != nil {
+		return b.derivedIn(p)
 	}
 	if !b.keyColumn(p.left) || p.right.constant == nil {
 		return unknownTruth()

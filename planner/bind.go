@@ -191,10 +191,6 @@ func (x *binding) template(t *Template, named map[int32]value) {
 		x.opaque(t.ParseErr.Error())
 		return
 	}
-	if t.Reads() && shadowed(x.env.SearchPath) {
-		x.opaque("pg_catalog is not first in search_path: its operators may be others")
-		return
-	}
 	outer := x.given
 	x.given = t.given
 	defer func() { x.given = outer }()
@@ -214,11 +210,19 @@ func (x *binding) template(t *Template, named map[int32]value) {
 
 // shadowed reports whether a search_path names pg_catalog after another schema; PostgreSQL looks there first otherwise.
 func shadowed(path string) bool {
-	first, rest, _ := strings.Cut(path, ",")
-	return strings.Contains(rest, "pg_catalog") && !strings.Contains(first, "pg_catalog")
+	for at, name := range strings.Split(path, ",") {
+		if strings.Trim(name, ` "'`) == "pg_catalog" {
+			return at > 0
+		}
+	}
+	return false
 }
 
 func (x *binding) statement(s *statement, named map[int32]value) {
+	if s.reads() && shadowed(x.env.SearchPath) {
+		x.opaque("pg_catalog is not first in search_path: its operators may be others")
+		return
+	}
 	x.explained = x.explained || s.explained
 	if s.misused != nil {
 		x.plan.Refusal = s.misused

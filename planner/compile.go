@@ -110,8 +110,8 @@ func (a *analyzer) compileExpr(l *level, x *pg.A_Expr) *pred {
 
 // comparison is left op right, of which one side may bound a column.
 func (a *analyzer) comparison(l *level, op string, left, right *pg.Node) *pred {
-	if flipped[op] == "" {
-		return unknownPred()
+	if flipped[op] == "" || op == "=" && (left.GetAConst().GetIsnull() || right.GetAConst().GetIsnull()) {
+		return unknownPred() // "= NULL" is IS NULL under transform_null_equals
 	}
 	return &pred{kind: predCompare, op: op, left: a.operandOf(l, left), right: a.operandOf(l, right)}
 }

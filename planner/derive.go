@@ -32,6 +32,7 @@ type step struct {
 	zone *pg.Node
 	// arg is the unit, the width or the interval; origin that of buckets, nil for the function's own.
 	arg, origin *pg.Node
+	of          kind // of what has an origin
 	minus       bool
 	days        bool // arg is a number of days
 	seconds     bool // arg is a number of seconds
@@ -147,10 +148,10 @@ func (d derived) call(name string, args []*pg.Node) (derived, bool) {
 		}
 		return d.instant().then(kindTimestamptz, step{kind: stepToWall, zone: zone}, step{kind: stepFloor, arg: args[0]},
 			step{kind: stepToInstant, zone: zone}), true
-	case name == "time_bucket" && len(args) == 2:
+	case name == "time_bucket" && len(args) == 2 && d.kind == kindTimestamptz: // of others it depends on the server
 		return d.then(d.kind, step{kind: stepBucket, arg: args[0]}), true
 	case name == "date_bin" && len(args) == 3 && d.kind != kindDate:
-		return d.then(d.kind, step{kind: stepBucket, arg: args[0], origin: args[2]}), true
+		return d.then(d.kind, step{kind: stepBucket, arg: args[0], origin: args[2], of: d.kind}), true
 	case (name == "extract" || name == "date_part") && len(args) == 2 && strings.EqualFold(args[0].GetAConst().GetSval().GetSval(), "epoch"):
 		return derived{steps: d.steps, kind: kindInt}, true
 	}

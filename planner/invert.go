@@ -82,7 +82,7 @@ const secondMicros = market.Instant(time.Second / time.Microsecond)
 // preimage returns what a step may map into the set; it may be larger. It is false where the step's constants are not known.
 func (e *evaluator) preimage(s step, set market.RangeSet) (market.RangeSet, bool) {
 	f, ok := e.inverse(s)
-	if !ok {
+	if !ok || !e.zoneNamed(s) {
 		return nil, false
 	}
 	out := make([]market.Range, 0, len(set))
@@ -102,6 +102,9 @@ func (e *evaluator) preimage(s step, set market.RangeSet) (market.RangeSet, bool
 
 // image returns what a step makes of the set; it may be larger. It is false where the step's constants are not known.
 func (e *evaluator) image(s step, set market.RangeSet) (market.RangeSet, bool) {
+	if !e.zoneNamed(s) {
+		return nil, false
+	}
 	f := func(i market.Instant) (least, most market.Instant) { return i, i }
 	switch s.kind {
 	case stepToWall:
@@ -239,12 +242,9 @@ func (e *evaluator) bucket(s step) (unit, bool) {
 	if s.origin != nil {
 		v := e.eval(s.origin)
 		if v.kind == kindUnknown && !v.null {
-			v = e.convert(v, kindTimestamptz)
-			if !e.env.utc() {
-				return unit{}, false // of which type it is decides how it is read
-			}
+			v = e.convert(v, s.of)
 		}
-		if v.null || !v.isTime() || v.lo != v.hi || v.lo.IsInf() {
+		if v.null || v.kind != s.of || v.lo != v.hi || v.lo.IsInf() {
 			return unit{}, false
 		}
 		origin = v.lo
@@ -308,19 +308,27 @@ func (e *evaluator) unshift(s step) (func(market.Instant) (least, most market.In
 // zoneShift is more than any zone's clock was ever set by at once.
 const zoneShift = 25 * time.Hour
 
+// zoneNamed reports whether a step's zone is the session's or one of the zone database's by its full name: an interval or a rule may be
+// further from UTC than any, and what an abbreviation means is a setting of the session.
+func (e *evaluator) zoneNamed(s step) bool {
+	if s.zone == nil {
+		return true
+	}
+	v := e.eval(s.zone)
+	return !v.null && (v.kind == kindUnknown || v.kind == kindText) && v.text != "" && (isUTC(v.text) || strings.Contains(v.text, "/"))
+}
+
 // offsets returns the least and the greatest distance of a zone's clock from UTC around an instant, whether that is read as an
 // instant or as the zone's own clock. What the database has to be asked is as far as can be until it has answered.
 func (e *evaluator) offsets(zone *pg.Node, around market.Instant) (least, most time.Duration) {
 	name := e.env.TimeZone
-	known := e.env.zoneKnown
 	if zone != nil {
-		v := e.eval(zone)
-		name, known = v.text, !v.null && (v.kind == kindUnknown || v.kind == kindText)
+		name = e.eval(zone).text
 	}
 	switch {
-	case around.IsInf() || known && isUTC(name) && (zone == nil || name != ""):
+	case around.IsInf() || isUTC(name) && (zone != nil || e.env.zoneKnown):
 		return 0, 0
-	case !known || !e.env.known || around.Time().Year() < 1 || around.Time().Year() > 9999:
+	case zone == nil && !e.env.zoneKnown || !e.env.known || around.Time().Year() < 1 || around.Time().Year() > 9999:
 		return -farZone, farZone
 	}
 	point := "timestamptz '" + timeLiteral(market.H1.Floor(around)) + "Z'" // so that near points share a question

@@ -104,7 +104,7 @@ func targetOf(it *item, col string) *pg.Node {
 	var found *pg.Node
 	for i, target := range targets {
 		t := target.GetResTarget()
-		if isStar(t.GetVal().GetColumnRef().GetFields()) {
+		if isStar(t.GetVal().GetColumnRef().GetFields()) || expands(t.GetVal()) {
 			return nil
 		}
 		name := t.GetName()
@@ -135,12 +135,17 @@ func hasSelect(node *pg.Node) bool {
 	return found
 }
 
-// holds returns the rows whose column has a value that the origin's constants give; false where those are not known.
-func (o origin) holds(e *evaluator, col string) (box, bool) {
+// holds returns the rows whose column has a value that the origin's constants give; false where those are not known. Alone says
+// that one constant is all that the column is made of.
+func (o origin) holds(e *evaluator, col string, alone bool) (box, bool) {
 	out := box{everyName(), everyName(), always()}
 	if o.series != nil {
 		args := o.series.GetArgs()
+		first, last := e.eval(args[0]).kind, e.eval(args[1]).kind
 		low, high := e.time(args[0]), e.time(args[1])
+		if first != last && (first != kindTimestamptz || last != kindUnknown) && (first != kindUnknown || last != kindTimestamptz) {
+			return box{}, false // the literal is of the other's type
+		}
 		if col != colTS || low.kind == kindOpaque || high.kind == kindOpaque || low.null || high.null {
 			return box{}, false
 		}
@@ -153,6 +158,9 @@ func (o origin) holds(e *evaluator, col string) (box, bool) {
 		return out, true
 	}
 	out.ts, out.symbols, out.timeframes = nil, names{}, names{}
+	if col == colTS && !alone && !slices.ContainsFunc(o.values, func(n *pg.Node) bool { return e.eval(n).kind == kindTimestamptz }) {
+		return box{}, false // all of them have one type, which is not this
+	}
 	for _, node := range o.values {
 		v := e.text(node)
 		if col == colTS {

@@ -20,7 +20,7 @@ var pureFunctions = map[string]bool{ //nolint:gochecknoglobals // a table
 
 // askText asks for a text as a point in time.
 func (e *evaluator) askText(text string, to kind) value {
-	if !e.env.known || clockWord(text) {
+	if !e.env.known || clockWord(text) || abbreviated(text) {
 		return value{}
 	}
 	name := map[kind]string{kindTimestamptz: "timestamptz", kindTimestamp: "timestamp", kindDate: "date"}[to]
@@ -118,7 +118,7 @@ func (e *evaluator) askable(node *pg.Node, depth int) bool {
 	switch n := node.GetNode().(type) {
 	case *pg.Node_AConst:
 		if s := n.AConst.GetSval(); s != nil {
-			return !clockWord(s.GetSval())
+			return !clockWord(s.GetSval()) && !abbreviated(s.GetSval())
 		}
 		return true
 	case *pg.Node_ParamRef:
@@ -140,6 +140,36 @@ func (e *evaluator) askable(node *pg.Node, depth int) bool {
 			(n.AExpr.GetLexpr() == nil || e.askable(n.AExpr.GetLexpr(), depth+1)) && e.askable(n.AExpr.GetRexpr(), depth+1)
 	}
 	return false
+}
+
+// abbreviated reports whether a literal may have the abbreviation of a zone in it: what those mean is a setting of the user's session
+// (timezone_abbreviations) that the database is not told of. Zones by their full names have a slash.
+func abbreviated(text string) bool {
+	for field := range strings.FieldsSeq(strings.ToLower(text)) {
+		if strings.Contains(field, "/") {
+			continue
+		}
+		for word := range strings.FieldsFuncSeq(field, func(r rune) bool { return r < 'a' || r > 'z' }) {
+			if !dateWords[word] {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// dateWords are the words of dates, intervals and units, none of which is a zone.
+var dateWords = map[string]bool{ //nolint:gochecknoglobals // a table
+	"t": true, "z": true, "utc": true, "am": true, "pm": true, "bc": true, "ad": true, "epoch": true, "infinity": true, "j": true,
+	"january": true, "february": true, "march": true, "april": true, "may": true, "june": true, "july": true, "august": true,
+	"september": true, "october": true, "november": true, "december": true, "jan": true, "feb": true, "mar": true, "apr": true,
+	"jun": true, "jul": true, "aug": true, "sep": true, "sept": true, "oct": true, "nov": true, "dec": true, "monday": true,
+	"tuesday": true, "wednesday": true, "thursday": true, "friday": true, "saturday": true, "sunday": true, "mon": true,
+	"tue": true, "tues": true, "wed": true, "thu": true, "thur": true, "thurs": true, "fri": true, "sat": true, "sun": true,
+	"year": true, "years": true, "month": true, "months": true, "week": true, "weeks": true, "day": true, "days": true,
+	"hour": true, "hours": true, "minute": true, "minutes": true, "second": true, "seconds": true, "quarter": true, "decade": true,
+	"century": true, "millennium": true, "mons": true, "min": true, "mins": true, "sec": true, "secs": true, "y": true, "d": true,
+	"h": true, "m": true, "s": true, "w": true, "p": true, "pt": true, "ago": true,
 }
 
 // clockWord reports whether a literal may be one of those that name a time by the clock.

@@ -215,6 +215,9 @@ func (a *analyzer) output(it *item, col string) operand {
 	star := false
 	for _, target := range it.sub.GetTargetList() {
 		t := target.GetResTarget()
+		if expands(t.GetVal()) {
+			return operand{}
+		}
 		fields := t.GetVal().GetColumnRef().GetFields()
 		if isStar(fields) {
 			star = true
@@ -239,6 +242,12 @@ func isStar(fields []*pg.Node) bool {
 	return len(fields) > 0 && fields[len(fields)-1].GetAStar() != nil
 }
 
+// expands reports whether an expression is (row).*, which stands for columns that are not known.
+func expands(node *pg.Node) bool {
+	list := node.GetAIndirection().GetIndirection()
+	return len(list) > 0 && list[len(list)-1].GetAStar() != nil
+}
+
 // targetName returns the name of an output column, empty where it is not certain.
 func targetName(t *pg.ResTarget) string {
 	if t.GetName() != "" {
@@ -253,6 +262,9 @@ func targetName(t *pg.ResTarget) string {
 
 // starColumn returns what the column of that name among those of * or alias.* is.
 func (a *analyzer) starColumn(l *level, fields []*pg.Node, col string) operand {
+	if l.hidden {
+		return operand{}
+	}
 	if len(fields) == 1 {
 		return a.resolveBare(l, col)
 	}
@@ -269,6 +281,9 @@ func (a *analyzer) outputs(sel *pg.SelectStmt, l *level) ([]output, bool) {
 	var list []output
 	for _, target := range sel.GetTargetList() {
 		t := target.GetResTarget()
+		if expands(t.GetVal()) {
+			return nil, false
+		}
 		fields := t.GetVal().GetColumnRef().GetFields()
 		if !isStar(fields) {
 			list = append(list, output{targetName(t), a.resolve(l, fields)})
@@ -305,12 +320,10 @@ func (a *analyzer) itemColumns(it *item) ([]string, bool) {
 		return nil, false
 	case len(it.sub.GetValuesLists()) > 0:
 		return valueNames(it), true
-	case len(it.columns) > 0:
-		return it.columns, true
 	}
 	leaf := a.leftmost(it)
 	if len(leaf.sub.GetValuesLists()) > 0 {
-		return valueNames(leaf), true
+		return rename(valueNames(leaf), it.columns)
 	}
 	l := a.levelOf(leaf)
 	if l == nil {
@@ -321,7 +334,18 @@ func (a *analyzer) itemColumns(it *item) ([]string, bool) {
 	for _, o := range list {
 		columns = append(columns, o.name)
 	}
-	return columns, ok
+	if !ok {
+		return nil, false
+	}
+	return rename(columns, it.columns)
+}
+
+// rename puts the names that an alias gives in place of the first columns; false where there are more of them.
+func rename(columns, names []string) ([]string, bool) {
+	if len(names) > len(columns) {
+		return nil, false
+	}
+	return append(slices.Clone(names), columns[len(names):]...), true
 }
 
 // leftmost returns the SELECT that names a set operation's columns.

@@ -54,12 +54,12 @@ func (a *analyzer) subqueries(within *level, env *cte, nodes ...*pg.Node) {
 }
 
 // fromSubqueries analyses the SELECTs inside the expressions of a FROM clause; its subqueries are items.
-func (a *analyzer) fromSubqueries(l *level, env *cte, nodes ...*pg.Node) {
+func (a *analyzer) fromSubqueries(env *cte, nodes ...*pg.Node) {
 	for _, node := range nodes {
 		switch n := node.GetNode().(type) {
 		case *pg.Node_JoinExpr:
-			a.fromSubqueries(l, env, n.JoinExpr.GetLarg(), n.JoinExpr.GetRarg())
-			a.subqueries(l, env, n.JoinExpr.GetQuals())
+			a.fromSubqueries(env, n.JoinExpr.GetLarg(), n.JoinExpr.GetRarg())
+			a.subqueries(nil, env, n.JoinExpr.GetQuals())
 		case *pg.Node_RangeVar, *pg.Node_RangeSubselect:
 		case *pg.Node_RangeTableSample:
 			a.subqueries(nil, env, n.RangeTableSample.GetArgs()...)
@@ -152,7 +152,7 @@ func (a *analyzer) shapeOf(sel *pg.SelectStmt, l *level) shape {
 func (a *analyzer) groupKeys(sel *pg.SelectStmt, l *level) []ref {
 	var keys []ref
 	star := slices.ContainsFunc(sel.GetTargetList(), func(t *pg.Node) bool {
-		return isStar(t.GetResTarget().GetVal().GetColumnRef().GetFields())
+		return isStar(t.GetResTarget().GetVal().GetColumnRef().GetFields()) || expands(t.GetResTarget().GetVal())
 	})
 	for _, node := range sel.GetGroupClause() {
 		if node.GetGroupingSet() != nil {
@@ -188,7 +188,7 @@ func (a *analyzer) plainSelect(it *item, quals []*pred, lim *limit) {
 	sel := it.sub
 	l := a.levelOf(it)
 	env := a.innerOf(it)
-	a.fromSubqueries(l, env, sel.GetFromClause()...)
+	a.fromSubqueries(env, sel.GetFromClause()...)
 	s := a.shapeOf(sel, l)
 	all := a.conjuncts(l, sel.GetWhereClause())
 	scans := len(a.scans)
@@ -263,7 +263,7 @@ func (a *analyzer) sortColumn(sel *pg.SelectStmt, l *level, node *pg.Node) opera
 	targets := sel.GetTargetList()
 	if at := node.GetAConst().GetIval(); at != nil {
 		for _, t := range targets {
-			if isStar(t.GetResTarget().GetVal().GetColumnRef().GetFields()) {
+			if isStar(t.GetResTarget().GetVal().GetColumnRef().GetFields()) || expands(t.GetResTarget().GetVal()) {
 				return operand{}
 			}
 		}
@@ -273,6 +273,9 @@ func (a *analyzer) sortColumn(sel *pg.SelectStmt, l *level, node *pg.Node) opera
 		return operand{}
 	}
 	fields := node.GetColumnRef().GetFields()
+	if slices.ContainsFunc(targets, func(t *pg.Node) bool { return expands(t.GetResTarget().GetVal()) }) {
+		return operand{}
+	}
 	if len(fields) == 1 {
 		name := fields[0].GetString_().GetSval()
 		for _, t := range targets {

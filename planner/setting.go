@@ -83,7 +83,7 @@ func (x *binding) apply(c change) {
 	case c.name == "timezone":
 		x.env.known, x.env.zoneKnown, x.env.TimeZone = false, c.known, c.text
 	case c.name == "search_path":
-		x.env.Hidden = false
+		x.env.Hidden, x.env.SearchPath = false, c.text
 	case c.name == "datestyle", c.name == "intervalstyle", c.name == "client_encoding", c.name == "role", c.name == "session_authorization":
 		x.unsettle()
 	}
@@ -165,6 +165,13 @@ func (x *binding) ownKnown() bool {
 func changeOf(set *pg.VariableSetStmt) change {
 	c := change{name: strings.ToLower(set.GetName()), local: set.GetIsLocal()}
 	c.text, c.known = settingText(set)
+	if c.name == "search_path" && !c.known {
+		names := make([]string, 0, len(set.GetArgs()))
+		for _, arg := range set.GetArgs() {
+			names = append(names, arg.GetAConst().GetSval().GetSval())
+		}
+		c.text = strings.Join(names, ", ") // of RESET: nothing, which is not known to hide pg_catalog
+	}
 	return c
 }
 

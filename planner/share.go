@@ -158,7 +158,9 @@ func (p *pred) constants(into map[*pg.A_Const]bool) {
 		kid.constants(into)
 	}
 	for _, node := range []*pg.Node{p.left.constant, p.right.constant} {
-		evaluated(node, into)
+		if !anyColumn(node) { // else how it is understood may depend on its constants
+			evaluated(node, into)
+		}
 	}
 }
 

@@ -140,6 +140,7 @@ func (a *analyzer) top(s *statement, root *pg.Node, text string, raw *pg.RawStmt
 		a.noteWrites(s, root)
 		return false
 	case *pg.Node_SelectStmt, *pg.Node_InsertStmt, *pg.Node_UpdateStmt, *pg.Node_DeleteStmt, *pg.Node_MergeStmt:
+		s.unsettles = s.unsettles || root.GetUpdateStmt().GetRelation().GetRelname() == "pg_settings" // a rule makes it set_config
 		a.query(root, nil)
 	default:
 		s.changes = true

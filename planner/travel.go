@@ -165,7 +165,7 @@ func (r *reading) other(l link) (box, bool) {
 	from := box{names{}, names{}, nil}
 	for _, origin := range l.from {
 		if origin.made() {
-			b, known := origin.holds(r.evaluator, l.col)
+			b, known := origin.holds(r.evaluator, l.col, len(l.from) == 1 && len(origin.values) == 1)
 			if !known {
 				return box{}, false
 			}
