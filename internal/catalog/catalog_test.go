@@ -70,6 +70,14 @@ func TestClosure(t *testing.T) {
 	_, err = db.Pool.Exec(ctx, `drop schema third cascade`)
 	require.NoError(t, err)
 
+	require.NotContains(t, c.Current().Names, "date_trunc")
+	_, err = db.Pool.Exec(ctx, `create function public.date_trunc(text, date) returns date language sql immutable as 'select $2'`)
+	require.NoError(t, err)
+	require.NoError(t, c.Refresh(ctx))
+	require.Contains(t, c.Current().Names, "date_trunc", "it fits a date better than the builtin one")
+	_, err = db.Pool.Exec(ctx, `drop function public.date_trunc(text, date)`)
+	require.NoError(t, err)
+
 	_, err = db.Pool.Exec(ctx, `alter view public.daily rename to every_day`)
 	require.NoError(t, err)
 	require.NoError(t, c.Refresh(ctx))

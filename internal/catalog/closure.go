@@ -120,6 +120,15 @@ func wrap(operation string, err error) error {
 	return fmt.Errorf("%s: %w", operation, err)
 }
 
+// understood are the functions that the planner computes with. A user's function of such a name may be meant in its place, where its
+// arguments fit better: nothing is known of a call then.
+var understood = map[string]bool{
+	"date_trunc": true, "date_bin": true, "timezone": true, "extract": true, "date_part": true, "to_timestamp": true, "floor": true,
+	"generate_series": true, "make_date": true, "make_timestamp": true, "make_timestamptz": true, "make_interval": true, "to_date": true,
+	"justify_days": true, "justify_hours": true, "justify_interval": true, "date": true, "now": true, "min": true, "max": true,
+	"first": true, "last": true, "transaction_timestamp": true, "statement_timestamp": true, "clock_timestamp": true,
+}
+
 // catalog returns the names through which ohlcv can be read, and the definitions of those that are plain views. Two
 // objects of one name make it opaque, since which of them is meant depends on the search_path. The name ohlcv is among them where
 // something else than the table has it.
@@ -129,6 +138,9 @@ func (g *graph) catalog(version uint64) *planner.Catalog {
 	for key, n := range g.nodes {
 		if _, in := reached[key]; n.name != table && (in || !n.passing) {
 			count[n.name]++
+		}
+		if strings.HasPrefix(key, "f") && understood[n.name] {
+			names[n.name] = struct{}{}
 		}
 	}
 	for key := range reached {
