@@ -28,7 +28,7 @@ func TestRule16_OneDayDoesNotStandBehindAUsersYears(t *testing.T) {
 	r.gated(8, func(context.Context, source.Query) error { return nil })
 	pages := r.pages(ctx)
 	years := ensure(ctx, c, need("sim:BTCUSD", market.M1, "2024-01-01T00:00:00Z", "2024-01-11T00:00:00Z"), nil)
-	const all, window = 240, 32
+	const all, window = 240, 16
 	before := 0
 	for quiet := false; !quiet; {
 		select {

@@ -46,7 +46,8 @@ type Config struct {
 	Report time.Duration
 	// ListAge is how old a list of instruments may grow, default 1 h; ListPoll how often that is looked at, default 5 s.
 	ListAge, ListPoll time.Duration
-	// Window bounds the pages per partition that are published and not ingested yet, default 32.
+	// Window bounds the pages per partition that are published and not ingested yet, default 16: two and a
+	// half batches of ingest where pages are full, which keeps it busy, and what the page of a user stands behind.
 	Window int
 	Actors *actor.Registry
 	Logger *slog.Logger
@@ -85,7 +86,7 @@ func (c *Config) setDefaults() {
 	for _, n := range []struct {
 		set *int
 		to  int
-	}{{&c.Concurrency, 8}, {&c.MaxJobs, 1024}, {&c.MaxQueued, 4096}, {&c.Attempts, 8}, {&c.Window, 32}} {
+	}{{&c.Concurrency, 8}, {&c.MaxJobs, 1024}, {&c.MaxQueued, 4096}, {&c.Attempts, 8}, {&c.Window, 16}} {
 		if *n.set <= 0 {
 			*n.set = n.to
 		}
