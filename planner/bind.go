@@ -43,7 +43,7 @@ type need struct {
 // What the plan refers to must not be changed: it may be another execution's plan too.
 func (t *Template) Bind(args Args, env Env, b Bracket, ans Answers) Plan {
 	if t.catalog.version() != env.Catalog.version() {
-		t = Prepare(t.Text, t.oids, env)
+		t = t.again(env)
 	}
 	args.Read = except(args.Read, env.Locale())
 	constant := len(args.Values) == 0 && len(ans) == 0 && len(args.Read) == 0
@@ -204,7 +204,7 @@ func (x *binding) template(t *Template, named map[int32]value) {
 		x.settle(s)
 	}
 	if x.start.ownTree && t.given != nil {
-		t.own.Store(Prepare(t.Text, t.oids, x.env.Env))
+		t.own.Store(t.again(x.env.Env))
 	}
 }
 
@@ -298,7 +298,7 @@ func (x *binding) candidate(c Candidate, n *pg.ExecuteStmt, e *evaluator) {
 		return
 	}
 	if inner.catalog.version() != x.env.Catalog.version() {
-		inner = Prepare(inner.Text, inner.oids, x.env.Env)
+		inner = inner.again(x.env.Env)
 	}
 	named := make(map[int32]value, len(n.GetParams()))
 	for i, param := range n.GetParams() {

@@ -24,8 +24,11 @@ type Template struct {
 	oids    []uint32
 	catalog *Catalog
 	created []string
-	columns []string
-	fixed   atomic.Pointer[fixedPlan] // the newest
+	// encoding and nonStandard are settings under which the text came.
+	encoding    string
+	nonStandard bool
+	columns     []string
+	fixed       atomic.Pointer[fixedPlan] // the newest
 	// given are the constants of this text in the place of those in list, where that is another text's.
 	given map[*pg.A_Const]*pg.A_Const
 	// own is the template of this very text, once questions had to be made of its own constants.
@@ -51,6 +54,12 @@ func Prepare(text string, paramOIDs []uint32, env Env) *Template {
 	return t
 }
 
+// again analyses the text anew, as it was read when it came: its encoding and its strings are those of then.
+func (t *Template) again(env Env) *Template {
+	env.ClientEncoding, env.NonStandardStrings = t.encoding, t.nonStandard
+	return Prepare(t.Text, t.oids, env)
+}
+
 // renames reports whether the text may change the names of prepared statements.
 func renames(text string) bool {
 	return hasWord(text, "prepare") || hasWord(text, "deallocate") || hasWord(text, "discard")
@@ -58,7 +67,10 @@ func renames(text string) bool {
 
 // prepare returns the parse trees too.
 func prepare(text string, paramOIDs []uint32, env Env) (*Template, []*pg.RawStmt) {
-	t := &Template{Text: text, Statements: 1, oids: slices.Clone(paramOIDs), catalog: env.Catalog}
+	t := &Template{
+		Text: text, Statements: 1, oids: slices.Clone(paramOIDs), catalog: env.Catalog,
+		encoding: env.ClientEncoding, nonStandard: env.NonStandardStrings,
+	}
 	may := MayRead(text, env.Catalog)
 	if !may && !renames(text) {
 		return t, nil

@@ -78,7 +78,7 @@ var errExplainAlone = &Error{
 
 // explains reports whether the statement is an EXPLAIN (BARKEEP).
 func (s *session) explains(st *statement) bool {
-	return st.asks && s.server.cfg.Explainer != nil && st.template(s.server.cache, s.env()).Explains()
+	return st.asks && s.server.cfg.Explainer != nil && s.template(st, s.env()).Explains()
 }
 
 // forgetExplained forgets the portals that end with the transaction, at a Sync.
@@ -145,7 +145,7 @@ func (s *session) explain(ctx context.Context, u unit) error {
 		return err
 	}
 	env := s.env()
-	template := u.stmt.template(s.server.cache, env)
+	template := s.template(u.stmt, env)
 	if template.Statements != 1 {
 		return errExplainAlone
 	}

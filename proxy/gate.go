@@ -196,7 +196,7 @@ func (s *session) plan(ctx context.Context, held *hold) (need, error) {
 	var out need
 	var under []planner.Own
 	for _, u := range held.units {
-		template := u.stmt.template(s.server.cache, env)
+		template := s.template(u.stmt, env)
 		if template.Explains() {
 			continue
 		}

@@ -132,7 +132,7 @@ func (h *hold) begin(ctx context.Context, what need) (pass bool, err error) {
 	s.held = true
 	s.mu.Unlock()
 	for _, u := range h.units {
-		single := u.stmt.template(s.server.cache, s.env()).Statements == 1
+		single := s.template(u.stmt, s.env()).Statements == 1
 		if u.parsed && !u.parseOnly && single && !r.settings.repeatable() && !r.open {
 			if err := s.checkParse(until, u); err != nil {
 				return false, err

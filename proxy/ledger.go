@@ -14,11 +14,18 @@ type statement struct {
 	// unsettled that they may have been others, which nobody knows.
 	registered, unsettled bool
 	since                 int
+	encoding              string
+	nonStandard           bool
 }
 
-// template returns the statement's template in env.
-func (st *statement) template(cache *planner.Cache, env planner.Env) *planner.Template {
-	return cache.Prepare(st.text, st.oids, env)
+// template returns the statement's template in env. Its text is in the encoding, and its strings in the form, of when it came.
+func (s *session) template(st *statement, env planner.Env) *planner.Template {
+	s.mu.Lock()
+	if st.registered {
+		env.ClientEncoding, env.NonStandardStrings = st.encoding, st.nonStandard
+	}
+	s.mu.Unlock()
+	return s.server.cache.Prepare(st.text, st.oids, env)
 }
 
 // The kinds of entries. Those of the first line are answered by ReadyForQuery.

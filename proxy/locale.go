@@ -54,6 +54,7 @@ func (l *ledger) register(st *statement) *statement {
 	l.noteLocale()
 	if !st.registered {
 		st.registered, st.since = true, l.had.last()
+		st.encoding, st.nonStandard = l.params["client_encoding"], l.params["standard_conforming_strings"] == "off"
 	}
 	return st
 }

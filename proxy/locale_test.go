@@ -102,3 +102,27 @@ func TestLocales(t *testing.T) {
 	require.Contains(t, l.since(0), planner.Locale{Unknown: true})
 	require.LessOrEqual(t, len(l.list), maxLocales+1)
 }
+
+// A text is read as its strings and its encoding were when it came.
+func TestTextsAsTheyCame(t *testing.T) {
+	const where = "from ohlcv where timeframe = '1m' and symbol in "
+	b := start(t, nil)
+	b.lacks = []string{"all"}
+	conn := b.connect(t, nil)
+	exec := func(text string) {
+		t.Helper()
+		_, err := conn.Exec(t.Context(), text, pgx.QueryExecModeSimpleProtocol)
+		require.NoError(t, err)
+	}
+	exec("set standard_conforming_strings = off; set escape_string_warning = off")
+	_, err := conn.PgConn().Prepare(t.Context(), "p", `select 1 `+where+`('\'', 'sim:B', '\'')`, nil)
+	require.NoError(t, err)
+	exec("set standard_conforming_strings = on")
+	require.Equal(t, "0A000", code(conn.PgConn().ExecPrepared(t.Context(), "p", nil, nil, nil).Read().Err))
+
+	exec("set client_encoding = 'LATIN1'")
+	exec("prepare l as select 1 " + where + "('sim:\xc3\xa9')")
+	exec("set client_encoding = 'UTF8'")
+	exec("execute l")
+	require.EqualValues(t, "sim:Ã©", b.asked[len(b.asked)-1].Requirements[0].Series.Symbol)
+}

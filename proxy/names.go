@@ -130,7 +130,7 @@ func (s *session) prepared(env planner.Env) func(string) ([]planner.Candidate, b
 		for _, st := range found {
 			s.reconsider(st)
 			if st.reads {
-				list = append(list, planner.Candidate{Template: st.template(s.server.cache, env), Read: append(s.readIn(st), env.Locale())})
+				list = append(list, planner.Candidate{Template: s.template(st, env), Read: append(s.readIn(st), env.Locale())})
 			}
 		}
 		return list, len(found) > 0
