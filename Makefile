@@ -7,12 +7,13 @@ GO ?= go
 LINT_VERSION := 2.15.0
 LINT := .tools/golangci-lint-$(LINT_VERSION)
 FUZZTIME ?= 30s
+SOAKTIME ?= 600
 BENCH ?=
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -X main.version=$(VERSION)
 PACKAGES ?= ./...
 
-.PHONY: help run build test test-clients race lint fmt fuzz bench up down clean
+.PHONY: help run build test test-clients race lint fmt fuzz soak bench up down clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,8 +43,13 @@ fmt: $(LINT) ## format the code
 fuzz: ## fuzz each fuzz target for FUZZTIME (30s)
 	@$(GO) list -f '{{.ImportPath}} {{.Dir}}' ./... | while read -r pkg dir; do \
 	  grep -rhoE --include='*_test.go' --exclude-dir='*' '^func Fuzz[A-Za-z0-9_]*' "$$dir"/*_test.go 2>/dev/null | cut -d' ' -f2 | while read -r target; do \
-	    echo "$$pkg $$target"; $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$pkg"; \
+	    echo "$$pkg $$target"; $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 20x "$$pkg"; \
 	  done; done
+
+soak: ## run the differential tests with new seeds, again and again, for SOAKTIME seconds (600)
+	@end=$$(( $$(date +%s) + $(SOAKTIME) )); runs=0; while [ $$(date +%s) -lt $$end ]; do \
+	  $(GO) run ./cmd/testenv go test -count=1 -timeout 2h -run TestDifferential ./planner ./cmd/barkeep || exit 1; \
+	  runs=$$((runs + 1)); done; echo "$$runs runs without a difference"
 
 bench: build ## measure against the database, PgBouncer and COPY; writes bench.json
 	$(GO) run ./cmd/testenv -durable $(GO) run ./cmd/bench
