@@ -41,6 +41,8 @@ type Store struct {
 	index atomic.Pointer[Index]
 	// confirmed is when the last whole poll began, in Unix nanoseconds; 0 while the index may not be relied on.
 	confirmed atomic.Int64
+	// breaks counts the connections that broke: a poll that began before says nothing after.
+	breaks atomic.Int64
 	// clock is what the last poll saw of the database's clock.
 	clock atomic.Pointer[Skew]
 	// loading is held by who reads the database, so that what was read first is installed first.
@@ -130,6 +132,7 @@ func (s *Store) Run(ctx context.Context) error {
 	for {
 		began := s.config.Now()
 		err := s.follow(ctx)
+		s.breaks.Add(1)
 		s.confirmed.Store(0)
 		if ctx.Err() != nil {
 			return nil //nolint:nilerr // a stop is a cause, not a failure
@@ -225,7 +228,7 @@ func (s *Store) poll(ctx context.Context, q querier) error {
 		return err
 	}
 	defer release()
-	began := s.config.Now()
+	began, breaks := s.config.Now(), s.breaks.Load()
 	if err := s.compareClocks(ctx, q); err != nil {
 		return err
 	}
@@ -254,6 +257,9 @@ func (s *Store) poll(ctx context.Context, q querier) error {
 		return err
 	}
 	s.confirmed.Store(began.UnixNano())
+	if s.breaks.Load() != breaks {
+		s.confirmed.Store(0)
+	}
 	return nil
 }
 
