@@ -161,7 +161,7 @@ func compareDatabases(t *testing.T, statements int, dir string, bars map[market.
 	})
 	t.Logf("%d statements the same, %d failed on both, %d refused, %d refused or warned of as they should", tally.same, tally.failed, tally.refused, tally.lax)
 	total := tally.same + tally.failed + tally.refused
-	require.LessOrEqual(t, tally.refused*10, total, "too many refusals: nothing is shown by them")
+	require.LessOrEqual(t, tally.refused*4, total, "too many refusals: nothing is shown by them")
 }
 
 func fill(tb testing.TB, pool *pgxpool.Pool, bars map[market.Series][]market.Bar) {
