@@ -48,8 +48,11 @@ type shown struct {
 	limit uint32
 }
 
-// encode returns the rows, with what ends them.
+// encode returns the rows, with what ends them; nothing of what is shown to nobody.
 func (x *shown) encode() []byte {
+	if x.explained == nil {
+		return nil
+	}
 	rest := x.lines[x.shown:]
 	suspended := x.limit > 0 && uint32(len(rest)) >= x.limit //nolint:gosec // lines are few
 	if suspended {
@@ -168,6 +171,7 @@ func (s *session) explain(ctx context.Context, u unit) error {
 	set := &s.reader.settings
 	list, err := s.server.cfg.Explainer.Explain(ctx, Request{
 		Requirements: join(plan.Requirements), Mode: set.mode, Freshness: set.freshness, MaxBars: set.maxBars, AskedBy: set.role,
+		Life: s.life,
 	})
 	if err != nil {
 		return err

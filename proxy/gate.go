@@ -128,7 +128,7 @@ func (s *session) round(ctx context.Context, held *hold, round int) (bool, error
 	r := &s.reader
 	request := Request{
 		Requirements: what.requirements, Mode: what.set.mode, Freshness: what.set.freshness, MaxBars: what.set.maxBars,
-		AskedBy: what.set.role,
+		AskedBy: what.set.role, Life: s.life,
 	}
 	if r.settings.repeatable() && r.snapshotTaken && s.inTransaction() {
 		request.At = r.snapshotVersion

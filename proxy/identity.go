@@ -20,14 +20,14 @@ var (
 )
 
 // identify asks the upstream who it is, before the client may speak: what is known of bars holds for one server
-// (PIPELINE 24). It returns errStandby or errOtherServer. A role that may not ask is let in: the service's own connections
-// are checked too.
+// (PIPELINE 24), and for one life of its database (PIPELINE 19). It returns errStandby or errOtherServer. A role that may not
+// ask is let in: the service's own connections are checked too.
 func (s *session) identify() error {
 	up := &s.server.cfg.Upstream
 	if !s.planned || up.SystemIdentifier == "" {
 		return nil
 	}
-	if _, err := s.upstream.Write(encode(&pgproto3.Query{String: up.IdentifyQuery})); err != nil {
+	if _, err := s.upstream.Write(encode(&pgproto3.Query{String: up.LifeQuery + "; " + up.IdentifyQuery})); err != nil {
 		return fmt.Errorf("write to upstream: %w", err)
 	}
 	var row pgproto3.DataRow
@@ -41,14 +41,8 @@ func (s *session) identify() error {
 			if err := row.Decode(message[5:]); err != nil {
 				return fmt.Errorf("read who the upstream is: %w", err)
 			}
-			if len(row.Values) != 2 {
-				return fmt.Errorf("read who the upstream is: %d columns", len(row.Values))
-			}
-			if string(row.Values[0]) != "false" {
-				return s.refuse(errStandby)
-			}
-			if string(row.Values[1]) != up.SystemIdentifier {
-				return s.refuse(errOtherServer)
+			if err := s.identified(row.Values); err != nil {
+				return err
 			}
 		case 'E':
 			s.log.Warn("a session's server cannot be identified", slog.String("user", s.user), slog.Any("error", upstreamError(message)))
@@ -60,4 +54,19 @@ func (s *session) identify() error {
 			return nil
 		}
 	}
+}
+
+// identified deals with the answers: the row of the life, then that of the identity.
+func (s *session) identified(row [][]byte) error {
+	switch {
+	case len(row) == 1:
+		s.life = string(row[0])
+	case len(row) != 2:
+		return fmt.Errorf("read who the upstream is: %d columns", len(row))
+	case string(row[0]) != "false":
+		return s.refuse(errStandby)
+	case string(row[1]) != s.server.cfg.Upstream.SystemIdentifier:
+		return s.refuse(errOtherServer)
+	}
+	return nil
 }

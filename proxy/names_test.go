@@ -73,3 +73,28 @@ func TestNamesThatAreGone(t *testing.T) {
 		})
 	}
 }
+
+// TestNamesOutOfSight: what is bound is known, or is not there: the answer is PostgreSQL's, without a word of ours in between.
+func TestNamesOutOfSight(t *testing.T) {
+	b := start(t, nil)
+	for name, script := range map[string]string{
+		"unknown":                "B - nothing\nD P -\nE -\nS\nwait Z\nQ select 1\nwait Z",
+		"unknown, unnamed":       "B - -\nE -\nS\nwait Z",
+		"behind a failure":       "P - select 1/0\nB - -\nE -\nB - nothing\nE -\nS\nwait Z\nC S nothing\nS\nwait Z",
+		"behind an open one":     "P a select 1\nB - a\nE -\nB - nothing\nE -\nB - a\nE -\nS\nwait Z\nB - a\nE -\nS\nwait Z",
+		"in a failed block":      "Q begin; select 1/0\nwait Z\nB - nothing\nE -\nS\nwait Z\nQ rollback\nwait Z",
+		"closed and deallocated": "P a select 1\nC S a\nB - a\nE -\nS\nwait Z",
+	} {
+		t.Run(name, func(t *testing.T) {
+			want, err := pgtest.Play(t.Context(), b.db.URL, script)
+			require.NoError(t, err, want)
+			got, err := pgtest.Play(t.Context(), b.url, script)
+			require.NoError(t, err, got)
+			require.Equal(t, want, got)
+		})
+	}
+	got, err := pgtest.Play(t.Context(), b.url, "Q do $$ begin execute 'pre' || 'pare hidden as select 7'; end $$\nwait Z\nB - hidden\nE -\nS\nwait Z")
+	require.NoError(t, err, got)
+	require.NotContains(t, got, "D 7")
+	require.Contains(t, strings.Join(got, "\n"), "26000")
+}

@@ -255,7 +255,7 @@ func (s *session) take(ctx context.Context, kind byte, size int) error {
 	case 'P':
 		s.parse(body)
 	case 'B':
-		s.bind(body)
+		size = s.bind(body, size)
 	case 'D':
 		if r.segmentEffects { // analyses the statement anew where it has to be
 			s.passed([]planner.Locale{{Unknown: true}})

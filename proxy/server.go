@@ -26,6 +26,8 @@ type Request struct {
 	// fetched, but not be seen: 40001.
 	At           Version
 	Requirements []market.Requirement
+	// Life is what LifeQuery named the life of the database that the session is connected to, empty if it could not.
+	Life string
 	// Mode is barkeep.mode; Freshness is barkeep.freshness, zero for the default; MaxBars is barkeep.max_bars.
 	Mode      string
 	Freshness time.Duration
@@ -59,8 +61,9 @@ type Upstream struct {
 	// TLS, where not nil, is asked for with SSLRequest and required.
 	TLS *tls.Config
 	// SystemIdentifier is the server's, as the service's own connections found it; another one is refused. Empty checks
-	// nothing. IdentifyQuery returns one row of two texts: "true" in recovery, else "false", and the system identifier.
-	SystemIdentifier, IdentifyQuery string
+	// nothing. LifeQuery returns one row of one text, the life of the database; IdentifyQuery one row of two texts: "true" in
+	// recovery, else "false", and the system identifier.
+	SystemIdentifier, LifeQuery, IdentifyQuery string
 }
 
 // Config is what a Server needs. Zero limits are replaced by DESIGN §14's defaults.

@@ -26,6 +26,7 @@ type session struct {
 	planned          bool
 	user             string
 	pid              uint32
+	life             string // of the database that upstream is connected to (PIPELINE 19)
 	secret           []byte
 
 	// The pump's, and before it the authentication's: upBuf[from:have] is not looked at yet.

@@ -197,26 +197,25 @@ func (s *session) parse(body []byte) {
 	}
 }
 
-// bind deals with Bind.
-func (s *session) bind(body []byte) {
+// bind deals with Bind. It returns the size of what goes upstream.
+func (s *session) bind(body []byte, size int) int {
 	r := &s.reader
 	portal, rest, ok := cstring(body)
 	name, _, ok2 := cstring(rest)
 	if !ok || !ok2 {
-		return
+		return size
 	}
 	delete(r.explained, string(portal))
 	found, fresh := s.lookup(string(name))
 	if len(found) == 0 {
-		r.snapshot = true
-		return
+		return s.bindUnknown(string(name), size)
 	}
 	if s.explains(found[0]) {
 		x := &explained{}
 		r.gated, r.used, r.snapshot = true, true, true
 		r.explained[string(portal)] = x
 		r.units = append(r.units, unit{stmt: found[0], args: arguments(body, found[0].oids), explained: x, unsettled: r.segmentEffects})
-		return
+		return size
 	}
 	for _, st := range found {
 		s.reconsider(st)
@@ -228,6 +227,17 @@ func (s *session) bind(body []byte) {
 	}
 	s.bindEffects(string(portal), found)
 	r.used = true
+	return size
+}
+
+// bindUnknown deals with the Bind of a name for which nothing is known to be prepared. Should it be after all, out of sight, it
+// is closed first: what it reads is not known, so that it must not be executed.
+func (s *session) bindUnknown(name string, size int) int {
+	r := &s.reader
+	r.snapshot = true
+	r.pending = append(r.pending, entry{kind: kindClose, instead: &shown{}})
+	message := r.buf[r.scan : r.scan+size]
+	return r.replace(size, append(encode(&pgproto3.Close{ObjectType: 'S', Name: name}), message...))
 }
 
 // bindEffects notes what a portal may change when it is executed.

@@ -132,8 +132,17 @@ func New(config Config) (*Coordinator, error) {
 // Close releases the connections to the broker.
 func (c *Coordinator) Close() { c.client.Close() }
 
-// Snapshot returns the newest index of coverage: the version that a REPEATABLE READ session keeps.
+// Snapshot returns the newest index of coverage.
 func (c *Coordinator) Snapshot() *coverage.Index { return c.config.Coverage.Snapshot() }
+
+// Version returns the index that a REPEATABLE READ session keeps: what is known of its snapshot. That is nothing where the index
+// may not be relied on, since what was removed meanwhile may be there again when it is asked for.
+func (c *Coordinator) Version() *coverage.Index {
+	if index := c.Snapshot(); c.config.Coverage.Valid() {
+		return index
+	}
+	return &coverage.Index{}
+}
 
 // Stats are counts since the start.
 type Stats struct {
@@ -159,12 +168,13 @@ func (c *Coordinator) now() market.Instant {
 }
 
 // Missing returns how many bars of what the requirements name are not there, and whether all are. Requirements of n bars
-// count as they would if nothing were absent. It asks nobody; where the index is not valid nothing counts as covered.
-func (c *Coordinator) Missing(reqs []market.Requirement, freshness time.Duration) (bars int64, covered bool) {
-	if !c.config.Coverage.Valid() {
+// count as they would if nothing were absent. It asks nobody; where the index is not valid, or not of the life, nothing counts
+// as covered.
+func (c *Coordinator) Missing(life string, reqs []market.Requirement, freshness time.Duration) (bars int64, covered bool) {
+	index, now := c.Snapshot(), c.now()
+	if !c.config.Coverage.Valid() || !index.OfLife(life) {
 		return 0, false
 	}
-	index, now := c.Snapshot(), c.now()
 	covered = true
 	for i := range reqs {
 		r := &reqs[i]
@@ -188,8 +198,11 @@ func (c *Coordinator) Missing(reqs []market.Requirement, freshness time.Duration
 
 // CoveredAt reports whether what is covered now was covered at an older index too: a snapshot of that time sees the bars. It
 // asks nobody.
-func (c *Coordinator) CoveredAt(at *coverage.Index, reqs []market.Requirement, freshness time.Duration) bool {
+func (c *Coordinator) CoveredAt(at *coverage.Index, life string, reqs []market.Requirement, freshness time.Duration) bool {
 	index, now := c.Snapshot(), c.now()
+	if !at.OfLife(life) {
+		return false
+	}
 	for i := range reqs {
 		r := &reqs[i]
 		if !at.Covered(r.Series, r.Ranges, atLeast(freshness), now) {

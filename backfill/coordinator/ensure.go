@@ -31,6 +31,9 @@ type Request struct {
 	// there is filled, and then is an error 40001.
 	At           *coverage.Index
 	Requirements []market.Requirement
+	// Life is the life of the database in which the session lives (schema.Life), empty if it is not known: an index of
+	// another one says nothing of what the session will read (PIPELINE 19).
+	Life string
 	// Mode is one of the Mode constants; empty means ModeWait.
 	Mode string
 	// Freshness is the age up to which provisional bars are an answer; zero means the default of each timeframe, and less
@@ -62,6 +65,9 @@ func (c *Coordinator) Ensure(ctx context.Context, req Request, progress func(mar
 
 // covered reports whether index answers for all of the request without a question to anybody.
 func (c *Coordinator) covered(index *coverage.Index, req *Request, now market.Instant) bool {
+	if !index.OfLife(req.Life) {
+		return false
+	}
 	for i := range req.Requirements {
 		r := &req.Requirements[i]
 		if !index.Covered(r.Series, r.Ranges, atLeast(req.Freshness), now) {
@@ -145,6 +151,9 @@ func (f *filling) give(ctx context.Context, err error) ([]string, error) {
 	if f.req.At != nil {
 		index = f.req.At // what came since is not seen
 	}
+	if !index.OfLife(f.req.Life) {
+		index = nil
+	}
 	for _, p := range f.parts {
 		if gap := index.Missing(p.series, p.ranges, f.req.Freshness, f.now); !gap.Empty() || len(p.counts) > 0 {
 			text := "bars of " + p.series.String() + " are missing"
@@ -168,7 +177,8 @@ func transient(err error) bool {
 		return true
 	}
 	switch coded.SQLState() {
-	case pgerrcode.InvalidParameterValue, pgerrcode.FeatureNotSupported, pgerrcode.ProgramLimitExceeded:
+	case pgerrcode.InvalidParameterValue, pgerrcode.FeatureNotSupported, pgerrcode.ProgramLimitExceeded,
+		pgerrcode.ObjectNotInPrerequisiteState:
 		return false
 	}
 	return true
@@ -177,7 +187,7 @@ func transient(err error) bool {
 // checkSnapshot fails where the session's snapshot is older than the bars.
 func (f *filling) checkSnapshot() error {
 	for _, p := range f.parts {
-		if !f.req.At.Covered(p.series, p.ranges.Subtract(p.excused).Union(p.needs), f.req.Freshness, f.now) {
+		if !f.req.At.OfLife(f.req.Life) || !f.req.At.Covered(p.series, p.ranges.Subtract(p.excused).Union(p.needs), f.req.Freshness, f.now) {
 			return snapshotTooOld(p.series)
 		}
 	}
@@ -233,10 +243,13 @@ func (f *filling) loop(ctx context.Context) error {
 // step is look in an index that may be relied on where nothing is missing: removals may not be seen late, so that outside the
 // lease the database is asked.
 func (f *filling) step(ctx context.Context) (missing int64, err error) {
-	if !f.c.config.Coverage.Valid() {
+	if !f.c.config.Coverage.Valid() || !f.c.Snapshot().OfLife(f.req.Life) {
 		if err := f.c.config.Coverage.Refresh(ctx); err != nil {
 			return 0, fmt.Errorf("refresh coverage: %w", err)
 		}
+	}
+	if !f.c.Snapshot().OfLife(f.req.Life) {
+		return 0, errOtherLife
 	}
 	for {
 		if missing, err = f.look(ctx); err != nil || missing > 0 || f.c.config.Coverage.Valid() {

@@ -335,8 +335,17 @@ func TestEntireHistoryTailAndSnapshot(t *testing.T) {
 	require.NoError(t, err)
 	days := int(time.Since(time.Date(2023, 6, 15, 0, 0, 0, 0, time.UTC)).Hours()/24) + 1
 	require.Equal(t, days, r.bars("sim:NEWUSD", "1d", "-infinity", "infinity"))
-	_, covered := c.Missing(req.Requirements, 0)
+	_, covered := c.Missing("", req.Requirements, 0)
 	require.True(t, covered)
+	_, covered = c.Missing("another", req.Requirements, 0)
+	require.False(t, covered)
+	other := req
+	other.Life = "another"
+	for _, other.Mode = range []string{coordinator.ModeWait, coordinator.ModePartial} {
+		_, err = c.Ensure(ctx, other, nil)
+		requireState(t, err, "55000")
+	}
+	require.False(t, c.CoveredAt(c.Snapshot(), "another", req.Requirements, 0))
 	req.At = old
 	_, err = c.Ensure(ctx, req, nil)
 	requireState(t, err, "40001")
@@ -392,7 +401,7 @@ func TestTailThatCannotBeRefreshed(t *testing.T) {
 	refusing := func(source.Query) error { return &source.Error{Source: "sim", Op: "fetch", Err: source.ErrRefused} }
 	r.source.fail.Store(&refusing)
 	require.Eventually(t, func() bool {
-		_, covered := c.Missing(req.Requirements, req.Freshness)
+		_, covered := c.Missing("", req.Requirements, req.Freshness)
 		return !covered
 	}, 10*time.Second, 50*time.Millisecond)
 	warnings, err = c.Ensure(ctx, req, nil)

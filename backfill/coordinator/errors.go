@@ -45,6 +45,12 @@ func notNative(series market.Series, source, native string) *Error {
 	}
 }
 
+var errOtherLife = &Error{
+	Code:    pgerrcode.ObjectNotInPrerequisiteState,
+	Message: "the session is connected to another database than the one in which bars are kept now",
+	Advice:  "Connect again.",
+}
+
 func snapshotTooOld(series market.Series) *Error {
 	return &Error{
 		Code:    pgerrcode.SerializationFailure,

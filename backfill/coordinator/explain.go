@@ -31,7 +31,7 @@ type Explanation struct {
 
 // Explain says for each requirement what Ensure would do. It fetches nothing and binds nothing.
 func (c *Coordinator) Explain(ctx context.Context, req Request) ([]Explanation, error) {
-	if !c.config.Coverage.Valid() {
+	if !c.config.Coverage.Valid() || !c.Snapshot().OfLife(req.Life) {
 		if err := c.config.Coverage.Refresh(ctx); err != nil {
 			return nil, fmt.Errorf("refresh coverage: %w", err)
 		}

@@ -399,7 +399,7 @@ func TestRule6_OurClockIsBehindTheDatabases(t *testing.T) {
 		Series: market.Series{Symbol: "sim:BTCUSD", Timeframe: market.M1},
 		Ranges: market.NewRangeSet(market.Range{Start: closed.Shift(-3 * time.Minute), End: closed}),
 	}}}
-	_, covered := c.Missing(req.Requirements, 0)
+	_, covered := c.Missing("", req.Requirements, 0)
 	require.False(t, covered)
 	_, err := c.Ensure(ctx, req, nil)
 	require.NoError(t, err)

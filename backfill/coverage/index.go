@@ -17,6 +17,19 @@ const shardCount = 256
 type Index struct {
 	shards   [shardCount]map[market.Symbol]*symbolCoverage
 	segments int
+	// life is that of the database which was last read whole (schema.Life).
+	life string
+}
+
+// OfLife reports whether the index holds nothing older than the life of the database that a session is connected to: all of it
+// was read in that life, or in a later one, which the session does not live to see. The empty life is one that nobody knows.
+func (x *Index) OfLife(life string) bool { return x != nil && (life == "" || life == x.life) }
+
+// inLife returns the index, read whole in a life of the database.
+func (x *Index) inLife(life string) *Index {
+	next := *x
+	next.life = life
+	return &next
 }
 
 // Version is how often the coverage of a symbol had changed in one life of the database: counts of two lives do not compare.

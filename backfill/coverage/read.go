@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 
 	"barkeep/internal/market"
+	"barkeep/internal/schema"
 )
 
 // querier is what reads: a pool, a connection or a transaction.
@@ -47,29 +48,32 @@ func optional(i market.Instant) pgtype.Timestamptz {
 	return Timestamptz(i)
 }
 
-// life is an expression that names one life of the database: the server's start, the database and the file that holds
-// barkeep.symbol. One that comes back without its last commits, by a failover, from a backup or as a copy, may count to
-// a version again that it had before, with other segments; but not in the same life.
-const life = `(SELECT concat_ws(' ', pg_postmaster_start_time(), d.oid, pg_relation_filenode('barkeep.symbol'))
-    FROM pg_database d WHERE d.datname = current_database())`
+// life is an expression that names one life of the database and the file that holds barkeep.symbol. One that comes back
+// without its last commits, by a failover, from a backup or as a copy, may count to a version again that it had before,
+// with other segments; but not in the same life.
+const life = `(SELECT concat_ws(' ', ` + schema.Life + `, pg_relation_filenode('barkeep.symbol')))`
 
-// readVersions returns the version of every symbol.
-func readVersions(ctx context.Context, q querier) (map[market.Symbol]Version, error) {
-	rows, err := q.Query(ctx, `SELECT s.symbol, s.version, l.life FROM barkeep.symbol s, `+life+` l (life)`)
+// readVersions returns the version of every symbol, and the life of the database as sessions know it.
+func readVersions(ctx context.Context, q querier) (versions map[market.Symbol]Version, now string, err error) {
+	rows, err := q.Query(ctx, `SELECT s.symbol, s.version, l.life, `+schema.Life+`
+	  FROM `+life+` l (life) LEFT JOIN barkeep.symbol s ON true`)
 	if err != nil {
-		return nil, fmt.Errorf("read versions: %w", err)
+		return nil, "", fmt.Errorf("read versions: %w", err)
 	}
-	versions := make(map[market.Symbol]Version)
-	var symbol string
+	versions = make(map[market.Symbol]Version)
+	var symbol pgtype.Text // NULL where there is none at all
+	var count pgtype.Int8
 	var version Version
-	_, err = pgx.ForEachRow(rows, []any{&symbol, &version.count, &version.life}, func() error {
-		versions[market.Symbol(symbol)] = version
+	_, err = pgx.ForEachRow(rows, []any{&symbol, &count, &version.life, &now}, func() error {
+		if version.count = count.Int64; symbol.Valid {
+			versions[market.Symbol(symbol.String)] = version
+		}
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("read versions: %w", err)
+		return nil, "", fmt.Errorf("read versions: %w", err)
 	}
-	return versions, nil
+	return versions, now, nil
 }
 
 // readSymbols returns version and segments of the symbols, each pair of one snapshot, since one statement reads both.

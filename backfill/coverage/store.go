@@ -235,7 +235,7 @@ func (s *Store) poll(ctx context.Context, q querier) error {
 	if err := s.withdrawLost(ctx, q); err != nil {
 		return err
 	}
-	versions, err := s.versions(ctx, q)
+	versions, life, err := s.versions(ctx, q)
 	if err != nil {
 		return err
 	}
@@ -256,6 +256,9 @@ func (s *Store) poll(ctx context.Context, q querier) error {
 	if err := s.install(ctx, q, differ); err != nil {
 		return err
 	}
+	if index := s.index.Load(); index.life != life {
+		s.index.Store(index.inLife(life))
+	}
 	s.confirmed.Store(began.UnixNano())
 	if s.breaks.Load() != breaks {
 		s.confirmed.Store(0)
@@ -263,7 +266,7 @@ func (s *Store) poll(ctx context.Context, q querier) error {
 	return nil
 }
 
-func (s *Store) versions(ctx context.Context, q querier) (map[market.Symbol]Version, error) {
+func (s *Store) versions(ctx context.Context, q querier) (of map[market.Symbol]Version, life string, err error) {
 	ctx, cancel := soon(ctx)
 	defer cancel()
 	return readVersions(ctx, q)

@@ -19,6 +19,7 @@ import (
 	"barkeep/internal/dbtest"
 	"barkeep/internal/market"
 	"barkeep/internal/netfault"
+	"barkeep/internal/schema"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -115,6 +116,40 @@ func TestRule7_ADatabaseThatCameBackIsReadAnew(t *testing.T) {
 	require.Equal(t, market.RangeSet{minutes(0, 10)}, s.Snapshot().Missing(btc, market.RangeSet{minutes(0, 10)}, 0, 99*minute))
 	after, _ := s.Snapshot().Version("sim:BTCUSD")
 	require.NotEqual(t, before, after, "what was remembered under the version is not to be found again")
+}
+
+// The sequence: the database comes back without its last commit, and nobody has told the index yet: it is within its lease. A
+// session that was opened after must not be answered from it.
+func TestRule19_AnIndexOfAnotherLifeIsNotReliedOn(t *testing.T) {
+	t.Parallel()
+	db := bound(t)
+	comeBack := db.Keep(t)
+	s := coverage.NewStore(db.Pool, coverage.Config{Poll: time.Hour, Lease: time.Hour})
+	apply(t, db, final(0, 10, 1))
+	require.NoError(t, s.Load(t.Context()))
+	need := market.RangeSet{minutes(0, 10)}
+	require.True(t, s.Snapshot().OfLife(lifeOf(t, db)))
+	comeBack()
+	session := lifeOf(t, db)
+	require.True(t, s.Valid() && s.Snapshot().Covered(btc, need, 0, 99*minute), "it has not heard")
+	require.False(t, s.Snapshot().OfLife(session))
+	require.NoError(t, s.RefreshSymbol(t.Context(), "sim:ETHUSD"))
+	require.False(t, s.Snapshot().OfLife(session), "of the others it has not heard")
+	require.NoError(t, s.Refresh(t.Context()))
+	require.True(t, s.Snapshot().OfLife(session))
+	require.False(t, s.Snapshot().Covered(btc, need, 0, 99*minute))
+}
+
+// lifeOf asks in a session whose settings are not the service's.
+func lifeOf(t *testing.T, db *dbtest.DB) (life string) {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), db.URL)
+	require.NoError(t, err)
+	_, err = conn.Exec(t.Context(), "set timezone = 'Asia/Kathmandu'; set datestyle = 'SQL, DMY'; set extra_float_digits = -15; set search_path = ''")
+	require.NoError(t, err)
+	require.NoError(t, conn.QueryRow(t.Context(), "select "+schema.Life).Scan(&life))
+	require.NoError(t, conn.Close(t.Context()))
+	return life
 }
 
 // The sequence: the other end of the connection is gone without a word, as after a failover. The reading that waits for it

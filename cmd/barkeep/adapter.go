@@ -15,18 +15,18 @@ import (
 type filler struct{ *coordinator.Coordinator }
 
 // Snapshot returns the coverage as it is known now.
-func (f filler) Snapshot() proxy.Version { return f.Coordinator.Snapshot() }
+func (f filler) Snapshot() proxy.Version { return f.Version() }
 
 // Missing returns about how many bars the request lacks, at least one unless it is covered now and at its version.
 func (f filler) Missing(_ context.Context, request proxy.Request) (bars int64, err error) {
 	if request.Mode == coordinator.ModeStored {
 		return 0, nil
 	}
-	bars, covered := f.Coordinator.Missing(request.Requirements, request.Freshness)
+	bars, covered := f.Coordinator.Missing(request.Life, request.Requirements, request.Freshness)
 	if covered && request.At == nil {
 		return 0, nil
 	}
-	if at := indexOf(request.At); covered && at != nil && f.CoveredAt(at, request.Requirements, request.Freshness) {
+	if at := indexOf(request.At); covered && at != nil && f.CoveredAt(at, request.Life, request.Requirements, request.Freshness) {
 		return 0, nil
 	}
 	return max(bars, 1), nil
@@ -35,14 +35,16 @@ func (f filler) Missing(_ context.Context, request proxy.Request) (bars int64, e
 // Ensure returns when the request is covered.
 func (f filler) Ensure(ctx context.Context, request proxy.Request, progress func(market.Progress)) ([]string, error) {
 	return f.Coordinator.Ensure(ctx, coordinator.Request{
-		At: indexOf(request.At), Requirements: request.Requirements, Mode: request.Mode,
+		At: indexOf(request.At), Life: request.Life, Requirements: request.Requirements, Mode: request.Mode,
 		Freshness: request.Freshness, MaxBars: request.MaxBars, AskedBy: request.AskedBy,
 	}, progress)
 }
 
 // Explain says what Ensure would do.
 func (f filler) Explain(ctx context.Context, request proxy.Request) ([]proxy.Explanation, error) {
-	list, err := f.Coordinator.Explain(ctx, coordinator.Request{Requirements: request.Requirements, Freshness: request.Freshness})
+	list, err := f.Coordinator.Explain(ctx, coordinator.Request{
+		Life: request.Life, Requirements: request.Requirements, Freshness: request.Freshness,
+	})
 	out := make([]proxy.Explanation, len(list))
 	for i, e := range list {
 		out[i] = proxy.Explanation(e)

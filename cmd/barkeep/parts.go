@@ -152,7 +152,7 @@ func (a *app) upstream(ctx context.Context) (proxy.Upstream, error) {
 	}
 	cfg := &conn.Conn().Config().Config
 	port := strconv.Itoa(int(cfg.Port))
-	up := proxy.Upstream{SystemIdentifier: id, IdentifyQuery: schema.IdentifyQuery}
+	up := proxy.Upstream{SystemIdentifier: id, LifeQuery: "select " + schema.Life, IdentifyQuery: schema.IdentifyQuery}
 	if strings.HasPrefix(cfg.Host, "/") {
 		up.Network, up.Address = "unix", cfg.Host+"/.s.PGSQL."+port
 		return up, nil

@@ -98,6 +98,11 @@ func (s *sameServer) check(ctx context.Context, conn *pgx.Conn) error {
 	return nil
 }
 
+// Life is an expression for one life of the database as text: the server's start and the database. It is the same in every
+// session, whatever its settings and rights: all sessions of one life have seen the commits of the one before that are left.
+const Life = `(select pg_catalog.concat_ws(' ', extract(epoch from pg_catalog.pg_postmaster_start_time()), d.oid)
+    from pg_catalog.pg_database d where d.datname operator(pg_catalog.=) pg_catalog.current_database())`
+
 // IdentifyQuery asks a server who it is: whether it is in recovery, and its system identifier, both as text.
 const IdentifyQuery = `select pg_catalog.pg_is_in_recovery()::pg_catalog.text, system_identifier::pg_catalog.text from pg_catalog.pg_control_system()`
 
