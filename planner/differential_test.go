@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5" //nolint:depguard // the test asks PostgreSQL itself
 	"github.com/stretchr/testify/require"
 
+	"barkeep/internal/dbtest"
 	"barkeep/internal/market"
 )
 
@@ -21,14 +22,7 @@ import (
 // answers must be the same (DESIGN §1).
 func TestDifferential(t *testing.T) {
 	t.Parallel()
-	url := os.Getenv("TEST_DATABASE_URL")
-	if url == "" {
-		t.Skip("TEST_DATABASE_URL is unset")
-	}
-	conn, err := pgx.Connect(t.Context(), url)
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, conn.Close(context.Background())) })
-	fillBars(t, conn)
+	conn := barsConn(t)
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	g := &grammar{Rand: rand.New(rand.NewPCG(seed, 0))}
@@ -47,6 +41,16 @@ func TestDifferential(t *testing.T) {
 	}
 	t.Logf("%d planned, %d of them narrower than everything, %d failed in PostgreSQL", planned, narrowed, failed)
 	require.Greater(t, narrowed, 300)
+}
+
+// barsConn gives a connection to a TimescaleDB of the test's own, with bars in a temporary table.
+func barsConn(t *testing.T) *pgx.Conn {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), dbtest.New(t).URL)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, conn.Close(context.Background())) })
+	fillBars(t, conn)
+	return conn
 }
 
 // fillBars makes the table that the statements are run on.
@@ -154,22 +158,7 @@ func (g *grammar) check(t *testing.T, conn *pgx.Conn, sql string, values [][]byt
 	if plan.Refusal != nil || len(plan.Warnings) > 0 {
 		return
 	}
-	keep := []string{"false"}
-	for _, r := range plan.Requirements {
-		series := fmt.Sprintf("symbol = %s and timeframe = '%s'", quote(string(r.Series.Symbol)), r.Series.Timeframe)
-		for _, rg := range r.Ranges {
-			keep = append(keep, fmt.Sprintf("(%s and ts >= '%s' and ts < '%s')", series, rg.Start, rg.End))
-		}
-		for _, c := range r.Counts {
-			order := "asc"
-			if c.Newest {
-				order = "desc"
-			}
-			keep = append(keep, fmt.Sprintf("(%s and ts in (select ts from ohlcv where %s and ts >= '%s' and ts < '%s' order by ts %s limit %d))",
-				series, series, c.Within.Start, c.Within.End, order, c.N))
-		}
-	}
-	mustExec(t, conn, "delete from ohlcv where not ("+strings.Join(keep, " or ")+")")
+	mustExec(t, conn, "delete from ohlcv where not ("+neededBars("ohlcv", plan)+")")
 	got, err := rows(t, conn, sql, values)
 	require.NoError(t, err, sql)
 	require.Equal(t, full, got, "%s\nparams %q\nplan %s", sql, g.params, formatPlan(Prepare(sql, nil, Env{}), plan))
@@ -283,7 +272,10 @@ func (g *grammar) derived(ts string) string {
 	op := g.pick(" = ", " < ", " <= ", " > ", " >= ", " <> ", " >= ", " < ")
 	day := g.pick("2026-10-31", "2026-11-01", "2026-11-02")
 	moment := day + " " + g.pick("00:00", "01:00", "01:30", "02:00", "12:00")
-	switch g.IntN(12) {
+	switch g.IntN(13) {
+	case 12:
+		months := "interval '" + g.pick("1 month", "2 months", "5 months", "1 year", "1 hour", "10 days") + "'"
+		return "time_bucket(" + months + ", " + g.pick(ts, "("+ts+" "+span+")") + ")" + op + g.pick("'2026-11-01Z'", "'2026-10-01Z'", "timestamptz '2026-11-03'", g.time())
 	case 0, 1:
 		return g.pick(ts, wall) + "::date" + op + g.constant(day)
 	case 2:

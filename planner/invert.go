@@ -217,17 +217,21 @@ func floorTo(i, width, origin market.Instant) market.Instant {
 	return i - past
 }
 
-// months is a unit of n months, counted from a January.
+// months is a unit of n months, counted from January 2000.
 func months(n int) unit {
-	floor := func(i market.Instant) market.Instant {
+	start := func(i market.Instant, more int) market.Instant {
 		t := i.Time()
-		month := (int(t.Month()) - 1) / n * n
-		return market.FromTime(time.Date(t.Year(), time.Month(month+1), 1, 0, 0, 0, 0, time.UTC))
+		since := (t.Year()-2000)*12 + int(t.Month()) - 1
+		past := since % n
+		if past < 0 {
+			past += n
+		}
+		return market.FromTime(time.Date(2000, time.Month(since-past+more+1), 1, 0, 0, 0, 0, time.UTC))
 	}
-	return unit{floor, func(i market.Instant) market.Instant {
-		t := floor(i).Time()
-		return market.FromTime(time.Date(t.Year(), t.Month()+time.Month(n), 1, 0, 0, 0, 0, time.UTC))
-	}}
+	return unit{
+		floor: func(i market.Instant) market.Instant { return start(i, 0) },
+		next:  func(i market.Instant) market.Instant { return start(i, n) },
+	}
 }
 
 // bucketOrigin is where time_bucket counts days and shorter widths from: Monday, 2000-01-03.
@@ -235,6 +239,9 @@ var bucketOrigin = market.FromTime(time.Date(2000, time.January, 3, 0, 0, 0, 0, 
 
 // bucket is what time_bucket, date_bin and floor cut to.
 func (e *evaluator) bucket(s step) (unit, bool) {
+	if n := e.bucketMonths(s); n > 0 {
+		return months(n), true
+	}
 	width, origin := e.bucketWidth(s), bucketOrigin
 	if s.seconds {
 		origin = 0
@@ -253,6 +260,22 @@ func (e *evaluator) bucket(s step) (unit, bool) {
 		return unit{}, false
 	}
 	return every(width, origin), true
+}
+
+// bucketMonths returns the width of one of time_bucket's buckets that is whole months, in UTC as they are; zero of any other.
+func (e *evaluator) bucketMonths(s step) int {
+	const most = 400 * 12
+	if s.seconds || s.origin != nil {
+		return 0
+	}
+	v := e.eval(s.arg)
+	if v.kind == kindUnknown && !v.null {
+		v = e.convert(v, kindInterval)
+	}
+	if v.kind != kindInterval || v.null || v.span.months <= 0 || v.span.months > most || v.span.days != 0 || v.span.rest != 0 {
+		return 0
+	}
+	return int(v.span.months)
 }
 
 // bucketWidth returns the width of a bucket in microseconds, zero where it is not known or not fixed.

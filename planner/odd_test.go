@@ -1,13 +1,10 @@
 package planner
 
 import (
-	"context"
 	"math/rand/v2"
-	"os"
 	"strings"
 	"testing"
 
-	"github.com/jackc/pgx/v5" //nolint:depguard // the test asks PostgreSQL itself
 	"github.com/stretchr/testify/require"
 )
 
@@ -229,14 +226,7 @@ select ts from ohlcv where symbol='A' and timeframe='1d' and (ts, symbol) in (se
 // TestOddStatements runs statements written by hand twice on PostgreSQL, as TestDifferential does with random ones.
 func TestOddStatements(t *testing.T) {
 	t.Parallel()
-	url := os.Getenv("TEST_DATABASE_URL")
-	if url == "" {
-		t.Skip("TEST_DATABASE_URL is unset")
-	}
-	conn, err := pgx.Connect(t.Context(), url)
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, conn.Close(context.Background())) })
-	fillBars(t, conn)
+	conn := barsConn(t)
 	outcomes := map[differentialOutcome]int{}
 	for sql := range strings.SplitSeq(strings.TrimSpace(oddStatements), "\n") {
 		for _, zone := range []string{"UTC", "America/New_York", "Asia/Tokyo"} {
