@@ -247,6 +247,12 @@ func (x *binding) statement(s *statement, named map[int32]value) {
 		args: x.args, readIn: x.readIn, oids: s.oids, unsure: s.unsure, named: named, env: x.env, start: &x.start, given: x.given, answers: x.answers,
 		asked: x.asked,
 	}
+	if s.cursor && s.reads() {
+		x.plan.Opened = append(x.plan.Opened, x.env.locale())
+	}
+	if s.late {
+		e.env.known, e.env.zoneKnown = false, false
+	}
 	for _, c := range s.configs {
 		if !strings.HasPrefix(c.name, ownPrefix) {
 			e.env.known, e.env.zoneKnown = false, false // it may be set before a bound is evaluated

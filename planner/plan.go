@@ -133,6 +133,8 @@ type Plan struct {
 	Refusal *Refusal
 	// Warnings are to be sent to the client as WARNINGs.
 	Warnings []string
+	// Opened are the settings in which the text declares cursors that read ohlcv: the plan is that of a FETCH in the same.
+	Opened []Locale
 	// Passed are the settings, other than the Env's, in which the text EXECUTEs a prepared statement: its literals may have
 	// been read in them from then on.
 	Passed []Locale

@@ -31,6 +31,8 @@ type statement struct {
 	configs []change
 	// transaction is set where the statement begins or ends a transaction or a savepoint.
 	transaction *pg.TransactionStmt
+	// cursor says that it is executed by later statements, and late that these may come after a change of settings.
+	cursor, late bool
 	// unsettles says that the settings after the statement are not known: the end of a transaction, DO, CALL.
 	unsettles bool
 	// handed are parameters that are looked at when they are bound.
@@ -126,6 +128,7 @@ func (a *analyzer) top(s *statement, root *pg.Node, text string, raw *pg.RawStmt
 		}
 		a.query(n.CreateTableAsStmt.GetQuery(), nil)
 	case *pg.Node_DeclareCursorStmt:
+		s.cursor = true
 		a.query(n.DeclareCursorStmt.GetQuery(), nil)
 	case *pg.Node_CopyStmt:
 		a.copyStmt(s, n.CopyStmt)

@@ -105,6 +105,7 @@ func (t *Template) parse(env Env) ([]*pg.RawStmt, error) {
 	for _, raw := range tree.GetStmts() {
 		t.list = append(t.list, analyzeStatement(text, raw, env.Catalog, created, t.oids))
 	}
+	t.noteLate(tree.GetStmts())
 	for _, s := range t.list {
 		if s.prepare != nil {
 			s.prepare.Text = encodeText(s.prepare.Text, env.ClientEncoding)
@@ -116,6 +117,17 @@ func (t *Template) parse(env Env) ([]*pg.RawStmt, error) {
 	slices.Sort(t.created)
 	t.columns = t.readColumns()
 	return tree.GetStmts(), nil
+}
+
+// noteLate marks the cursors that the text itself FETCHes from after it may have changed settings: only then are the bounds
+// that depend on them evaluated.
+func (t *Template) noteLate(raw []*pg.RawStmt) {
+	fetched, late := false, false
+	for i, s := range slices.Backward(t.list) {
+		s.late = s.cursor && late
+		fetched = fetched || raw[i].GetStmt().GetFetchStmt() != nil
+		late = late || fetched && s.transaction == nil && (s.set != nil || len(s.configs) > 0 || s.unsettles)
+	}
 }
 
 // Reads reports whether executing the text may read ohlcv, write it, or cannot be known not to. Only then need it be

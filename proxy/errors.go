@@ -68,6 +68,11 @@ var (
 		Code: pgerrcode.FeatureNotSupported, Message: "settings change in the pipeline that reads ohlcv",
 		HintText: "Send Sync between the statement that changes settings and the one that reads ohlcv.",
 	}
+	errCursorSettings = &Error{
+		Code:     pgerrcode.FeatureNotSupported,
+		Message:  "TimeZone, DateStyle or IntervalStyle has changed since a cursor that reads ohlcv was opened",
+		HintText: "Open the cursor anew, or set them back.",
+	}
 	errSettingsDiffer = &Error{
 		Code: pgerrcode.FeatureNotSupported, Message: "barkeep's settings change between statements of one Query that read ohlcv",
 		HintText: "Send the statements as Queries of their own.",

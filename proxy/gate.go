@@ -196,6 +196,12 @@ func (s *session) plan(ctx context.Context, held *hold) (need, error) {
 	var out need
 	var under []planner.Own
 	for _, u := range held.units {
+		if u.cursor {
+			if err := s.cursorAs(env.Locale()); err != nil {
+				return need{}, err
+			}
+			continue
+		}
 		template := s.template(u.stmt, env)
 		if template.Explains() {
 			continue
@@ -227,6 +233,7 @@ func (s *session) plan(ctx context.Context, held *hold) (need, error) {
 			s.count(plan.Reasons)
 			return need{}, s.upstreamsWord(ctx, u, template, err)
 		}
+		s.keepCursors(u, env.Locale(), plan.Opened)
 		out.reasons = append(out.reasons, plan.Reasons...)
 		out.requirements = append(out.requirements, plan.Requirements...)
 		out.warnings = append(out.warnings, plan.Warnings...)

@@ -47,6 +47,7 @@ type reader struct {
 	defines         bool                  // a view or function may have been defined since the last plain end of a block
 	blockEffects    bool                  // settings were changed since the last plain end of a block
 	portals         map[string][]rename   // named ones that may change the session, with what they do to prepared statements
+	cursors         []planner.Locale      // those in which portals of the block that read ohlcv were planned
 	bound           []rename              // the same of the unnamed portal
 	boundBefore     bool                  // and it is of an earlier segment
 	explained       map[string]*explained // portals of EXPLAIN (BARKEEP)

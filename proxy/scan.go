@@ -16,6 +16,7 @@ type scan struct {
 	control bool // takes no snapshot
 	defines bool // may define or change a relation or function
 	asks    bool // may be an EXPLAIN (BARKEEP)
+	fetches bool // may go on with a cursor
 	imports bool // may give the transaction a snapshot of another
 	ends    bool // begins by ending the transaction for certain
 }
@@ -25,7 +26,7 @@ func scanText(text string, known *planner.Catalog) scan {
 		known: known, reads: planner.MayRead(text, known),
 		effects: planner.Effects(text).Settings && !isPlain(text, plainBegins),
 		control: isControl(text), defines: defines(text), asks: asks(text),
-		imports: importsSnapshot(text), ends: endsFirst(text),
+		fetches: fetches(text), imports: importsSnapshot(text), ends: endsFirst(text),
 	}
 }
 
@@ -104,6 +105,12 @@ func defines(text string) bool {
 func asks(text string) bool {
 	lower := strings.ToLower(text)
 	return strings.Contains(lower, "barkeep") && strings.Contains(lower, "explain")
+}
+
+// fetches reports whether the text may be a FETCH or MOVE.
+func fetches(text string) bool {
+	lower := strings.ToLower(text)
+	return strings.Contains(lower, "fetch") || strings.Contains(lower, "move")
 }
 
 // importsSnapshot reports whether the text may be a SET TRANSACTION SNAPSHOT.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"slices"
 
 	"github.com/jackc/pgx/v5/pgproto3"
 
@@ -18,6 +19,8 @@ type unit struct {
 	parseOnly, parsed bool
 	// unsettled says that its own segment changes settings before it.
 	unsettled bool
+	// portal says that it is a Bind, cursor that it goes on with a portal that was planned before.
+	portal, cursor bool
 	// explained says that it is not executed: what it would need is shown there.
 	explained *explained
 }
@@ -130,14 +133,14 @@ func (s *session) query(ctx context.Context, body []byte, size int) error {
 	text, _, _ := cstring(body)
 	st := s.classify(string(text), nil)
 	s.settle()
-	if st.reads {
+	if st.reads || len(s.fetching(st)) > 0 {
 		if err := s.forward(); err != nil {
 			return err
 		}
 		if s.explains(st) && !s.blockFailed() {
 			return s.explainQuery(ctx, st, size)
 		}
-		switch failure := s.gate(ctx, []unit{{stmt: st, parsed: true}}); {
+		switch failure := s.gate(ctx, append(s.fetching(st), unit{stmt: st, parsed: true})); {
 		case errors.Is(failure, errWouldWait):
 			return failure
 		case failure != nil:
@@ -160,6 +163,50 @@ func (s *session) query(ctx context.Context, body []byte, size int) error {
 	r.scan += size
 	s.settle()
 	r.open, r.usedUp, r.used, r.segmentEffects, r.inSegment = false, false, false, false, false
+	return nil
+}
+
+// fetching returns the unit of a text that may FETCH from a cursor that reads ohlcv.
+func (s *session) fetching(st *statement) []unit {
+	if !st.fetches || len(s.reader.cursors) == 0 {
+		return nil
+	}
+	return []unit{{stmt: st, cursor: true, unsettled: s.reader.segmentEffects}}
+}
+
+// goesOn gates units of the open segment.
+func (s *session) goesOn(units []unit) {
+	if len(units) > 0 {
+		s.reader.gated = true
+		s.reader.units = append(s.reader.units, units...)
+	}
+}
+
+// keepCursors notes the settings in which portals were planned that a block may go on with later.
+func (s *session) keepCursors(u unit, now planner.Locale, opened []planner.Locale) {
+	r := &s.reader
+	if !u.portal && len(opened) == 0 {
+		return
+	}
+	if !s.inTransaction() {
+		r.cursors = r.cursors[:0]
+	}
+	if u.portal && !slices.Contains(r.cursors, now) {
+		r.cursors = append(r.cursors, now)
+	}
+	for _, in := range opened {
+		if !slices.Contains(r.cursors, in) {
+			r.cursors = append(r.cursors, in)
+		}
+	}
+}
+
+// cursorAs fails where a portal that was planned in other settings goes on: what its execution compares ts with would be
+// another time now, and bars would be read that nobody asked for.
+func (s *session) cursorAs(now planner.Locale) error {
+	if s.inTransaction() && slices.ContainsFunc(s.reader.cursors, func(l planner.Locale) bool { return l != now }) {
+		return errCursorSettings
+	}
 	return nil
 }
 
@@ -222,8 +269,9 @@ func (s *session) bind(body []byte, size int) int {
 		if st.reads {
 			r.gated = true
 			// What was changed by this very segment cannot be read before it is executed: gate refuses that.
-			r.units = append(r.units, unit{stmt: st, args: arguments(body, st.oids), parsed: fresh, unsettled: r.segmentEffects})
+			r.units = append(r.units, unit{stmt: st, args: arguments(body, st.oids), parsed: fresh, portal: true, unsettled: r.segmentEffects})
 		}
+		s.goesOn(s.fetching(st))
 	}
 	s.bindEffects(string(portal), found)
 	r.used = true
@@ -280,6 +328,9 @@ func (s *session) execute(body []byte, size int) int {
 		return size
 	}
 	r := &s.reader
+	if len(r.cursors) > 0 && (len(portal) > 0 || !r.used) {
+		s.goesOn([]unit{{stmt: closedStatement, cursor: true, unsettled: r.segmentEffects}})
+	}
 	if x := r.explained[string(portal)]; x != nil {
 		limit := uint32(0)
 		if len(rest) >= 4 {
