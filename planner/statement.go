@@ -55,8 +55,8 @@ func (s *statement) reads() bool {
 // analyzeStatement finds what one statement reads. The names in created were made by statements before it in the text.
 func analyzeStatement(text string, raw *pg.RawStmt, c *Catalog, created map[string]bool, oids []uint32) *statement {
 	a := newAnalyzer(c, created)
-	s := &statement{columns: map[string]bool{}}
 	root := raw.GetStmt()
+	s := &statement{columns: map[string]bool{}, cursor: root.GetDeclareCursorStmt() != nil}
 	if runs := a.top(s, root, text, raw); runs {
 		a.inspect(s, root)
 	}
@@ -128,7 +128,6 @@ func (a *analyzer) top(s *statement, root *pg.Node, text string, raw *pg.RawStmt
 		}
 		a.query(n.CreateTableAsStmt.GetQuery(), nil)
 	case *pg.Node_DeclareCursorStmt:
-		s.cursor = true
 		a.query(n.DeclareCursorStmt.GetQuery(), nil)
 	case *pg.Node_CopyStmt:
 		a.copyStmt(s, n.CopyStmt)

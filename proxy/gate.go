@@ -121,6 +121,9 @@ func (s *session) round(ctx context.Context, held *hold, round int) (bool, error
 	if round <= standStill {
 		held.bracket = s.bracket()
 	}
+	if err := s.goOn(held.units); err != nil {
+		return false, err
+	}
 	what, err := s.plan(ctx, held)
 	if err != nil {
 		return false, err
@@ -196,14 +199,8 @@ func (s *session) plan(ctx context.Context, held *hold) (need, error) {
 	var out need
 	var under []planner.Own
 	for _, u := range held.units {
-		if u.cursor {
-			if err := s.cursorAs(env.Locale()); err != nil {
-				return need{}, err
-			}
-			continue
-		}
 		template := s.template(u.stmt, env)
-		if template.Explains() {
+		if u.cursor || template.Explains() {
 			continue
 		}
 		if template.Writes() {

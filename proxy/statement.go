@@ -201,9 +201,13 @@ func (s *session) keepCursors(u unit, now planner.Locale, opened []planner.Local
 	}
 }
 
-// cursorAs fails where a portal that was planned in other settings goes on: what its execution compares ts with would be
+// goOn fails where a portal that was planned in other settings goes on: what its execution compares ts with would be
 // another time now, and bars would be read that nobody asked for.
-func (s *session) cursorAs(now planner.Locale) error {
+func (s *session) goOn(units []unit) error {
+	if !slices.ContainsFunc(units, func(u unit) bool { return u.cursor }) {
+		return nil
+	}
+	now := s.env().Locale()
 	if s.inTransaction() && slices.ContainsFunc(s.reader.cursors, func(l planner.Locale) bool { return l != now }) {
 		return errCursorSettings
 	}
