@@ -23,14 +23,16 @@ const maxDeadBytes = 512 << 10
 
 // recordID returns the id that the offset row keeps of a record: its own, or the SHA-256 of a value that cannot be read.
 func recordID(r *kgo.Record) string {
-	page, end, err := topic.UnmarshalBars(r.Value)
+	value, err := topic.UnmarshalBars(r.Value)
 	switch {
-	case err == nil && page != nil:
-		return idOr(page.RecordID, r)
-	case err == nil && end != nil:
-		return idOr(end.RecordID, r)
+	case err != nil:
+		return idOr("", r)
+	case value.Page != nil:
+		return idOr(value.Page.RecordID, r)
+	case value.RollUp != nil:
+		return idOr(value.RollUp.RecordID, r)
 	}
-	return idOr("", r)
+	return idOr(value.End.RecordID, r)
 }
 
 // idOr returns id if it can be one, else the SHA-256 of the record's value: what is stored must always be storable.
@@ -52,23 +54,24 @@ type entry struct {
 // read decodes a record.
 func (w *worker) read(r *kgo.Record) entry {
 	e := entry{raw: r, Record: ingest.Record{Offset: r.Offset}}
-	page, end, err := topic.UnmarshalBars(r.Value)
+	value, err := topic.UnmarshalBars(r.Value)
 	var deployment string
 	switch {
 	case err != nil:
 		e.unreadable = err
 		deployment = topic.ReadHeaders(r).Deployment
-	case page != nil:
-		e.ID, deployment = page.RecordID, page.Deployment
-		e.Page = page
+	case value.Page != nil:
+		e.ID, deployment = value.Page.RecordID, value.Page.Deployment
+	case value.RollUp != nil:
+		e.ID, deployment = value.RollUp.RecordID, value.RollUp.Deployment
 	default:
-		e.ID, deployment = end.RecordID, end.Deployment
-		e.End = end
+		e.ID, deployment = value.End.RecordID, value.End.Deployment
 	}
+	e.Page, e.RollUp, e.End = value.Page, value.RollUp, value.End
 	e.ID = idOr(e.ID, r)
 	if deployment != w.config.Deployment && (err == nil || deployment != "") {
 		w.foreign.Add(1)
-		e.Page, e.End, e.unreadable = nil, nil, nil
+		e.Page, e.RollUp, e.End, e.unreadable = nil, nil, nil, nil
 	}
 	return e
 }
@@ -79,8 +82,12 @@ func (w *worker) ingest(ctx context.Context, at ingest.Position, records []*kgo.
 		w.config.Observe(w.part.Number, StateProcessing)
 		entries := make([]entry, 0, len(records))
 		rows := 0
+		var batch ingest.Batch
 		for len(records) > 0 {
 			e := w.read(records[0])
+			if !batch.Takes(&e.Record) {
+				break
+			}
 			if e.Page != nil {
 				if rows += len(e.Page.Bars); rows > ingest.MaxRows && len(entries) > 0 {
 					break
@@ -88,6 +95,7 @@ func (w *worker) ingest(ctx context.Context, at ingest.Position, records []*kgo.
 			}
 			records = records[1:]
 			entries = append(entries, e)
+			batch.Records = append(batch.Records, e.Record)
 		}
 		for i := range entries {
 			if entries[i].unreadable == nil {
@@ -198,7 +206,7 @@ func (w *worker) bury(ctx context.Context, e *entry, cause error) error {
 	if e.Page != nil {
 		job = e.Page.JobID
 	}
-	e.Page, e.End, e.unreadable = nil, nil, nil
+	e.Page, e.RollUp, e.End, e.unreadable = nil, nil, nil, nil
 	e.Failure = &ingest.Failure{
 		JobID: job, Code: pgerrcode.SystemError,
 		Message: fmt.Sprintf("a page of %q %q could not be used; it is kept in topic %s", h.Symbol, h.Timeframe, letter.Topic),

@@ -175,9 +175,9 @@ func TestRule15_IngestThatIsBehindIsNotFetchedAgain(t *testing.T) {
 		fetches := client.PollFetches(ctx)
 		require.NoError(t, ctx.Err(), "%d ends", ends)
 		for _, record := range fetches.Records() {
-			_, end, err := topic.UnmarshalBars(record.Value)
+			value, err := topic.UnmarshalBars(record.Value)
 			require.NoError(t, err)
-			if end != nil {
+			if value.End != nil {
 				ends++
 				later.Store(int64(time.Hour))
 			}

@@ -64,12 +64,12 @@ func (r *rig) pages(ctx context.Context) <-chan *topic.Page {
 		defer client.Close()
 		for ctx.Err() == nil {
 			for _, record := range client.PollFetches(ctx).Records() {
-				page, _, err := topic.UnmarshalBars(record.Value)
-				if err != nil || page == nil || len(page.Bars) == 0 {
+				value, err := topic.UnmarshalBars(record.Value)
+				if err != nil || value.Page == nil || len(value.Page.Bars) == 0 {
 					continue
 				}
 				select {
-				case pages <- page:
+				case pages <- value.Page:
 				case <-ctx.Done():
 				}
 			}

@@ -84,6 +84,7 @@ func withdrawChunks(ctx context.Context, tx pgx.Tx, lost []lostChunk) ([]market.
 		return nil, err
 	}
 	batch := &pgx.Batch{}
+	var ledgers []*Ledger
 	for _, of := range series {
 		ledger, err := ReadLedger(ctx, tx, of, market.Always)
 		if err != nil {
@@ -92,8 +93,9 @@ func withdrawChunks(ctx context.Context, tx pgx.Tx, lost []lostChunk) ([]market.
 		for _, r := range gone.Outward(of.Timeframe) {
 			ledger.Withdraw(r)
 		}
-		ledger.Queue(batch)
+		ledgers = append(ledgers, ledger)
 	}
+	QueueLedgers(batch, ledgers...)
 	for _, symbol := range symbols {
 		QueueVersion(batch, symbol)
 	}

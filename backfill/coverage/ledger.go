@@ -19,6 +19,9 @@ type Ledger struct {
 	series market.Series
 	stored []Segment // as read; ascending, disjoint
 	list   []Segment // as it will be
+	// revised is where a reading was entered, withdrawn where what is known was removed: bars that were rolled up from there
+	// are not vouched for any more (PIPELINE 9).
+	revised, withdrawn market.RangeSet
 }
 
 // LockSymbols locks the rows of the symbols in barkeep.symbol, in order, as every writer of bars does first (PIPELINE 9),
@@ -56,7 +59,7 @@ type Binding struct {
 // ReadLedger reads the segments of series that overlap or touch bounds; the caller has locked the symbol.
 func ReadLedger(ctx context.Context, tx pgx.Tx, series market.Series, bounds market.Range) (*Ledger, error) {
 	rows, err := tx.Query(ctx, `SELECT timeframe, range_start, range_end, state, source, generation, fetched_at, reason,
-	       expires_at, retry_at
+	       expires_at, retry_at, derived_from
 	  FROM barkeep.coverage WHERE symbol = $1 AND timeframe = $2 AND range_end >= $3 AND range_start <= $4
 	 ORDER BY range_start`, string(series.Symbol), series.Timeframe.String(), Timestamptz(bounds.Start), Timestamptz(bounds.End))
 	if err != nil {
@@ -119,6 +122,9 @@ func (l *Ledger) Replace(s Segment) market.RangeSet {
 	}
 	sortSegments(kept)
 	l.list = slices.Replace(l.list, from, to, kept...)
+	if s.State != Unavailable {
+		l.revised = l.revised.Union(applied)
+	}
 	return applied
 }
 
@@ -140,6 +146,7 @@ func (l *Ledger) Withdraw(r market.Range) bool {
 		}
 	}
 	l.list = rest
+	l.withdrawn = l.withdrawn.Add(r)
 	return withdrawn
 }
 
@@ -159,13 +166,68 @@ func merge(list []Segment) []Segment {
 
 func mergeable(a, b *Segment) bool {
 	return a.Range.End == b.Range.Start && a.State == b.State && a.State.Settled() && a.Source == b.Source &&
-		a.Generation == b.Generation && a.Reason == b.Reason && a.ExpiresAt == b.ExpiresAt && a.RetryAt == b.RetryAt
+		a.Generation == b.Generation && a.Reason == b.Reason && a.ExpiresAt == b.ExpiresAt && a.RetryAt == b.RetryAt &&
+		a.DerivedFrom == b.DerivedFrom
 }
 
-// Queue adds the statements that store the changes to batch and reports whether there are any. The caller sends the batch
-// in its transaction and announces the symbol with QueueVersion. Neighbours merge only here: merged, they take the newer
-// time of reading, and another reading of the same batch would be measured against that.
-func (l *Ledger) Queue(batch *pgx.Batch) bool {
+// QueueLedgers adds the statements that store the changes of the ledgers to batch and reports whether there are any. The
+// caller hands over all ledgers of a symbol at once, sends the batch in its transaction and announces the symbol with
+// QueueVersion.
+//
+// What was rolled up from a stretch that a ledger changed is withdrawn with it, settled coverage where a newer reading was
+// entered, all where coverage was removed; rolled up bars that are provisional say as of when they are, and stay so until
+// that is too long ago. These statements come after those of all ledgers, since one of them may be that of the very series.
+func QueueLedgers(batch *pgx.Batch, ledgers ...*Ledger) bool {
+	changed := false
+	for _, l := range ledgers {
+		changed = l.queue(batch) || changed
+	}
+	for _, l := range ledgers {
+		changed = l.queueDerived(batch, l.revised, Final, Absent) || changed
+		changed = l.queueDerived(batch, l.withdrawn, Final, Absent, Provisional, Unavailable) || changed
+	}
+	return changed
+}
+
+// queueDerived withdraws what is known in the given states of bars that were rolled up from those of the ranges. It reports
+// whether there could be any.
+func (l *Ledger) queueDerived(batch *pgx.Batch, ranges market.RangeSet, states ...State) bool {
+	queued := false
+	for _, r := range ranges {
+		var names []string
+		var lows, highs []pgtype.Timestamptz
+		for _, tf := range market.Timeframes() {
+			if l.series.Timeframe.Divides(tf) {
+				cut := r.Outward(tf)
+				names, lows, highs = append(names, tf.String()), append(lows, Timestamptz(cut.Start)), append(highs, Timestamptz(cut.End))
+			}
+		}
+		if len(names) == 0 {
+			return false
+		}
+		batch.Queue(withdrawDerived, string(l.series.Symbol), l.series.Timeframe.String(), names, lows, highs, states)
+		queued = true
+	}
+	return queued
+}
+
+// withdrawDerived cuts the stretches of $3 to $5, one of each timeframe, out of the segments that were derived from $2.
+const withdrawDerived = `WITH gone AS (DELETE FROM barkeep.coverage c
+    USING ROWS FROM (pg_catalog.unnest($3::text[]), pg_catalog.unnest($4::timestamptz[]), pg_catalog.unnest($5::timestamptz[]))
+      AS cut (timeframe, low, high)
+    WHERE c.symbol = $1 AND c.timeframe = cut.timeframe AND c.derived_from = $2 AND c.state = ANY ($6::int2[])
+      AND c.range_start < cut.high AND c.range_end > cut.low
+    RETURNING c.*, cut.low, cut.high)
+  INSERT INTO barkeep.coverage (symbol, timeframe, range_start, range_end, state, source, generation, fetched_at, reason,
+      expires_at, retry_at, derived_from)
+  SELECT g.symbol, g.timeframe, rest.low, rest.high, g.state, g.source, g.generation, g.fetched_at, g.reason, g.expires_at,
+      g.retry_at, g.derived_from
+    FROM gone g CROSS JOIN LATERAL (VALUES (g.range_start, g.low), (g.high, g.range_end)) AS rest (low, high)
+   WHERE rest.low < rest.high`
+
+// queue adds the statements that store the changes of the series' own coverage. Neighbours merge only here: merged, they take
+// the newer time of reading, and another reading of the same batch would be measured against that.
+func (l *Ledger) queue(batch *pgx.Batch) bool {
 	l.list = merge(l.list)
 	was := make(map[Segment]struct{}, len(l.stored))
 	for _, s := range l.stored {
@@ -193,11 +255,19 @@ func (l *Ledger) Queue(batch *pgx.Batch) bool {
 	}
 	for _, s := range added {
 		batch.Queue(`INSERT INTO barkeep.coverage (symbol, timeframe, range_start, range_end, state, source, generation,
-		       fetched_at, reason, expires_at, retry_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
+		       fetched_at, reason, expires_at, retry_at, derived_from) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)`,
 			symbol, timeframe, Timestamptz(s.Range.Start), Timestamptz(s.Range.End), int16(s.State), s.Source, s.Generation,
-			Timestamptz(s.FetchedAt), s.Reason, optional(s.ExpiresAt), optional(s.RetryAt))
+			Timestamptz(s.FetchedAt), s.Reason, optional(s.ExpiresAt), optional(s.RetryAt), derivedFrom(s.DerivedFrom))
 	}
 	return true
+}
+
+// derivedFrom is how the base is stored: by its name, or nothing.
+func derivedFrom(base market.Timeframe) string {
+	if !base.Valid() {
+		return ""
+	}
+	return base.String()
 }
 
 // QueueVersion adds to batch the statement that counts a change of the symbol's coverage and announces it; the
@@ -243,7 +313,7 @@ func change(ctx context.Context, tx pgx.Tx, series market.Series, with func(*Led
 	}
 	with(ledger)
 	batch := &pgx.Batch{}
-	if !ledger.Queue(batch) {
+	if !QueueLedgers(batch, ledger) {
 		return nil
 	}
 	QueueVersion(batch, series.Symbol)

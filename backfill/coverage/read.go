@@ -80,7 +80,7 @@ func readVersions(ctx context.Context, q querier) (versions map[market.Symbol]Ve
 // Symbols that do not exist are nil in the answer.
 func readSymbols(ctx context.Context, q querier, symbols []string) (map[market.Symbol]*symbolCoverage, error) {
 	rows, err := q.Query(ctx, `SELECT s.symbol, s.version, l.life, c.timeframe, c.range_start, c.range_end, c.state, c.source,
-	       c.generation, c.fetched_at, c.reason, c.expires_at, c.retry_at
+	       c.generation, c.fetched_at, c.reason, c.expires_at, c.retry_at, c.derived_from
 	  FROM barkeep.symbol s CROSS JOIN `+life+` l (life) LEFT JOIN barkeep.coverage c ON c.symbol = s.symbol
 	 WHERE s.symbol = ANY ($1) ORDER BY s.symbol, c.timeframe, c.range_start`, symbols)
 	if err != nil {
@@ -124,18 +124,25 @@ type segmentRow struct {
 	source, reason      pgtype.Text
 	generation          pgtype.Int8
 	expires, retry      pgtype.Timestamptz
+	derivedFrom         pgtype.Text
 }
 
 func (r *segmentRow) targets() []any {
 	return []any{
 		&r.timeframe, &r.start, &r.end, &r.state, &r.source, &r.generation, &r.fetched, &r.reason, &r.expires, &r.retry,
+		&r.derivedFrom,
 	}
 }
 
 func (r *segmentRow) segment() Segment {
+	from, err := market.ParseTimeframe(r.derivedFrom.String)
+	if err != nil {
+		from = 0
+	}
 	return Segment{
 		Range: market.Range{Start: toInstant(r.start), End: toInstant(r.end)}, State: State(r.state.Int16),
 		Source: r.source.String, Generation: r.generation.Int64, FetchedAt: toInstant(r.fetched),
 		Reason: r.reason.String, ExpiresAt: toInstant(r.expires), RetryAt: toInstant(r.retry),
+		DerivedFrom: from,
 	}
 }

@@ -59,6 +59,8 @@ type Segment struct {
 	ExpiresAt market.Instant
 	// RetryAt is when an unavailable range may be asked for again.
 	RetryAt market.Instant
+	// DerivedFrom is the timeframe whose bars these were rolled up from (PIPELINE 9); zero where the source has them.
+	DerivedFrom market.Timeframe
 }
 
 // Newer reports whether a reading of (generation, fetchedAt) is newer than s (PIPELINE 4). Equal is not newer, so that a

@@ -34,20 +34,31 @@ type Batch struct {
 	Records   []Record
 }
 
-// Record is one record of a batch. At most one of Page, End and Failure is set; with none it only moves the offset (a
-// record of another deployment).
+// Record is one record of a batch. At most one of Page, RollUp, End and Failure is set; with none it only moves the offset (a
+// record of another deployment). An order to roll up reads what is stored: it is the first record of its batch, and no page
+// and no other order follows in that (Batch.Takes).
 type Record struct {
 	Offset int64
 	// ID is the record's id, or the SHA-256 of its value where that could not be read.
 	ID   string
 	Page *topic.Page
-	End  *topic.End
+	// RollUp derives bars from stored ones.
+	RollUp *topic.RollUp
+	End    *topic.End
 	// Failure ends a job because its record could not be used.
 	Failure *Failure
 }
 
 // Failure is why a record could not be used. JobID may be empty or no uuid: then no job is told.
 type Failure struct{ JobID, Code, Message string }
+
+// Takes reports whether r may be the next record of the batch as far as roll-ups are concerned.
+func (b *Batch) Takes(r *Record) bool {
+	if len(b.Records) == 0 || r.Page == nil && r.RollUp == nil {
+		return true
+	}
+	return r.RollUp == nil && b.Records[0].RollUp == nil
+}
 
 // To returns the position after the batch.
 func (b *Batch) To() Position {
@@ -62,8 +73,8 @@ func (b *Batch) To() Position {
 type Result struct {
 	// Rows were sent to the database; pages that were not newer than what is known have none.
 	Rows int64
-	// Pages changed something; Stale ones did not.
-	Pages, Stale int
+	// Pages and RollUps changed something; Stale ones did not.
+	Pages, RollUps, Stale int
 	// Superseded pages carried another generation or source than the symbol's; Ahead ones a fetched_at in the future.
 	Superseded, Ahead int
 	// Direct reports whether all rows went in without staging.

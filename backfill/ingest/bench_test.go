@@ -44,8 +44,9 @@ func BenchmarkCommitAgainstCopy(b *testing.B) {
 		batch := ingest.Batch{Partition: ingest.Partition{ClusterID: "c", TopicID: uuid.NewString()}}
 		began = time.Now()
 		for i, value := range values {
-			p, _, err := topic.UnmarshalBars(value)
+			decoded, err := topic.UnmarshalBars(value)
 			require.NoError(b, err)
+			p := decoded.Page
 			batch.Records = append(batch.Records, ingest.Record{Offset: int64(i), ID: p.RecordID, Page: p})
 			if len(batch.Records) == ingest.MaxRows/pageBars || i == len(values)-1 {
 				_, err := w.Commit(b.Context(), batch)

@@ -49,6 +49,10 @@ func makePlan(ctx context.Context, tx pgx.Tx, records []Record, bound map[market
 	}
 	for _, r := range records {
 		switch {
+		case r.RollUp != nil:
+			if err := p.rollUp(ctx, tx, r.RollUp, bound); err != nil {
+				return nil, err
+			}
 		case r.Failure != nil:
 			p.jobs.end(r.Failure.JobID, topic.Failed, r.Failure.Code, r.Failure.Message)
 		case r.End != nil:
@@ -92,13 +96,8 @@ func seriesBounds(records []Record) map[market.Series]market.Range {
 func (p *plan) page(ctx context.Context, tx pgx.Tx, page *topic.Page, bound map[market.Symbol]coverage.Binding,
 	bounds map[market.Series]market.Range, now market.Instant,
 ) error {
-	b, found := bound[page.Series.Symbol]
 	switch {
-	case !found || b.Generation != page.Generation || b.Source != page.Source:
-		// Also where the symbol's row is gone with a database that went back in time: its waiters bind and ask again.
-		p.result.Superseded++
-		p.jobs.end(page.JobID, topic.Superseded, "", fmt.Sprintf(
-			"%s is bound to another source or generation than the page's", page.Series.Symbol))
+	case p.refused(page.Series.Symbol, page.Source, page.Generation, page.JobID, bound):
 		return nil
 	case page.FetchedAt.Sub(now) > maxAhead:
 		p.result.Ahead++
@@ -131,6 +130,18 @@ func (p *plan) page(ctx context.Context, tx pgx.Tx, page *topic.Page, bound map[
 	p.result.Pages++
 	p.jobs.progress(page.JobID, int64(len(page.Bars)))
 	return nil
+}
+
+// refused ends the job of a page or roll-up of another binding than the symbol's (PIPELINE 8, 10). That is also where the
+// symbol's row is gone with a database that went back in time: its waiters bind and ask again.
+func (p *plan) refused(symbol market.Symbol, source string, generation int64, job string, bound map[market.Symbol]coverage.Binding) bool {
+	b, found := bound[symbol]
+	if found && b.Generation == generation && b.Source == source {
+		return false
+	}
+	p.result.Superseded++
+	p.jobs.end(job, topic.Superseded, "", fmt.Sprintf("%s is bound to another source or generation than the page's", symbol))
+	return true
 }
 
 // of returns the plan of a series, made on first use.

@@ -45,7 +45,11 @@ func (w *Writer) Commit(ctx context.Context, b Batch) (Result, error) {
 	if len(b.Records) == 0 {
 		return Result{}, nil
 	}
-	for _, r := range b.Records {
+	for i := range b.Records {
+		r := &b.Records[i]
+		if before := (Batch{Records: b.Records[:i]}); !before.Takes(r) {
+			return Result{}, fmt.Errorf("check record %d: %w", r.Offset, errRollUp)
+		}
 		if r.Page == nil {
 			continue
 		}
@@ -128,12 +132,22 @@ func (w *Writer) commit(ctx context.Context, b Batch, staged bool) (Result, erro
 	return result, nil
 }
 
+// errRollUp is the caller's mistake: what the batch stores would not be seen by the roll-up.
+var errRollUp = errors.New("a roll-up begins a batch, and no page follows in it")
+
 func symbols(records []Record) []market.Symbol {
 	var list []market.Symbol
 	var last market.Symbol
 	for _, r := range records {
-		if r.Page != nil && r.Page.Series.Symbol != last {
-			last = r.Page.Series.Symbol
+		symbol := last
+		switch {
+		case r.Page != nil:
+			symbol = r.Page.Series.Symbol
+		case r.RollUp != nil:
+			symbol = r.RollUp.Series.Symbol
+		}
+		if symbol != last {
+			last = symbol
 			list = append(list, last)
 		}
 	}
@@ -168,11 +182,11 @@ func queueOffset(batch *pgx.Batch, p Partition, to Position) {
 func (p *plan) finish(ctx context.Context, tx pgx.Tx, b Batch) error {
 	batch := &pgx.Batch{}
 	for _, symbol := range p.order {
-		changed := false
-		for _, s := range p.series[symbol] {
-			changed = s.ledger.Queue(batch) || changed
+		ledgers := make([]*coverage.Ledger, len(p.series[symbol]))
+		for i, s := range p.series[symbol] {
+			ledgers[i] = s.ledger
 		}
-		if changed {
+		if coverage.QueueLedgers(batch, ledgers...) {
 			coverage.QueueVersion(batch, symbol)
 		}
 	}

@@ -245,8 +245,9 @@ func MarshalPage(p Page) []byte {
 
 // The kinds of records on Names.Bars, in field 1.
 const (
-	kindPage = 1
-	kindEnd  = 2
+	kindPage   = 1
+	kindEnd    = 2
+	kindRollUp = 3
 )
 
 // MarshalEnd returns the value of an end record, a record of Names.Bars.
@@ -264,12 +265,31 @@ func MarshalEnd(e End) []byte {
 	return w.b
 }
 
+// MarshalRollUp returns the value of an order to roll up, a record of Names.Bars.
+func MarshalRollUp(r RollUp) []byte {
+	w := newWriter(256)
+	w.signed(1, kindRollUp)
+	w.text(2, r.RecordID)
+	w.text(3, r.Deployment)
+	w.text(4, r.JobID)
+	w.text(5, string(r.Series.Symbol))
+	w.text(6, r.Series.Timeframe.String())
+	w.signed(7, int64(r.Range.Start))
+	w.signed(8, int64(r.Range.End))
+	w.text(9, r.Source)
+	w.signed(10, r.Generation)
+	w.signed(11, int64(r.AskedAt))
+	w.text(22, r.Base.String())
+	return w.b
+}
+
 // decoded collects the fields of a record of Names.Bars.
 type decoded struct {
 	kind              int64
 	page              Page
 	end               End
 	symbol, timeframe string
+	base              string
 	columns           [6][]byte
 }
 
@@ -311,38 +331,53 @@ func (d *decoded) field(field protowire.Number, v uint64, b []byte) error {
 		d.end.Code = string(b)
 	case 21:
 		d.end.Message = string(b)
+	case 22:
+		d.base = string(b)
 	default: // of a later writer
 	}
 	return nil
 }
 
-// UnmarshalBars reads a record of Names.Bars: exactly one of page and end is not nil unless there is an error, which wraps
-// ErrVersion or ErrMalformed. Nothing returned shares memory with value.
-func UnmarshalBars(value []byte) (page *Page, end *End, err error) {
+// UnmarshalBars reads a record of Names.Bars. It returns errors that wrap ErrVersion or ErrMalformed. Nothing returned shares
+// memory with value.
+func UnmarshalBars(value []byte) (BarsValue, error) {
 	var d decoded
 	if err := fields(value, d.field); err != nil {
-		return nil, nil, fmt.Errorf("decode page: %w", err)
+		return BarsValue{}, fmt.Errorf("decode page: %w", err)
 	}
 	series, err := parseSeries(d.symbol, d.timeframe)
 	if err != nil {
-		return nil, nil, fmt.Errorf("decode page: %w", err)
+		return BarsValue{}, fmt.Errorf("decode page: %w", err)
 	}
 	d.page.Series = series
 	switch d.kind {
 	case kindPage:
 		if d.page.Bars, err = bars(d.columns); err != nil {
-			return nil, nil, fmt.Errorf("decode page: %w", err)
+			return BarsValue{}, fmt.Errorf("decode page: %w", err)
 		}
-		return &d.page, nil, nil
+		return BarsValue{Page: &d.page}, nil
 	case kindEnd:
 		d.end.RecordID, d.end.Deployment, d.end.JobID, d.end.Series = d.page.RecordID, d.page.Deployment, d.page.JobID, series
 		switch d.end.State {
 		case Done, Failed, Superseded, Cancelled:
-			return nil, &d.end, nil
+			return BarsValue{End: &d.end}, nil
 		}
-		return nil, nil, fmt.Errorf("decode end: %w: state %q", ErrMalformed, d.end.State)
+		return BarsValue{}, fmt.Errorf("decode end: %w: state %q", ErrMalformed, d.end.State)
+	case kindRollUp:
+		base, err := market.ParseTimeframe(d.base)
+		if err != nil {
+			return BarsValue{}, fmt.Errorf("decode roll-up: %w: %w", ErrMalformed, err)
+		}
+		if !base.Divides(series.Timeframe) {
+			return BarsValue{}, fmt.Errorf("decode roll-up: %w: %s bars do not make %s bars", ErrMalformed, base, series.Timeframe)
+		}
+		p := &d.page
+		return BarsValue{RollUp: &RollUp{
+			RecordID: p.RecordID, Deployment: p.Deployment, JobID: p.JobID, Series: series, Base: base, Range: p.Asked,
+			AskedAt: p.FetchedAt, Source: p.Source, Generation: p.Generation,
+		}}, nil
 	}
-	return nil, nil, fmt.Errorf("decode page: %w: kind %d", ErrMalformed, d.kind)
+	return BarsValue{}, fmt.Errorf("decode page: %w: kind %d", ErrMalformed, d.kind)
 }
 
 // bars makes rows of the six columns, which must be of one length.

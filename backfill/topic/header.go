@@ -96,6 +96,14 @@ func (n Names) EndRecord(e End) *kgo.Record {
 	}
 }
 
+// RollUpRecord returns the record that publishes r, to the same partition as the pages of its base.
+func (n Names) RollUpRecord(r RollUp) *kgo.Record {
+	return &kgo.Record{
+		Topic: n.Bars(), Key: []byte(r.Series.Symbol), Value: MarshalRollUp(r),
+		Headers: headers(r.RecordID, r.Deployment, r.JobID, r.Series, r.Range),
+	}
+}
+
 // EventRecord returns the record that publishes e.
 func (n Names) EventRecord(e Event) *kgo.Record {
 	return &kgo.Record{

@@ -18,7 +18,7 @@ type Names struct{ Prefix string }
 // Jobs returns the topic of jobs, keyed by symbol.
 func (n Names) Jobs() string { return n.Prefix + "barkeep.jobs" }
 
-// Bars returns the topic of pages and end records, keyed by symbol.
+// Bars returns the topic of pages, orders to roll up and end records, keyed by symbol.
 func (n Names) Bars() string { return n.Prefix + "barkeep.bars" }
 
 // Events returns the topic of hints on a job's progress, keyed by job id.

@@ -51,10 +51,33 @@ type Page struct {
 	Bars       []market.Bar
 }
 
+// RollUp is the order to derive the bars of a series from those of another timeframe of its symbol, as they are stored when
+// the order is ingested (PIPELINE 9). It has no bars: pages of the base may still be revised between its publication and then.
+type RollUp struct {
+	RecordID   string
+	Deployment string
+	JobID      string
+	Series     market.Series
+	// Base is the timeframe that is rolled up; it divides the series'.
+	Base market.Timeframe
+	// Range lies on the grid of the series. AskedAt is the asker's now: the bucket that forms then is rolled up too.
+	Range      market.Range
+	AskedAt    market.Instant
+	Source     string
+	Generation int64
+}
+
+// BarsValue is the value of a record of Names.Bars: exactly one of its fields is set.
+type BarsValue struct {
+	Page   *Page
+	End    *End
+	RollUp *RollUp
+}
+
 // EndState is how a job ended, as it is stored in barkeep.job.
 type EndState string
 
-// The ends that a producer can announce.
+// The ends that a producer or, of a roll-up, a coordinator can announce.
 const (
 	Done       EndState = "done"
 	Failed     EndState = "failed"

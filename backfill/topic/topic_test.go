@@ -88,10 +88,9 @@ func TestPageSurvivesTheWire(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		p := drawPage(t)
-		page, end, err := topic.UnmarshalBars(topic.MarshalPage(p))
+		value, err := topic.UnmarshalBars(topic.MarshalPage(p))
 		require.NoError(t, err)
-		require.Nil(t, end)
-		require.Equal(t, p, *page)
+		require.Equal(t, topic.BarsValue{Page: &p}, value)
 	})
 }
 
@@ -106,10 +105,19 @@ func TestOtherRecordsSurviveTheWire(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, j, job)
 	e := topic.End{RecordID: "a", Deployment: "b", JobID: "c", Series: series, State: topic.Failed, Code: "58000", Message: "m"}
-	page, end, err := topic.UnmarshalBars(topic.MarshalEnd(e))
+	value, err := topic.UnmarshalBars(topic.MarshalEnd(e))
 	require.NoError(t, err)
-	require.Nil(t, page)
-	require.Equal(t, e, *end)
+	require.Equal(t, topic.BarsValue{End: &e}, value)
+	u := topic.RollUp{
+		RecordID: "a", Deployment: "b", JobID: "c", Series: series, Base: market.H1, Range: market.Always, AskedAt: 3, Source: "s", Generation: 2,
+	}
+	value, err = topic.UnmarshalBars(topic.MarshalRollUp(u))
+	require.NoError(t, err)
+	require.Equal(t, topic.BarsValue{RollUp: &u}, value)
+	for _, u.Base = range []market.Timeframe{0, market.D1, market.W1} {
+		_, err = topic.UnmarshalBars(topic.MarshalRollUp(u))
+		require.ErrorIs(t, err, topic.ErrMalformed, "no base of days")
+	}
 	v := topic.Event{
 		RecordID: "a", Deployment: "b", JobID: "c", Series: series, Kind: topic.Warned, PagesDone: 1, BarsDone: 2, BarsTotal: 3,
 		Message: "m", At: 4, StartAt: 5,
@@ -148,15 +156,27 @@ func FuzzUnmarshalBars(f *testing.F) {
 	p.Segments = []topic.Segment{{State: coverage.Final, Range: market.Range{End: 3}}}
 	f.Add(topic.MarshalPage(p))
 	f.Add(topic.MarshalEnd(topic.End{Series: p.Series, State: topic.Done}))
-	f.Fuzz(func(t *testing.T, value []byte) {
-		page, end, err := topic.UnmarshalBars(value)
-		if err == nil && (page == nil) == (end == nil) {
-			t.Fatal("neither page nor end, or both")
+	f.Add(topic.MarshalRollUp(topic.RollUp{Series: market.Series{Symbol: "X", Timeframe: market.W1}, Base: market.D1}))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		value, err := topic.UnmarshalBars(text)
+		set := 0
+		for _, one := range []bool{value.Page != nil, value.End != nil, value.RollUp != nil} {
+			if one {
+				set++
+			}
 		}
-		if page != nil {
-			again, _, err := topic.UnmarshalBars(topic.MarshalPage(*page))
+		if (err == nil) != (set == 1) {
+			t.Fatalf("error %v with %d values", err, set)
+		}
+		if value.Page != nil {
+			again, err := topic.UnmarshalBars(topic.MarshalPage(*value.Page))
 			require.NoError(t, err)
-			require.Len(t, again.Bars, len(page.Bars))
+			require.Len(t, again.Page.Bars, len(value.Page.Bars))
+		}
+		if value.RollUp != nil {
+			again, err := topic.UnmarshalBars(topic.MarshalRollUp(*value.RollUp))
+			require.NoError(t, err)
+			require.Equal(t, value.RollUp, again.RollUp)
 		}
 	})
 }
@@ -249,7 +269,7 @@ func BenchmarkPage(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, _, err := topic.UnmarshalBars(topic.MarshalPage(p)); err != nil {
+		if _, err := topic.UnmarshalBars(topic.MarshalPage(p)); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -70,7 +70,7 @@ func (s *site) ends() (n int) {
 	for left > 0 {
 		for _, r := range client.PollFetches(s.t.Context()).Records() {
 			left--
-			if _, end, err := topic.UnmarshalBars(r.Value); err == nil && end != nil {
+			if value, err := topic.UnmarshalBars(r.Value); err == nil && value.End != nil {
 				n++
 			}
 		}

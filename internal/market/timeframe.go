@@ -91,6 +91,29 @@ func (tf Timeframe) String() string {
 // Step returns the length of a bar. A month's is nominal, 30 days: use Next and Count for the grid.
 func (tf Timeframe) Step() time.Duration { return timeframes[tf].step }
 
+// Divides reports whether each bar of longer is made of whole bars of tf: wherever one of longer opens, so does one of tf
+// (PIPELINE 2). Weeks and months are made of days and of what divides a day, never of longer bars.
+func (tf Timeframe) Divides(longer Timeframe) bool {
+	if !tf.Valid() || !longer.Valid() || tf >= longer {
+		return false
+	}
+	if longer == W1 || longer == Mo1 {
+		return tf <= D1
+	}
+	return longer.Step()%tf.Step() == 0
+}
+
+// Base returns the longest of native that divides tf, from whose bars those of tf are derived (PLANNER 20), and false where
+// there is none.
+func (tf Timeframe) Base(native []Timeframe) (base Timeframe, found bool) {
+	for _, n := range native {
+		if n.Divides(tf) && n > base {
+			base, found = n, true
+		}
+	}
+	return base, found
+}
+
 // Floor returns the open of the bar that i lies in. The grid is PIPELINE 2: multiples of the step since the epoch, weeks
 // from Monday, months by the calendar, all in UTC. The infinities stay.
 func (tf Timeframe) Floor(i Instant) Instant {
