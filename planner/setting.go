@@ -42,6 +42,27 @@ type ownState struct {
 	changed, ends, unknown bool
 }
 
+// OwnSetting is a constant that the text gives one of barkeep's own settings.
+type OwnSetting struct{ Name, Value string }
+
+// SetsOwn returns those that the text sets, in order: by SET and set_config, for the session or the transaction. Names are in
+// lower case; those that barkeep has not are among them.
+func (t *Template) SetsOwn() []OwnSetting {
+	var list []OwnSetting
+	for _, s := range t.list {
+		changes := s.configs
+		if s.set != nil {
+			changes = append(slices.Clip(changes), changeOf(s.set))
+		}
+		for _, c := range changes {
+			if strings.HasPrefix(c.name, ownPrefix) && c.known {
+				list = append(list, OwnSetting{Name: c.name, Value: c.text})
+			}
+		}
+	}
+	return list
+}
+
 // settle applies what a statement does to the settings of those after it (PLANNER 8).
 func (x *binding) settle(s *statement) {
 	for _, c := range s.configs {

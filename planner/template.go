@@ -48,7 +48,7 @@ type Prepared struct {
 var errStrings = errors.New("standard_conforming_strings is off")
 
 // Prepare analyses a text. It never fails: a text that cannot be understood becomes an opaque template. One that cannot read
-// ohlcv is parsed only for what it does to the names of prepared statements.
+// ohlcv is parsed only for what it does to the names of prepared statements and to barkeep's own settings.
 func Prepare(text string, paramOIDs []uint32, env Env) *Template {
 	t, _ := prepare(text, paramOIDs, env)
 	return t
@@ -72,7 +72,7 @@ func prepare(text string, paramOIDs []uint32, env Env) (*Template, []*pg.RawStmt
 		encoding: env.ClientEncoding, nonStandard: env.NonStandardStrings,
 	}
 	may := MayRead(text, env.Catalog)
-	if !may && !renames(text) {
+	if !may && !renames(text) && !containsFold(text, ownPrefix) {
 		return t, nil
 	}
 	trees, err := t.parse(env)

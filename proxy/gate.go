@@ -200,7 +200,7 @@ func (s *session) plan(ctx context.Context, held *hold) (need, error) {
 	var under []planner.Own
 	for _, u := range held.units {
 		template := s.template(u.stmt, env)
-		if u.cursor || template.Explains() {
+		if u.cursor || u.refused != nil || template.Explains() {
 			continue
 		}
 		if template.Writes() {

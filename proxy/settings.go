@@ -157,13 +157,16 @@ func (s *session) under(plans []planner.Own) (settings, error) {
 	return set, nil
 }
 
-// ownSettings are barkeep's, each with what it may be and whether a text is that. The empty text is the default.
-var ownSettings = []struct {
+// ownSetting is one of barkeep's, with what it may be and whether a text is that.
+type ownSetting struct {
 	name    string
 	value   func(planner.Own) string
 	allowed string
 	valid   func(string) bool
-}{
+}
+
+// The empty text is the default.
+var ownSettings = []ownSetting{
 	{"barkeep.mode", func(o planner.Own) string { return o.Mode }, "Available values: wait, partial, stored, strict.", oneOf("wait", "partial", "stored", "strict")},
 	{"barkeep.unbounded", func(o planner.Own) string { return o.Unbounded }, "Available values: stored, error.", oneOf("stored", "error")},
 	{"barkeep.timeout", func(o planner.Own) string { return o.Timeout }, `A duration, such as "10min"; valid units are "us", "ms", "s", "min", "h", and "d".`, isDuration},
@@ -183,14 +186,41 @@ func isDuration(text string) bool {
 	return ok
 }
 
+// wrongSet returns the error of a text that sets one of barkeep's settings to a value it cannot have: PostgreSQL takes any.
+func (s *session) wrongSet(st *statement) *Error {
+	if !st.effects || !strings.Contains(strings.ToLower(st.text), "barkeep.") {
+		return nil
+	}
+	for _, set := range s.template(st, s.env()).SetsOwn() {
+		at := slices.IndexFunc(ownSettings, func(own ownSetting) bool { return own.name == set.Name })
+		if at < 0 {
+			names := make([]string, len(ownSettings))
+			for i, own := range ownSettings {
+				names[i] = own.name
+			}
+			return &Error{
+				Code: pgerrcode.UndefinedObject, Message: fmt.Sprintf("unrecognized configuration parameter %q", set.Name),
+				HintText: "barkeep has " + strings.Join(names, ", ") + ".",
+			}
+		}
+		if own := &ownSettings[at]; set.Value != "" && !own.valid(set.Value) {
+			return own.refuse(set.Value)
+		}
+	}
+	return nil
+}
+
+func (o *ownSetting) refuse(value string) *Error {
+	return &Error{
+		Code: pgerrcode.InvalidParameterValue, Message: fmt.Sprintf("invalid value for parameter %q: %q", o.name, value), HintText: o.allowed,
+	}
+}
+
 // wrongSetting returns the error for the first of barkeep's settings that has a value it cannot have, or nil.
 func wrongSetting(own planner.Own) *Error {
 	for _, each := range ownSettings {
 		if text := each.value(own); text != "" && !each.valid(text) {
-			return &Error{
-				Code: pgerrcode.InvalidParameterValue, Message: fmt.Sprintf("invalid value for parameter %q: %q", each.name, text),
-				HintText: each.allowed,
-			}
+			return each.refuse(text)
 		}
 	}
 	return nil

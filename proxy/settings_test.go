@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -8,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 
+	"barkeep/internal/pgtest"
 	"barkeep/planner"
 )
 
@@ -23,7 +25,7 @@ func TestWrongSettings(t *testing.T) {
 			"barkeep.freshness": {"-5", "0"},
 			"barkeep.max_bars":  {"1e3", "1000"},
 		} {
-			_, err := conn.Exec(t.Context(), "set "+setting+" = '"+values[0]+"'")
+			_, err := conn.Exec(t.Context(), "select set_config(name, value, false) from (values ('"+setting+"', '"+values[0]+"')) v (name, value)")
 			require.NoError(t, err)
 			_, err = conn.Exec(t.Context(), read, mode)
 			var refused *pgconn.PgError
@@ -42,7 +44,7 @@ func TestWrongSettings(t *testing.T) {
 		}
 	}
 	// SET LOCAL, taken back by the block's end.
-	_, err := conn.Exec(t.Context(), "begin; set local barkeep.mode = 'x'")
+	_, err := conn.Exec(t.Context(), "begin; select set_config(lower('BARKEEP.mode'), 'x', true)")
 	require.NoError(t, err)
 	_, err = conn.Exec(t.Context(), read)
 	require.Equal(t, "22023", code(err))
@@ -137,7 +139,7 @@ func TestSettingsInQuery(t *testing.T) {
 		require.Empty(t, asked(), sql)
 	}
 	// A wrong value of the session's, mended in the Query.
-	_, err = rows("set barkeep.mode = 'x'")
+	_, err = rows("select set_config(lower('BARKEEP.mode'), 'x', false)")
 	require.NoError(t, err)
 	n, err = rows("set local barkeep.mode = 'wait'; " + of("GUSD"))
 	require.NoError(t, err)
@@ -162,4 +164,30 @@ func TestConfiguredDefaults(t *testing.T) {
 	require.Equal(t, []any{time.Minute, int64(7), 3 * time.Second}, []any{none.timeout, none.maxBars, none.freshness})
 	own := s.withOwn(settings{}, planner.Own{Timeout: "2min", MaxBars: "8", Freshness: "0"})
 	require.Equal(t, []any{2 * time.Minute, int64(8), time.Duration(0)}, []any{own.timeout, own.maxBars, own.freshness})
+}
+
+// TestRule8_WrongSettingsAreRefused: a value that a setting of barkeep's cannot have is an error where it is set, as it is for
+// PostgreSQL's own, and the setting stays what it was.
+func TestRule8_WrongSettingsAreRefused(t *testing.T) {
+	b := start(t, nil)
+	for name, c := range map[string]struct{ script, code, shown string }{
+		"SET":                  {"Q set barkeep.mode = bogus\nwait Z", "22023", "D wait"},
+		"in a block":           {"Q begin\nwait Z\nQ set barkeep.mode = stored\nwait Z\nQ set local barkeep.max_bars = -1\nwait Z\nQ commit\nwait Z", "22023", "D wait"},
+		"behind another":       {"Q set barkeep.mode = partial; set barkeep.timeout = 'long'\nwait Z", "22023", "D wait"},
+		"set_config":           {"Q select set_config('barkeep.mode', 'bogus', false)\nwait Z", "22023", "D wait"},
+		"extended":             {"P - set barkeep.freshness = 'x'\nB - -\nE -\nS\nwait Z", "22023", "D wait"},
+		"prepared before":      {"P s set barkeep.unbounded = 'x'\nS\nwait Z\nB - s\nE -\nS\nwait Z", "22023", "D wait"},
+		"unknown":              {"Q set barkeep.modus = 'wait'\nwait Z", "42704", "D wait"},
+		"in a failed block":    {"Q begin; select 1/0\nwait Z\nQ set barkeep.mode = bogus\nwait Z\nQ rollback\nwait Z", "25P02", "D wait"},
+		"right":                {"Q set barkeep.mode = 'STORED'; set barkeep.timeout = '90s'; set barkeep.max_bars = 5; set barkeep.freshness = 30\nwait Z", "C SET", "D STORED"},
+		"right, and its reset": {"Q set barkeep.mode = 'stored'\nwait Z\nQ reset barkeep.mode\nwait Z", "C RESET", "D wait"},
+		"default":              {"Q set barkeep.mode = 'stored'; set barkeep.mode to default; set barkeep.timeout to ''\nwait Z", "C SET", "D wait"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := pgtest.Play(t.Context(), b.url+"&options=-c%20barkeep.mode%3Dwait", c.script+"\nQ show barkeep.mode\nwait Z")
+			require.NoError(t, err, got)
+			require.Contains(t, strings.Join(got, "\n"), c.code)
+			require.Equal(t, c.shown, got[len(got)-3], "%s", strings.Join(got, "\n"))
+		})
+	}
 }

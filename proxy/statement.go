@@ -19,6 +19,8 @@ type unit struct {
 	parseOnly, parsed bool
 	// unsettled says that its own segment changes settings before it.
 	unsettled bool
+	// refused says why it must not be executed.
+	refused *Error
 	// portal says that it is a Bind, cursor that it goes on with a portal that was planned before.
 	portal, cursor bool
 	// explained says that it is not executed: what it would need is shown there.
@@ -133,14 +135,15 @@ func (s *session) query(ctx context.Context, body []byte, size int) error {
 	text, _, _ := cstring(body)
 	st := s.classify(string(text), nil)
 	s.settle()
-	if st.reads || len(s.fetching(st)) > 0 {
+	before := s.before(st)
+	if st.reads || len(before) > 0 {
 		if err := s.forward(); err != nil {
 			return err
 		}
 		if s.explains(st) && !s.blockFailed() {
 			return s.explainQuery(ctx, st, size)
 		}
-		switch failure := s.gate(ctx, append(s.fetching(st), unit{stmt: st, parsed: true})); {
+		switch failure := s.gate(ctx, append(before, unit{stmt: st, parsed: true})); {
 		case errors.Is(failure, errWouldWait):
 			return failure
 		case failure != nil:
@@ -166,12 +169,15 @@ func (s *session) query(ctx context.Context, body []byte, size int) error {
 	return nil
 }
 
-// fetching returns the unit of a text that may FETCH from a cursor that reads ohlcv.
-func (s *session) fetching(st *statement) []unit {
-	if !st.fetches || len(s.reader.cursors) == 0 {
+// before returns the unit of a text that must not be executed as it is, or only after a look at the settings: it may FETCH from
+// a cursor that reads ohlcv, or give a setting of barkeep's a value that it cannot have.
+func (s *session) before(st *statement) []unit {
+	refused := s.wrongSet(st)
+	cursor := st.fetches && len(s.reader.cursors) > 0
+	if refused == nil && !cursor {
 		return nil
 	}
-	return []unit{{stmt: st, cursor: true, unsettled: s.reader.segmentEffects}}
+	return []unit{{stmt: st, refused: refused, cursor: cursor, unsettled: cursor && s.reader.segmentEffects}}
 }
 
 // goesOn gates units of the open segment.
@@ -201,9 +207,12 @@ func (s *session) keepCursors(u unit, now planner.Locale, opened []planner.Local
 	}
 }
 
-// goOn fails where a portal that was planned in other settings goes on: what its execution compares ts with would be
-// another time now, and bars would be read that nobody asked for.
+// goOn fails where a unit must not be executed, or a portal that was planned in other settings goes on: what its execution
+// compares ts with would be another time now, and bars would be read that nobody asked for.
 func (s *session) goOn(units []unit) error {
+	if at := slices.IndexFunc(units, func(u unit) bool { return u.refused != nil }); at >= 0 {
+		return units[at].refused
+	}
 	if !slices.ContainsFunc(units, func(u unit) bool { return u.cursor }) {
 		return nil
 	}
@@ -275,7 +284,7 @@ func (s *session) bind(body []byte, size int) int {
 			// What was changed by this very segment cannot be read before it is executed: gate refuses that.
 			r.units = append(r.units, unit{stmt: st, args: arguments(body, st.oids), parsed: fresh, portal: true, unsettled: r.segmentEffects})
 		}
-		s.goesOn(s.fetching(st))
+		s.goesOn(s.before(st))
 	}
 	s.bindEffects(string(portal), found)
 	r.used = true
