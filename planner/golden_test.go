@@ -22,20 +22,56 @@ func goldenBracket() Bracket {
 	return Bracket{Lo: at, Hi: at.Shift(10 * time.Millisecond)}
 }
 
+// goldenViews are the views of the golden catalog, as pg_get_viewdef gives them, each after those that it reads.
+var goldenViews = [][2]string{ //nolint:gochecknoglobals // a table
+	{"btc_minutes", "SELECT ohlcv.ts, ohlcv.close FROM public.ohlcv WHERE ohlcv.symbol = 'BTCUSD' AND ohlcv.timeframe = '1m'"},
+	{"hourly", "SELECT symbol, ts, open, high, low, close, volume FROM ohlcv WHERE (timeframe = '1h'::text)"},
+	{"btc_hourly", "SELECT ts, close FROM hourly WHERE (symbol = 'BTCUSD'::text)"},
+	{"returns", "SELECT symbol, timeframe, ts, ((close / NULLIF(lag(close) OVER (PARTITION BY symbol, timeframe ORDER BY ts), (0)::double precision)) - (1)::double precision) AS change FROM ohlcv"},
+	{"days", "SELECT symbol, date_trunc('day'::text, ts) AS day, max(high) AS high, min(low) AS low FROM ohlcv WHERE (timeframe = '1h'::text) GROUP BY symbol, (date_trunc('day'::text, ts))"},
+	{"recent", "SELECT symbol, timeframe, ts, close FROM ohlcv WHERE (ts > (now() - '24:00:00'::interval))"},
+	{"both_majors", "SELECT ohlcv.symbol, ohlcv.ts, ohlcv.close FROM ohlcv WHERE ((ohlcv.symbol = 'BTCUSD'::text) AND (ohlcv.timeframe = '1d'::text)) UNION ALL SELECT ohlcv.symbol, ohlcv.ts, ohlcv.close FROM ohlcv WHERE ((ohlcv.symbol = 'ETHUSD'::text) AND (ohlcv.timeframe = '1d'::text))"},
+	{"newest", "SELECT DISTINCT ON (symbol, timeframe) symbol, timeframe, ts, close FROM ohlcv ORDER BY symbol, timeframe, ts DESC"},
+}
+
 func goldenCatalog() *Catalog {
+	names := map[string]struct{}{"daily": {}, "bars_of": {}, "trades": {}, "===": {}}
+	views := map[string]string{}
+	for _, view := range goldenViews {
+		names[view[0]], views[view[0]] = struct{}{}, view[1]
+	}
 	return &Catalog{
 		Version: 7,
-		Names:   map[string]struct{}{"btc_minutes": {}, "daily": {}, "bars_of": {}, "trades": {}, "===": {}},
-		Views: map[string]string{
-			"btc_minutes": "SELECT ohlcv.ts, ohlcv.close FROM public.ohlcv WHERE ohlcv.symbol = 'BTCUSD' AND ohlcv.timeframe = '1m'",
-		},
+		Names:   names,
+		Views:   views,
 		Rows:    map[string]struct{}{"bars_of": {}},
 		Dynamic: map[string]uint64{"counts": 0b101, "many": 1<<64 - 1},
 	}
 }
 
-// goldenCase is one case of a golden file: directives (lines that begin with #), the statement, ----, the plan.
-type goldenCase struct{ directives, sql, want string }
+// goldenCase is one case of a golden file: directives (lines that begin with #), the statement, ----, the plan, and where that
+// has questions, "---- answered" and the plan that the database's answers make of it.
+type goldenCase struct{ directives, sql, want, answered string }
+
+func (c goldenCase) String() string {
+	text := c.directives + c.sql + "\n----\n" + c.want
+	if c.answered != "" {
+		text += answeredMark + c.answered
+	}
+	return text
+}
+
+const answeredMark = "\n---- answered\n"
+
+// directive returns what follows a directive's name; false where the case has none of it.
+func (c goldenCase) directive(name string) (rest string, ok bool) {
+	for line := range strings.SplitSeq(c.directives, "\n") {
+		if rest, ok := strings.CutPrefix(line, "# "+name); ok && (rest == "" || rest[0] == ' ') {
+			return strings.TrimPrefix(rest, " "), true
+		}
+	}
+	return "", false
+}
 
 func readGolden(t *testing.T, path string) []goldenCase {
 	t.Helper()
@@ -43,8 +79,9 @@ func readGolden(t *testing.T, path string) []goldenCase {
 	require.NoError(t, err)
 	var cases []goldenCase
 	for block := range strings.SplitSeq(strings.TrimSpace(string(raw)), "\n\n") {
+		block, answered, _ := strings.Cut(block, answeredMark)
 		input, want, _ := strings.Cut(block, "\n----")
-		c := goldenCase{want: strings.TrimSpace(want)}
+		c := goldenCase{want: strings.TrimSpace(want), answered: strings.TrimSpace(answered)}
 		for line := range strings.SplitSeq(input, "\n") {
 			if strings.HasPrefix(line, "# ") {
 				c.directives += line + "\n"
@@ -59,7 +96,8 @@ func readGolden(t *testing.T, path string) []goldenCase {
 }
 
 // setup applies a case's directives: "tz X", "mode X", "unbounded X", "hidden", "oids 1 2", "param text" (NULL is null),
-// "answer text" (to every question), "catalog".
+// "answer text" (to every question), "catalog". Of those for TestCorpus: "error SQLSTATE" (PostgreSQL refuses the statement),
+// "unordered" (which of the rows come is PostgreSQL's choice).
 func (c goldenCase) setup(t *testing.T) (env Env, args Args, answer *string) {
 	t.Helper()
 	for line := range strings.SplitSeq(strings.TrimSpace(c.directives), "\n") {
@@ -67,6 +105,10 @@ func (c goldenCase) setup(t *testing.T) (env Env, args Args, answer *string) {
 		switch key {
 		case "tz":
 			env.TimeZone = rest
+		case "datestyle":
+			env.DateStyle = rest
+		case "intervalstyle":
+			env.IntervalStyle = rest
 		case "mode":
 			env.Mode = rest
 		case "unbounded":
@@ -160,7 +202,8 @@ func TestGolden(t *testing.T) {
 				if !*update && got != c.want {
 					t.Errorf("%s%s\ngot:\n%s\nwant:\n%s", c.directives, c.sql, got, c.want)
 				}
-				fmt.Fprintf(&out, "%s%s\n----\n%s\n\n", c.directives, c.sql, got)
+				c.want = got
+				fmt.Fprintf(&out, "%s\n\n", c)
 			}
 			if *update {
 				require.NoError(t, os.WriteFile(path, []byte(out.String()), 0o600))

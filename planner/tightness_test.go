@@ -127,11 +127,9 @@ func goldenMarket(t *testing.T) *pgx.Conn {
 	}
 	mustExec(t, conn, `create index on public.ohlcv (symbol, timeframe, ts)`)
 	mustExec(t, conn, `analyze public.ohlcv`)
+	makeGoldenTables(t, conn)
 	for _, definition := range []string{
 		`create schema golden`, `create function golden.now() returns timestamptz immutable return timestamptz '2024-03-15 12:00Z'`,
-		`create table mine (id int, ts timestamptz, t timestamptz, symbol text, x float8)`, `create table trades_of_mine (ts timestamptz)`,
-		`create table cal (ts timestamptz, t2 timestamptz)`, `create table m (ts timestamptz)`,
-		`create view btc_minutes as ` + goldenCatalog().Views["btc_minutes"],
 		`set max_parallel_workers_per_gather = 0`,
 	} {
 		mustExec(t, conn, definition)
@@ -356,7 +354,7 @@ func neededBars(table string, plan Plan) string {
 	for _, r := range plan.Requirements {
 		series := fmt.Sprintf("symbol = %s and timeframe = '%s'", quote(string(r.Series.Symbol)), r.Series.Timeframe)
 		within := func(rg market.Range) string {
-			return fmt.Sprintf("%s and ts >= '%s' and ts < '%s'", series, rg.Start, rg.End)
+			return fmt.Sprintf("%s and ts >= '%s' and ts < '%s'", series, inEra(rg.Start), inEra(rg.End))
 		}
 		for _, rg := range r.Ranges {
 			keep = append(keep, "("+within(rg)+")")
@@ -370,4 +368,12 @@ func neededBars(table string, plan Plan) string {
 		}
 	}
 	return strings.Join(keep, " or ")
+}
+
+// inEra is the instant, or where PostgreSQL would write it with BC, the infinity before all bars.
+func inEra(i market.Instant) market.Instant {
+	if !i.IsInf() && i.Time().Year() < 1 {
+		return market.NegInf
+	}
+	return i
 }
