@@ -22,6 +22,9 @@ func (s *session) call(ctx context.Context, body []byte, size int) error {
 			}
 		}
 	}
+	if r.inSegment || r.open {
+		size = s.markOpen(size)
+	}
 	r.pending = append(r.pending, entry{kind: kindCall})
 	r.snapshot, r.dirty = true, true
 	r.scan += size

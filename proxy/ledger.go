@@ -51,6 +51,8 @@ type entry struct {
 	loose bool
 	// instead is what the client gets in place of its CloseComplete.
 	instead *shown
+	// before says that a Query comes next, in an open segment: where the segment has failed by here, that is skipped.
+	before bool
 }
 
 // endsReady reports whether ReadyForQuery answers it.
@@ -109,6 +111,9 @@ func (l *ledger) push(list ...entry) {
 		}
 		if e.instead != nil {
 			l.replaced++
+		}
+		if l.erred && e.endsReady() {
+			l.skip()
 		}
 	}
 }
@@ -223,9 +228,13 @@ func (l *ledger) copyStarted() {
 
 // drop removes at most so many entries of the kind, of those before end.
 func (l *ledger) drop(kind byte, end, most int) {
+	l.dropEach(func(e entry) bool { return e.kind == kind }, end, most)
+}
+
+func (l *ledger) dropEach(is func(entry) bool, end, most int) {
 	kept := make([]entry, 0, len(l.entries)-l.first)
 	for i, e := range l.entries[l.first:] {
-		if e.kind != kind || l.first+i >= end || most == 0 {
+		if !is(e) || l.first+i >= end || most == 0 {
 			kept = append(kept, e)
 			continue
 		}
@@ -248,4 +257,26 @@ func (l *ledger) failed() {
 		l.copying = false
 		l.drop(kindSync, len(l.entries), 1)
 	}
+	l.skip()
 }
+
+// skip forgets what the upstream drops of a segment that has failed, up to its Sync: a Query in it has no answer.
+func (l *ledger) skip() {
+	open, end := false, len(l.entries)
+	for i, e := range l.entries[l.first:] {
+		open = open || e.before
+		if e.endsReady() && !e.skipped() {
+			end = l.first + i
+			break
+		}
+		if e.skipped() && !open {
+			return
+		}
+	}
+	if open {
+		l.dropEach(entry.skipped, end, len(l.entries))
+	}
+}
+
+// skipped reports whether it is something with a ReadyForQuery of its own that is dropped with a segment that has failed.
+func (e entry) skipped() bool { return e.kind == kindQuery || e.kind == kindCall }

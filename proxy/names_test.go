@@ -98,3 +98,29 @@ func TestNamesOutOfSight(t *testing.T) {
 	require.NotContains(t, got, "D 7")
 	require.Contains(t, strings.Join(got, "\n"), "26000")
 }
+
+// TestQueriesInFailedSegments: what the upstream drops with a segment that has failed is not waited for.
+func TestQueriesInFailedSegments(t *testing.T) {
+	b := start(t, nil)
+	for name, script := range map[string]string{
+		"Parse fails":          "P - nonsense\nQ select 1\nS\nwait Z",
+		"two Queries":          "P - nonsense\nQ select 1\nQ select 2\nS\nwait Z",
+		"Execute fails":        "P - select 1/0\nB - -\nE -\nQ select 1\nS\nwait Z",
+		"after the error":      "P - nonsense\nH\nwait E\nQ select 1\nS\nwait Z",
+		"the Query fails":      "P - select 1\nQ select 1/0\nS\nwait Z 2",
+		"nothing fails":        "P - select 1\nB - -\nE -\nQ select 2\nS\nwait Z 2",
+		"a Query before fails": "Q select 1/0\nP - select 1\nQ select 2\nS\nwait Z 3",
+		"the second fails":     "P - select 1\nQ select 1\nP - nonsense\nQ select 2\nS\nwait Z 2",
+	} {
+		t.Run(name, func(t *testing.T) {
+			script += "\nQ select 3\nwait Z"
+			want, err := pgtest.Play(t.Context(), b.db.URL, script)
+			require.NoError(t, err, want)
+			script += "\nQ select count(*) from ohlcv where symbol = 'sim:SEGUSD' and timeframe = '1m'\nwait Z"
+			got, err := pgtest.Play(t.Context(), b.url, script)
+			require.NoError(t, err, got)
+			require.Equal(t, want, got[:min(len(want), len(got))])
+			require.Contains(t, got[len(want):], "D 10")
+		})
+	}
+}

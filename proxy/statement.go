@@ -160,6 +160,7 @@ func (s *session) query(ctx context.Context, body []byte, size int) error {
 		s.mu.Lock()
 		s.queried = true
 		s.mu.Unlock()
+		size = s.markOpen(size)
 	}
 	r.bound = nil
 	r.pending = append(r.pending, query)
@@ -221,6 +222,15 @@ func (s *session) goOn(units []unit) error {
 		return errCursorSettings
 	}
 	return nil
+}
+
+// markOpen has the upstream say that it has come to the message at scan: in a segment that has failed it is dropped. It returns
+// the size of what goes upstream.
+func (s *session) markOpen(size int) int {
+	r := &s.reader
+	r.pending = append(r.pending, entry{kind: kindClose, instead: &shown{}, before: true})
+	message := r.buf[r.scan : r.scan+size]
+	return r.replace(size, append(encode(&pgproto3.Close{ObjectType: 'P', Name: ownName}), message...))
 }
 
 // alone reports whether the upstream will execute a Query for certain: nothing before it is outstanding, and no segment
