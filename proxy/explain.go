@@ -19,11 +19,15 @@ import (
 type Explanation struct {
 	Series market.Series
 	// Source serves the symbol, or would; empty where that cannot be said yet.
-	Source          string
+	Source string
+	// Base is the timeframe that the bars are derived from where the source has not theirs, else zero; BaseMissing is what of
+	// it would be fetched before.
+	Base            market.Timeframe
+	BaseMissing     market.RangeSet
 	Needed, Missing market.RangeSet
 	// Open are reads of n bars of which it is not known yet how far they reach.
 	Open []market.Count
-	// Pages and Took are estimates for Missing; Took is negative where there is none.
+	// Pages and Took are estimates for Missing, or where there is a base for BaseMissing; Took is negative where there is none.
 	Pages int64
 	Took  time.Duration
 	// Failure says why the bars would not come, nil where they would.
@@ -234,6 +238,11 @@ func (e *Explanation) lines() []string {
 		"  needed: " + rangesText(e.Needed, tf),
 		"  covered: " + rangesText(e.Needed.Subtract(e.Missing), tf),
 		"  missing: " + rangesText(e.Missing, tf),
+	}
+	if e.Base.Valid() && !e.Missing.Empty() {
+		lines = append(lines, fmt.Sprintf("  derived from %s: missing: %s", e.Base, rangesText(e.BaseMissing, e.Base)))
+	} else if e.Base.Valid() {
+		lines = append(lines, fmt.Sprintf("  derived from %s", e.Base))
 	}
 	for _, n := range e.Open {
 		end := "newest"

@@ -11,7 +11,6 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
-	"github.com/twmb/franz-go/pkg/kgo"
 
 	"barkeep/backfill/directory"
 	"barkeep/backfill/topic"
@@ -35,6 +34,9 @@ type job struct {
 	record  topic.Job
 	id      uuid.UUID
 	askedBy string
+	// base is the timeframe that a roll-up is made of, zero for what a source is asked for; life is then the instrument's.
+	base market.Timeframe
+	life market.Range
 
 	// The rest is guarded by board.mu.
 	waiters   map[chan struct{}]struct{} // each holds one token
@@ -374,8 +376,7 @@ func (c *Coordinator) readRows(ctx context.Context, ids []uuid.UUID) error {
 	for _, j := range again {
 		c.config.Logger.LogAttrs(ctx, slog.LevelWarn, "job was silent, publish it again",
 			slog.String("job_id", j.record.ID), slog.String("symbol", string(j.record.Series.Symbol)))
-		record := c.config.Names.JobRecord(j.record)
-		if err := c.produce(ctx, []*kgo.Record{record})[record]; err != nil {
+		for _, err := range c.produce(ctx, c.records(j)) {
 			return fmt.Errorf("publish job again: %w", err)
 		}
 	}

@@ -75,8 +75,8 @@ func clip(r market.Range, tf market.Timeframe, now market.Instant) market.Range 
 // resolve returns the range that is known to hold the n bars of the requirement, or, in gap, what has to be fetched next
 // to know it: counted from the starting end, inside coverage without a hole, the stored rows are the ones that exist
 // (PLANNER 17). factor widens the next page where earlier ones held fewer bars than they could; origin is where the
-// instrument's life begins, for the oldest bars of all time.
-func (c *Coordinator) resolve(ctx context.Context, index *coverage.Index, series market.Series, n market.Count, fresh time.Duration, now, origin market.Instant, factor int64) (needs, gap market.Range, err error) {
+// instrument's life begins, for the oldest bars of all time; a page has at least so many bars.
+func (c *Coordinator) resolve(ctx context.Context, index *coverage.Index, series market.Series, n market.Count, fresh time.Duration, now, origin market.Instant, factor, least int64) (needs, gap market.Range, err error) {
 	if known, found := c.counts.get(index, series, n, fresh, now); found {
 		return known, market.Range{}, nil
 	}
@@ -104,13 +104,14 @@ func (c *Coordinator) resolve(ctx context.Context, index *coverage.Index, series
 		c.counts.put(index, series, n, now, within)
 		return within, market.Range{}, nil
 	}
-	return market.Range{}, nextPage(series.Timeframe, within, known, origin, n.Newest, (n.N-have)*factor), nil
+	return market.Range{}, nextPage(series.Timeframe, within, known, origin, n.Newest, max((n.N-have)*factor, least)), nil
 }
+
+// leastPage is for sources: a page is asked for as a whole anyway.
+const leastPage = 16
 
 // nextPage returns the stretch of about bars next to what is known, on the side away from the starting end.
 func nextPage(tf market.Timeframe, within, known market.Range, origin market.Instant, newest bool, bars int64) market.Range {
-	const least = 16 // a page is asked for as a whole anyway
-	bars = max(bars, least)
 	if newest {
 		end := within.End
 		if !known.Empty() {

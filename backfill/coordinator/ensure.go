@@ -12,7 +12,6 @@ import (
 
 	"barkeep/backfill/coverage"
 	"barkeep/backfill/directory"
-	"barkeep/backfill/topic"
 	"barkeep/internal/actor"
 	"barkeep/internal/market"
 )
@@ -94,7 +93,7 @@ type filling struct {
 	meter    meter
 }
 
-// part is one requirement of a filling.
+// part is one requirement of a filling, or the bars of a base that others are rolled up from.
 type part struct {
 	series  market.Series
 	ranges  market.RangeSet
@@ -103,6 +102,12 @@ type part struct {
 	// binding is known before the first job.
 	binding *directory.Binding
 	jobs    []*job
+	// from is the part of the base that this one is rolled up from, nil where the source has the timeframe. base says that
+	// this is such a part: nobody reads its bars, and its ranges are what is missing of those made of it.
+	from *part
+	base bool
+	// missing is what was missing at the last look, and pending what of that waits for its base or its roll-up.
+	missing, pending market.RangeSet
 	// excused are ranges that could not be refreshed but are given with a warning.
 	excused market.RangeSet
 	// rounds counts the jobs that ended without covering what was asked.
@@ -155,6 +160,9 @@ func (f *filling) give(ctx context.Context, err error) ([]string, error) {
 		index = nil
 	}
 	for _, p := range f.parts {
+		if p.base {
+			continue
+		}
 		if gap := index.Missing(p.series, p.ranges, f.req.Freshness, f.now); !gap.Empty() || len(p.counts) > 0 {
 			text := "bars of " + p.series.String() + " are missing"
 			if !gap.Empty() {
@@ -187,6 +195,9 @@ func transient(err error) bool {
 // checkSnapshot fails where the session's snapshot is older than the bars.
 func (f *filling) checkSnapshot() error {
 	for _, p := range f.parts {
+		if p.base {
+			continue
+		}
 		if !f.req.At.OfLife(f.req.Life) || !f.req.At.Covered(p.series, p.ranges.Subtract(p.excused).Union(p.needs), f.req.Freshness, f.now) {
 			return snapshotTooOld(p.series)
 		}
@@ -215,7 +226,7 @@ func (f *filling) loop(ctx context.Context) error {
 			return err
 		}
 		f.machine.To(actor.Notifying)
-		f.meter.see(f.parts[0].series, missing)
+		f.meter.see(f.fetched(), missing)
 		f.meter.tell()
 		for waiting := true; waiting; {
 			select {
@@ -263,7 +274,6 @@ func (f *filling) step(ctx context.Context) (missing int64, err error) {
 
 // look returns the number of bars still missing, after submitting jobs for what nobody fetches.
 func (f *filling) look(ctx context.Context) (missing int64, err error) {
-	gaps := make([]market.RangeSet, len(f.parts))
 	for {
 		refreshed, err := f.settle(ctx)
 		if err != nil {
@@ -277,15 +287,17 @@ func (f *filling) look(ctx context.Context) (missing int64, err error) {
 		return 0, err
 	}
 	index := f.c.Snapshot()
-	for i, p := range f.parts {
-		if gaps[i], err = f.gap(ctx, index, p); err != nil {
-			return 0, err
+	for _, base := range []bool{false, true} { // those of bases last: they need what is missing of the others
+		if base {
+			f.needBases()
 		}
-		if gaps[i].Empty() {
-			continue
-		}
-		if err := f.bind(ctx, p); err != nil {
-			return 0, err
+		for _, p := range slices.Clone(f.parts) {
+			if p.base != base {
+				continue
+			}
+			if err := f.miss(ctx, index, p); err != nil {
+				return 0, err
+			}
 		}
 	}
 	if f.meter.total == 0 {
@@ -293,13 +305,47 @@ func (f *filling) look(ctx context.Context) (missing int64, err error) {
 			return 0, err
 		}
 	}
-	for i, p := range f.parts {
-		if gaps[i].Empty() {
+	for _, p := range f.parts {
+		if p.missing.Empty() {
 			continue
 		}
-		missing = max(add(missing, gaps[i].Intersect(p.binding.Life(f.now)).Count(p.series.Timeframe)), 1)
+		missing = max(add(missing, p.missing.Intersect(p.binding.Life(f.now)).Count(p.series.Timeframe)), 1)
 	}
-	return missing, f.submit(ctx, index, gaps)
+	return missing, f.submit(ctx, index)
+}
+
+// miss finds out what is missing of a part, and where that comes from.
+func (f *filling) miss(ctx context.Context, index *coverage.Index, p *part) (err error) {
+	for {
+		if p.missing, err = f.gap(ctx, index, p); err != nil || p.missing.Empty() {
+			return err
+		}
+		from := p.from
+		if err := f.bind(ctx, p); err != nil {
+			return err
+		}
+		if p.from == from || len(p.counts) == 0 {
+			break
+		}
+		p.gapped = false // each bar costs many of its base: no more than are needed
+		for i := range p.factors {
+			p.factors[i] = 1
+		}
+	}
+	if p.from != nil {
+		p.pending = p.missing
+	}
+	return nil
+}
+
+// fetched returns the series that is being fetched, for people.
+func (f *filling) fetched() market.Series {
+	for _, p := range f.parts {
+		if !p.missing.Empty() && !p.waitsForBase() {
+			return p.series
+		}
+	}
+	return f.parts[0].series
 }
 
 // gap returns what is missing of a part, the next page of its counts among it.
@@ -318,7 +364,7 @@ func (f *filling) gap(ctx context.Context, index *coverage.Index, p *part) (mark
 			}
 			origin = p.binding.Life(f.now).Bounds().Start
 		}
-		needs, more, err := f.c.resolve(ctx, index, p.series, n, f.req.Freshness, f.now, origin, p.factors[i])
+		needs, more, err := f.c.resolve(ctx, index, p.series, n, f.req.Freshness, f.now, origin, p.factors[i], p.leastPage())
 		if err != nil {
 			return nil, err
 		}
@@ -328,7 +374,7 @@ func (f *filling) gap(ctx context.Context, index *coverage.Index, p *part) (mark
 		}
 		next := market.RangeSet{more}
 		// What is being fetched is waited for before more is: a page that has come in part says nothing of how many there are.
-		left := index.Missing(p.series, next.Intersect(p.inFlight()), f.req.Freshness, f.now)
+		left := index.Missing(p.series, next.Intersect(p.inFlight().Union(p.pending)), f.req.Freshness, f.now)
 		if left.Empty() {
 			p.factors[i] = min(2*p.factors[i], 1<<16)
 			left = index.Missing(p.series, next, f.req.Freshness, f.now)
@@ -339,6 +385,7 @@ func (f *filling) gap(ctx context.Context, index *coverage.Index, p *part) (mark
 	return gap.Subtract(p.excused), nil
 }
 
+// inFlight returns what jobs of the part are under way for.
 func (p *part) inFlight() market.RangeSet {
 	ranges := make([]market.Range, len(p.jobs))
 	for i, j := range p.jobs {
@@ -347,70 +394,13 @@ func (p *part) inFlight() market.RangeSet {
 	return market.NewRangeSet(ranges...)
 }
 
-// settle takes the jobs that ended out of the parts. It reports whether the index was refreshed for it, so that what they
-// brought is seen before more is asked for.
-func (f *filling) settle(ctx context.Context) (refreshed bool, err error) {
-	for _, p := range f.parts {
-		for _, j := range slices.Clone(p.jobs) {
-			state, end, failure := f.c.jobs.look(j)
-			if state == jobOpen {
-				continue
-			}
-			p.gapped = false
-			p.drop(f.c.jobs, j, f.wake)
-			if err := f.c.config.Coverage.RefreshSymbol(ctx, p.series.Symbol); err != nil {
-				return false, fmt.Errorf("refresh coverage: %w", err)
-			}
-			refreshed = true
-			asked := market.RangeSet{j.record.Range}
-			if state == jobFailedState {
-				if err := f.excuse(p, asked, failure); err != nil {
-					return false, err
-				}
-				continue
-			}
-			// A binding of another generation is read anew.
-			p.binding = nil
-			if left := f.c.Snapshot().Missing(p.series, asked, f.req.Freshness, f.now); !left.Empty() {
-				// Who only joined another's job asks for one of their own.
-				if end == topic.Cancelled && j.askedBy == f.req.AskedBy {
-					return false, cancelled(p.series, j.record.Range)
-				}
-				p.rounds++
-				if p.rounds >= maxRounds {
-					return false, unfilled(p.series, left)
-				}
-			}
-		}
+// leastPage is the number of bars that a source is asked for at least where it is not known how many are needed: a page costs
+// as much. Derived bars cost as many as they are made of.
+func (p *part) leastPage() int64 {
+	if p.from != nil {
+		return 1
 	}
-	return refreshed, nil
-}
-
-// drop ends the part's interest in a job.
-func (p *part) drop(b *board, j *job, wake chan struct{}) {
-	p.jobs = slices.DeleteFunc(p.jobs, func(o *job) bool { return o == j })
-	b.leave(j, wake)
-}
-
-// maxRounds bounds how often jobs may end without bringing what was asked before that is an error.
-const maxRounds = 3
-
-// staleFactor is how much older than freshness a tail may be that could not be refreshed (DESIGN §9).
-const staleFactor = 10
-
-// excuse lets a part go on with a stale tail where that is not too old, and returns the failure otherwise.
-func (f *filling) excuse(p *part, asked market.RangeSet, failure error) error {
-	if f.c.Snapshot().Covered(p.series, asked, f.req.Freshness, f.now) {
-		return nil // another job brought it
-	}
-	stale := staleFactor * coverage.Freshness(p.series.Timeframe, f.req.Freshness)
-	left := f.c.Snapshot().Missing(p.series, asked, stale, f.now)
-	if !left.Empty() {
-		return failure
-	}
-	p.excused = p.excused.Union(asked)
-	f.warnings = append(f.warnings, fmt.Sprintf("the newest bars of %s could not be refreshed and are up to %s old: %s", p.series, stale, failure))
-	return nil
+	return leastPage
 }
 
 // limit checks the size of all that is needed.

@@ -33,11 +33,21 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // counted is the simulated market, counting requests and failing as told.
 type counted struct {
 	*sim.Source
+	// native are the timeframes that it has, nil for all.
+	native  []market.Timeframe
 	mu      sync.Mutex
 	pages   map[market.Range]int
 	fetches atomic.Int64
 	fail    atomic.Pointer[func(q source.Query) error]
 	alter   atomic.Pointer[func(a *source.Answer)]
+}
+
+func (c *counted) Info() source.Info {
+	info := c.Source.Info()
+	if c.native != nil {
+		info.Native = c.native
+	}
+	return info
 }
 
 func (c *counted) Fetch(ctx context.Context, q source.Query) (source.Answer, error) {

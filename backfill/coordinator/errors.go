@@ -4,10 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgerrcode"
 
+	"barkeep/backfill/directory"
 	"barkeep/internal/market"
 )
 
@@ -37,11 +39,17 @@ func tooMany(series market.Series, bars, limit int64) *Error {
 	}
 }
 
-func notNative(series market.Series, source, native string) *Error {
+// noTimeframe is for bars that the source has not and that cannot be derived from longer ones.
+func noTimeframe(series market.Series, b *directory.Binding) *Error {
+	var names []string
+	for _, tf := range b.Timeframes() {
+		names = append(names, tf.String())
+	}
 	return &Error{
-		Code:    pgerrcode.FeatureNotSupported,
-		Message: fmt.Sprintf("source %s has no %s bars of %s", source, series.Timeframe, series.Symbol),
-		Advice:  "Source " + source + " has " + native + ".",
+		Code: pgerrcode.InvalidParameterValue,
+		Message: fmt.Sprintf("source %s has no %s bars of %s, and none that they could be derived from", b.Source, series.Timeframe,
+			series.Symbol),
+		Advice: "There are " + strings.Join(names, ", ") + ".",
 	}
 }
 

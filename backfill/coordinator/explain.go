@@ -15,6 +15,10 @@ type Explanation struct {
 	Series market.Series
 	// Source is the one that serves the symbol, or would; empty where that cannot be said yet.
 	Source string
+	// Base is the timeframe that the bars are rolled up from where the source has not theirs, else zero; BaseMissing is what of
+	// it would be fetched before.
+	Base        market.Timeframe
+	BaseMissing market.RangeSet
 	// Needed is all that is read, and Missing what of it would be fetched: within the instrument's life as far as that is
 	// known, and no later than the bar that forms.
 	Needed, Missing market.RangeSet
@@ -48,7 +52,7 @@ func (c *Coordinator) Explain(ctx context.Context, req Request) ([]Explanation, 
 }
 
 func (c *Coordinator) explain(ctx context.Context, r market.Requirement, fresh time.Duration) (Explanation, error) {
-	e := Explanation{Series: r.Series, Took: -1}
+	e, least := Explanation{Series: r.Series, Took: -1}, int64(leastPage)
 	b, found, err := directory.Find(ctx, c.config.Pool, r.Series.Symbol)
 	if unknown, ok := errors.AsType[*directory.UnknownSymbolError](err); ok {
 		e.Failure, err = unknown, nil
@@ -58,12 +62,17 @@ func (c *Coordinator) explain(ctx context.Context, r market.Requirement, fresh t
 	}
 	now, index, life := c.now(), c.Snapshot(), market.RangeSet{market.Always}
 	if found {
-		e.Source, e.Failure = b.Source, native(r.Series, &b)
+		e.Source = b.Source
+		if base, can := b.Base(r.Series.Timeframe); !can {
+			e.Failure = noTimeframe(r.Series, &b)
+		} else if base != r.Series.Timeframe {
+			e.Base, least = base, 1
+		}
 		life = b.Life(r.Series.Timeframe.Next(now))
 	}
 	e.Needed = r.Ranges.Outward(r.Series.Timeframe)
 	for _, n := range r.Counts {
-		needs, gap, err := c.resolve(ctx, index, r.Series, n, fresh, now, life.Bounds().Start, 1)
+		needs, gap, err := c.resolve(ctx, index, r.Series, n, fresh, now, life.Bounds().Start, 1, least)
 		if err != nil {
 			return e, err
 		}
@@ -79,10 +88,21 @@ func (c *Coordinator) explain(ctx context.Context, r market.Requirement, fresh t
 		e.Failure = nil
 		return e, nil
 	}
-	if found && e.Failure == nil {
-		e.Pages = pages(e.Missing, r.Series.Timeframe, b.Declared.PageLimit)
-		e.Took, err = c.duration(ctx, b.Source, e.Missing.Count(r.Series.Timeframe))
+	if !found || e.Failure != nil {
+		return e, err
 	}
+	fetched, tf := e.Missing, r.Series.Timeframe
+	if e.Base.Valid() {
+		base := market.Series{Symbol: r.Series.Symbol, Timeframe: e.Base}
+		alive := b.Life(e.Base.Next(now)).Outward(e.Base)
+		e.BaseMissing = index.Missing(base, e.Missing.Intersect(alive), fresh, now)
+		fetched, tf = e.BaseMissing, e.Base
+	}
+	if fetched.Empty() {
+		return e, nil
+	}
+	e.Pages = pages(fetched, tf, b.Declared.PageLimit)
+	e.Took, err = c.duration(ctx, b.Source, fetched.Count(tf))
 	return e, err
 }
 

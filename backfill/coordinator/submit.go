@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -40,7 +39,7 @@ func (f *filling) bind(ctx context.Context, p *part) error {
 		if bound {
 			c.memory.forget(key)
 			p.binding = &b
-			return native(p.series, &b)
+			return f.derive(p)
 		}
 		select {
 		case <-ctx.Done():
@@ -60,20 +59,6 @@ const (
 	forever   = 1 << 62
 )
 
-// native refuses a timeframe that the source does not have.
-func native(series market.Series, b *directory.Binding) error {
-	names := b.Declared.Native
-	if len(names) == 0 {
-		return nil // the producer that serves it will say
-	}
-	for _, name := range names {
-		if name == series.Timeframe.String() {
-			return nil
-		}
-	}
-	return notNative(series, b.Source, strings.Join(names, ", "))
-}
-
 // submission is a job that is to be submitted, and the part that made it.
 type submission struct {
 	part *part
@@ -82,14 +67,14 @@ type submission struct {
 
 // submit makes jobs for what of the gaps is not being fetched for their parts, and submits them all at once: of fifty symbols
 // the last does not wait for a round trip of each before it.
-func (f *filling) submit(ctx context.Context, index *coverage.Index, gaps []market.RangeSet) error {
+func (f *filling) submit(ctx context.Context, index *coverage.Index) error {
 	var made []submission
 	var failure error
-	for i, p := range f.parts {
-		if gaps[i].Empty() {
+	for _, p := range f.parts {
+		if p.missing.Empty() || p.waitsForBase() {
 			continue
 		}
-		jobs, err := f.jobs(index, p, gaps[i])
+		jobs, err := f.jobs(index, p, p.missing)
 		for _, j := range jobs {
 			made = append(made, submission{p, j})
 		}
@@ -136,7 +121,7 @@ func (f *filling) jobs(index *coverage.Index, p *part, gap market.RangeSet) (mad
 			continue
 		}
 		j, fresh, err := f.c.jobs.join(shareKey{p.series, r, p.binding.Generation}, f.wake, f.c.config.MaxJobs, func() *job {
-			return f.c.newJob(p, r, f.req.AskedBy)
+			return f.newJob(p, r)
 		})
 		if err != nil {
 			return made, err
@@ -162,12 +147,17 @@ func (f *filling) poke() {
 // maxJobsOfPart bounds the jobs of one series of a statement.
 const maxJobsOfPart = 16
 
-func (c *Coordinator) newJob(p *part, r market.Range, askedBy string) *job {
-	id, now := newID(), c.config.Now()
-	return &job{id: id, askedBy: askedBy, published: now, record: topic.Job{
-		ID: id.String(), Deployment: c.config.Deployment, Series: p.series, Range: r, Priority: 1,
+func (f *filling) newJob(p *part, r market.Range) *job {
+	id, now := newID(), f.c.config.Now()
+	j := &job{id: id, askedBy: f.req.AskedBy, published: now, record: topic.Job{
+		ID: id.String(), Deployment: f.c.config.Deployment, Series: p.series, Range: r, Priority: 1,
 		Source: p.binding.Source, VendorID: p.binding.VendorID, Generation: p.binding.Generation, AskedAt: market.FromTime(now),
 	}}
+	if p.from != nil {
+		// The bucket that forms is that of the statement: the base may have taken longer to fetch than the bucket to close.
+		j.base, j.life, j.record.AskedAt = p.from.series.Timeframe, p.binding.Life(f.now).Bounds(), f.now
+	}
+	return j
 }
 
 // publish inserts the rows, then publishes the records. A job that could not be published is failed here and in its row,
@@ -196,16 +186,19 @@ func (c *Coordinator) publish(ctx context.Context, made []submission, askedBy st
 		}
 		return fmt.Errorf("insert jobs: %w", err)
 	}
-	records := make([]*kgo.Record, len(made))
-	for i, m := range made {
-		records[i] = c.config.Names.JobRecord(m.job.record)
-	}
-	failed := c.produce(ctx, records)
-	for i, m := range made {
-		j, err := m.job, failed[records[i]]
-		if err == nil {
-			continue
+	var records []*kgo.Record
+	of := make(map[*kgo.Record]*job)
+	for _, m := range made {
+		for _, r := range c.records(m.job) {
+			records = append(records, r)
+			of[r] = m.job
 		}
+	}
+	failed := make(map[*job]error)
+	for r, err := range c.produce(ctx, records) {
+		failed[of[r]] = err
+	}
+	for j, err := range failed {
 		failure := brokerDown(err)
 		c.jobs.settle(j.id, jobFailedState, topic.Failed, failure)
 		// The row is for users to see; when it cannot be written it ends by nobody wanting it.
@@ -229,8 +222,8 @@ func (c *Coordinator) produce(ctx context.Context, records []*kgo.Record) map[*k
 	}
 	var again []*kgo.Record
 	original := make(map[*kgo.Record]*kgo.Record)
-	for r, err := range failed {
-		if topic.Renew(c.client, r.Topic, err) {
+	for _, r := range records { // in their order: what ends a job comes after what it ends
+		if err := failed[r]; err != nil && topic.Renew(c.client, r.Topic, err) {
 			fresh := &kgo.Record{Topic: r.Topic, Key: r.Key, Value: r.Value, Headers: r.Headers}
 			again = append(again, fresh)
 			original[fresh] = r

@@ -40,7 +40,42 @@ type Binding struct {
 	Generation       int64
 	// Listed is market.NegInf and Delisted market.PosInf where they are not known.
 	Listed, Delisted market.Instant
-	Declared         Declared
+	// Native are the timeframes that the source has of the instrument, shortest first; empty where no producer has told.
+	Native   []market.Timeframe
+	Declared Declared
+}
+
+// Base returns the timeframe in which the source is asked for bars of tf: tf itself where it has that, else the longest from
+// whose bars those of tf can be derived (PLANNER 20), and false where there is none. Where nobody has told what the source has
+// it is tf: the producer that serves it will say.
+func (b *Binding) Base(tf market.Timeframe) (base market.Timeframe, found bool) {
+	if len(b.Native) == 0 || slices.Contains(b.Native, tf) {
+		return tf, true
+	}
+	return tf.Base(b.Native)
+}
+
+// Timeframes returns those that can be had of the instrument, as they are or derived, shortest first.
+func (b *Binding) Timeframes() []market.Timeframe {
+	return slices.DeleteFunc(market.Timeframes(), func(tf market.Timeframe) bool {
+		_, found := b.Base(tf)
+		return !found
+	})
+}
+
+// setNative notes the timeframes by name: those of the instrument where its list has some, else all of the source's. A name
+// that a newer producer knows is left out.
+func (b *Binding) setNative(names []string) {
+	if len(names) == 0 {
+		names = b.Declared.Native
+	}
+	b.Native = nil
+	for _, name := range names {
+		if tf, err := market.ParseTimeframe(name); err == nil {
+			b.Native = append(b.Native, tf)
+		}
+	}
+	slices.Sort(b.Native)
 }
 
 // Lookup returns the binding of a symbol, and false where it has none.
@@ -48,9 +83,11 @@ func Lookup(ctx context.Context, pool *pgxpool.Pool, symbol market.Symbol) (Bind
 	b := Binding{Symbol: symbol}
 	var listed, delisted pgtype.Timestamptz
 	var declared []byte
-	err := pool.QueryRow(ctx, `SELECT s.source, s.vendor_id, s.generation, s.listed_at, s.delisted_at, coalesce(o.declared, '{}')
+	var native []string
+	err := pool.QueryRow(ctx, `SELECT s.source, s.vendor_id, s.generation, s.listed_at, s.delisted_at, coalesce(o.declared, '{}'),
+	    (SELECT i.native FROM barkeep.instrument i WHERE i.source = s.source AND i.vendor_id = s.vendor_id ORDER BY i.listed_at DESC LIMIT 1)
 	  FROM barkeep.symbol s LEFT JOIN barkeep.source o ON o.name = s.source WHERE s.symbol = $1`, string(symbol)).
-		Scan(&b.Source, &b.VendorID, &b.Generation, &listed, &delisted, &declared)
+		Scan(&b.Source, &b.VendorID, &b.Generation, &listed, &delisted, &declared, &native)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return Binding{}, false, nil
 	}
@@ -61,6 +98,7 @@ func Lookup(ctx context.Context, pool *pgxpool.Pool, symbol market.Symbol) (Bind
 		return Binding{}, false, fmt.Errorf("read what source %s declares: %w", b.Source, err)
 	}
 	b.Listed, b.Delisted = orInstant(listed, market.NegInf), orInstant(delisted, market.PosInf)
+	b.setNative(native)
 	return b, true, nil
 }
 
@@ -149,7 +187,8 @@ func Find(ctx context.Context, pool *pgxpool.Pool, symbol market.Symbol) (Bindin
 	for _, e := range asked[:ready] {
 		b := Binding{Symbol: symbol, Source: e.name, Generation: 1, Declared: e.declared}
 		var listed, delisted pgtype.Timestamptz
-		err := pool.QueryRow(ctx, findSQL, e.name, name).Scan(&b.VendorID, &listed, &delisted)
+		var native []string
+		err := pool.QueryRow(ctx, findSQL, e.name, name).Scan(&b.VendorID, &listed, &delisted, &native)
 		if errors.Is(err, pgx.ErrNoRows) {
 			continue
 		}
@@ -157,6 +196,7 @@ func Find(ctx context.Context, pool *pgxpool.Pool, symbol market.Symbol) (Bindin
 			return Binding{}, false, fmt.Errorf("look for %s: %w", symbol, err)
 		}
 		b.Listed, b.Delisted = orInstant(listed, market.NegInf), orInstant(delisted, market.PosInf)
+		b.setNative(native)
 		return b, true, nil
 	}
 	if len(all) == 0 || ready < len(asked) {
@@ -230,7 +270,7 @@ func want(ctx context.Context, pool *pgxpool.Pool, names []string) error {
 
 // findSQL reads the instrument of name $2 in the list of source $1: the one alive, else the one listed last. Where base and
 // quote of several make the same name (BTC/USD, BT/CUSD), it is the one whose quote most markets have.
-const findSQL = `SELECT vendor_id, nullif(listed_at, '-infinity') AS listed_at, nullif(delisted_at, 'infinity') AS delisted_at
+const findSQL = `SELECT vendor_id, nullif(listed_at, '-infinity') AS listed_at, nullif(delisted_at, 'infinity') AS delisted_at, native
 	  FROM barkeep.instrument i WHERE source = $1 AND symbol = $2
 	 ORDER BY coalesce(delisted_at, 'infinity') DESC,
 	   (SELECT count(*) FROM barkeep.instrument o WHERE o.source = i.source AND o.quote = i.quote) DESC, listed_at DESC, vendor_id LIMIT 1`

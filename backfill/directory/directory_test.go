@@ -295,3 +295,47 @@ func TestRule11_AnIdThatIsListedAgain(t *testing.T) {
 	require.Len(t, segments, 1)
 	require.Equal(t, 11*day, segments[0].Range.End, "the day that it was delisted in is its own")
 }
+
+// Which timeframes there are is the instrument's where its list says so, else the source's; it follows the list.
+func TestRule20_TheInstrumentsTimeframes(t *testing.T) {
+	t.Parallel()
+	db := dbtest.New(t)
+	ctx := t.Context()
+	folder := &fixed{name: "alpha", list: []source.Instrument{coin("a", "BTCUSD", 0), coin("b", "ETHUSD", 0)}}
+	folder.list[1].Native = []market.Timeframe{market.M15, market.D1}
+	require.NoError(t, directory.Announce(ctx, db.Pool, []source.Source{folder}))
+	require.NoError(t, directory.Refresh(ctx, db.Pool, folder, time.Hour))
+	expect := func(symbol market.Symbol, native ...market.Timeframe) {
+		found, there, err := directory.Find(ctx, db.Pool, symbol)
+		require.NoError(t, err)
+		require.True(t, there)
+		require.Equal(t, native, found.Native)
+		bound, there, err := directory.Bind(ctx, db.Pool, symbol, time.Hour, 0)
+		require.NoError(t, err)
+		require.True(t, there)
+		require.Equal(t, native, bound.Native)
+	}
+	expect("BTCUSD", market.M1)
+	expect("ETHUSD", market.M15, market.D1)
+	b, _, err := directory.Lookup(ctx, db.Pool, "ETHUSD")
+	require.NoError(t, err)
+	for tf, want := range map[market.Timeframe]market.Timeframe{market.M15: market.M15, market.H4: market.M15, market.W1: market.D1} {
+		base, can := b.Base(tf)
+		require.True(t, can)
+		require.Equal(t, want, base)
+	}
+	_, can := b.Base(market.M1)
+	require.False(t, can)
+	require.Equal(t, market.M15, b.Timeframes()[0])
+	require.Equal(t, market.Mo1, b.Timeframes()[len(b.Timeframes())-1])
+
+	folder.list[1].Native = []market.Timeframe{market.M15}
+	require.NoError(t, directory.Refresh(ctx, db.Pool, folder, 0))
+	expect("ETHUSD", market.M15)
+	folder.list[1].Native = nil
+	require.NoError(t, directory.Refresh(ctx, db.Pool, folder, 0))
+	expect("ETHUSD", market.M1)
+	base, can := (&directory.Binding{}).Base(market.W1)
+	require.True(t, can)
+	require.Equal(t, market.W1, base, "nobody has told what there is: the producer will")
+}

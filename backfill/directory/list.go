@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -26,10 +27,8 @@ func Announce(ctx context.Context, pool *pgxpool.Pool, sources []source.Source) 
 	for rank, s := range sources {
 		info := s.Info()
 		d := Declared{
-			PageLimit: info.PageLimit, PrefixOnly: info.PrefixOnly, Local: info.Local, Dense: info.Dense, Earliest: info.Earliest, Rank: rank,
-		}
-		for _, tf := range info.Native {
-			d.Native = append(d.Native, tf.String())
+			Native: namesOf(info.Native), PageLimit: info.PageLimit, PrefixOnly: info.PrefixOnly, Local: info.Local, Dense: info.Dense,
+			Earliest: info.Earliest, Rank: rank,
 		}
 		text, err := json.Marshal(d)
 		if err != nil {
@@ -44,6 +43,13 @@ func Announce(ctx context.Context, pool *pgxpool.Pool, sources []source.Source) 
 		return fmt.Errorf("announce sources: %w", err)
 	}
 	return nil
+}
+
+func namesOf(list []market.Timeframe) (names []string) {
+	for _, tf := range list {
+		names = append(names, tf.String())
+	}
+	return names
 }
 
 // Refresh reads the list of s and stores it, where it was never read, is older than maxAge, or is wanted. One process at a
@@ -91,28 +97,30 @@ func Refresh(ctx context.Context, pool *pgxpool.Pool, s source.Source, maxAge ti
 // store replaces nothing that a list no longer has: a symbol once known is never unknown (PIPELINE 11).
 func store(ctx context.Context, conn *pgx.Conn, name string, list []source.Instrument) error {
 	ids, symbols, bases, quotes := make([]string, len(list)), make([]string, len(list)), make([]string, len(list)), make([]string, len(list))
+	natives := make([]string, len(list))
 	listed, delisted := make([]pgtype.Timestamptz, len(list)), make([]pgtype.Timestamptz, len(list))
 	for i, e := range list {
 		ids[i], symbols[i], bases[i], quotes[i] = e.VendorID, e.Symbol, e.Base, e.Quote
+		natives[i] = strings.Join(namesOf(e.Native), ",")
 		listed[i] = coverage.Timestamptz(e.Listed)
 		if e.Delisted != market.PosInf {
 			delisted[i] = coverage.Timestamptz(e.Delisted)
 		}
 	}
 	const incoming = `WITH n AS (SELECT DISTINCT ON (vendor_id, listed_at) * FROM
-	    unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::timestamptz[])
-	    AS u (vendor_id, symbol, base, quote, listed_at, delisted_at)) `
-	args := []any{name, ids, symbols, bases, quotes, listed, delisted}
+	    unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::timestamptz[], $8::text[])
+	    AS u (vendor_id, symbol, base, quote, listed_at, delisted_at, native)) `
+	args := []any{name, ids, symbols, bases, quotes, listed, delisted, natives}
 	batch := &pgx.Batch{}
 	batch.Queue(incoming+`, unused AS (SELECT count(*) FROM n)
 	  DELETE FROM barkeep.instrument i USING n WHERE i.source = $1 AND i.vendor_id = n.vendor_id
 	    AND i.listed_at = '-infinity' AND n.listed_at <> '-infinity' AND (i.delisted_at IS NULL OR n.listed_at < i.delisted_at)`, args...)
-	batch.Queue(incoming+`INSERT INTO barkeep.instrument (source, vendor_id, symbol, base, quote, listed_at, delisted_at)
-	  SELECT $1, vendor_id, symbol, base, quote, listed_at, delisted_at FROM n
+	batch.Queue(incoming+`INSERT INTO barkeep.instrument (source, vendor_id, symbol, base, quote, listed_at, delisted_at, native)
+	  SELECT $1, vendor_id, symbol, base, quote, listed_at, delisted_at, string_to_array(nullif(native, ''), ',') FROM n
 	   WHERE listed_at <> '-infinity' OR NOT EXISTS (SELECT FROM barkeep.instrument i
 	           WHERE i.source = $1 AND i.vendor_id = n.vendor_id AND i.listed_at <> '-infinity')
 	  ON CONFLICT (source, vendor_id, listed_at) DO UPDATE SET symbol = excluded.symbol, base = excluded.base,
-	    quote = excluded.quote, delisted_at = excluded.delisted_at, read_at = now()`, args...)
+	    quote = excluded.quote, delisted_at = excluded.delisted_at, native = excluded.native, read_at = now()`, args...)
 	batch.Queue(`UPDATE barkeep.symbol s SET listed_at = coalesce(s.listed_at, nullif(i.listed_at, '-infinity')),
 	    delisted_at = coalesce(s.delisted_at, nullif(i.delisted_at, 'infinity'))
 	  FROM barkeep.instrument i WHERE s.source = $1 AND i.source = s.source AND i.vendor_id = s.vendor_id

@@ -12,28 +12,11 @@ import (
 
 	"barkeep/backfill/coverage"
 	"barkeep/backfill/ingest"
+	"barkeep/backfill/source/sourcetest"
 	"barkeep/backfill/topic"
 	"barkeep/internal/dbtest"
 	"barkeep/internal/market"
 )
-
-// rolledUp makes the bars of tf from those of its base, as the rule reads: by bucket, from a sorted list.
-func rolledUp(base []market.Bar, tf market.Timeframe) []market.Bar {
-	buckets := map[market.Instant][]market.Bar{}
-	for _, b := range base {
-		buckets[tf.Floor(b.TS)] = append(buckets[tf.Floor(b.TS)], b)
-	}
-	var out []market.Bar
-	for open, in := range buckets {
-		bar := market.Bar{TS: open, Open: in[0].Open, High: in[0].High, Low: in[0].Low, Close: in[len(in)-1].Close}
-		for _, b := range in {
-			bar.High, bar.Low, bar.Volume = max(bar.High, b.High), min(bar.Low, b.Low), bar.Volume+b.Volume
-		}
-		out = append(out, bar)
-	}
-	slices.SortFunc(out, func(a, b market.Bar) int { return int((a.TS - b.TS) / 1e6) })
-	return out
-}
 
 // random returns bars of a base in r, about one in three of them missing, priced in dyadic fractions.
 func random(rng *rand.Rand, tf market.Timeframe, r market.Range) (bars []market.Bar) {
@@ -122,7 +105,7 @@ func TestRule9_RollUpsAreThoseOfTheirBase(t *testing.T) {
 				require.NoError(t, err)
 				require.Equal(t, 1, w.rollUp(t, base, tf, market.Always, market.PosInf).RollUps, "%s from %s", tf, base)
 				var want []market.Bar
-				for _, b := range rolledUp(bars, tf) {
+				for _, b := range sourcetest.RollUp(bars, tf) {
 					if whole.Contains(b.TS) {
 						want = append(want, b)
 					}
@@ -182,7 +165,7 @@ func TestRule9_ARevisedBaseWithdrawsWhatWasMadeOfIt(t *testing.T) {
 		w.rollUp(t, market.H1, market.H4, hours(4, 12), market.PosInf)
 		require.Equal(t, market.RangeSet{hours(0, 48)}, w.stretches(t, market.H4, coverage.Final))
 		var want []market.Bar
-		for _, b := range rolledUp(flat(hours(0, 48), 1), market.H4) {
+		for _, b := range sourcetest.RollUp(flat(hours(0, 48), 1), market.H4) {
 			if b.TS == t0.Shift(4*time.Hour) || b.TS == t0.Shift(8*time.Hour) {
 				b.High, b.Close = 2, 2
 				if b.TS == t0.Shift(8*time.Hour) {
@@ -235,7 +218,7 @@ func TestRule9_TheBarThatFormsIsNeverFinal(t *testing.T) {
 	require.Equal(t, market.RangeSet{hours(0, 24)}, w.stretches(t, market.D1, coverage.Final))
 	require.Equal(t, market.RangeSet{hours(24, 48)}, w.stretches(t, market.D1, coverage.Provisional))
 	require.Equal(t, now-5, w.segments(t, series(market.D1))[1].FetchedAt)
-	require.Equal(t, rolledUp(young.Bars, market.D1), w.bars(t, market.D1))
+	require.Equal(t, sourcetest.RollUp(young.Bars, market.D1), w.bars(t, market.D1))
 
 	// Read again a little later, it is as new as that reading, and settles no earlier than its base does.
 	w.commit(t, pageOf(series(market.H1), hours(29, 31), coverage.Provisional, flat(hours(29, 31), 2), now+5))

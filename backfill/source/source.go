@@ -45,11 +45,13 @@ type Instrument struct {
 	Base, Quote string
 	// Listed is market.NegInf where it is not known, Delisted market.PosInf where it is not known or did not happen.
 	Listed, Delisted market.Instant
+	// Native are the timeframes of this instrument, shortest first, where they are not those of Info.Native; nil where they are.
+	Native []market.Timeframe
 }
 
 // Info declares a source's abilities and the rules of its answers.
 type Info struct {
-	// Native are the timeframes that the vendor has on our grid, shortest first (PIPELINE 2).
+	// Native are the timeframes that the vendor has on our grid, shortest first (PIPELINE 2). The others are derived from them.
 	Native []market.Timeframe
 	// PageLimit is the number of bars that one Fetch can return; a query's range holds no more.
 	PageLimit int

@@ -88,7 +88,7 @@ func New(c source.Config) (*Source, error) {
 // Name returns "file".
 func (*Source) Name() string { return Name }
 
-// Info declares all timeframes; which of them a symbol has, its files decide.
+// Info declares all timeframes; which of them a symbol has, its files decide (source.Instrument).
 func (s *Source) Info() source.Info { return s.info }
 
 // scan returns the files of each series, by vendor id, which is the symbol without separators.
@@ -165,8 +165,13 @@ func (s *Source) Instruments(ctx context.Context) ([]source.Instrument, error) {
 	list := make([]source.Instrument, 0, len(listed))
 	for symbol, first := range listed {
 		base, quote := split(written[string(symbol)], string(symbol))
+		native := timeframesOf(files, symbol)
+		if len(native) == len(s.info.Native) {
+			native = nil
+		}
 		list = append(list, source.Instrument{
 			VendorID: string(symbol), Symbol: string(symbol), Base: base, Quote: quote, Listed: first, Delisted: market.PosInf,
+			Native: native,
 		})
 	}
 	slices.SortFunc(list, func(a, b source.Instrument) int { return strings.Compare(a.Symbol, b.Symbol) })
@@ -243,19 +248,24 @@ func search(bars []market.Bar, at market.Instant) int {
 
 // notThere tells an unknown symbol from one that has other timeframes.
 func (s *Source) notThere(op string, series market.Series, files map[market.Series][]string) error {
-	var has []string
-	for _, tf := range market.Timeframes() {
-		if len(files[market.Series{Symbol: series.Symbol, Timeframe: tf}]) > 0 {
-			has = append(has, tf.String())
-		}
-	}
+	has := timeframesOf(files, series.Symbol)
 	if len(has) == 0 {
 		return source.UnknownInstrument(Name, string(series.Symbol))
 	}
 	return &source.Error{
 		Source: Name, Op: op, Code: pgerrcode.FeatureNotSupported,
-		Err: fmt.Errorf("%w: it has %s", source.ErrTimeframe, strings.Join(has, ", ")),
+		Err: fmt.Errorf("%w: it has %s", source.ErrTimeframe, (&source.Info{Native: has}).NativeNames()),
 	}
+}
+
+// timeframesOf returns those of which the symbol has files, shortest first.
+func timeframesOf(files map[market.Series][]string, symbol market.Symbol) (has []market.Timeframe) {
+	for _, tf := range market.Timeframes() {
+		if len(files[market.Series{Symbol: symbol, Timeframe: tf}]) > 0 {
+			has = append(has, tf)
+		}
+	}
+	return has
 }
 
 // load returns the bars of one series, ascending and distinct. The slice is shared: callers do not change it.

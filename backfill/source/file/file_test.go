@@ -88,9 +88,9 @@ func TestNamesAndTimes(t *testing.T) {
 	require.NoError(t, err)
 	start := market.Instant(1704067200 * 1e6)
 	require.Equal(t, []source.Instrument{
-		{VendorID: "BTCUSD", Symbol: "BTCUSD", Base: "BTC", Quote: "USD", Listed: start, Delisted: market.PosInf},
-		{VendorID: "ETHUSD", Symbol: "ETHUSD", Base: "ETH", Quote: "USD", Listed: start, Delisted: market.PosInf},
-		{VendorID: "XRPETH", Symbol: "XRPETH", Base: "XRP", Quote: "ETH", Listed: start, Delisted: market.PosInf},
+		{VendorID: "BTCUSD", Symbol: "BTCUSD", Base: "BTC", Quote: "USD", Listed: start, Delisted: market.PosInf, Native: []market.Timeframe{market.M1}},
+		{VendorID: "ETHUSD", Symbol: "ETHUSD", Base: "ETH", Quote: "USD", Listed: start, Delisted: market.PosInf, Native: []market.Timeframe{market.H1}},
+		{VendorID: "XRPETH", Symbol: "XRPETH", Base: "XRP", Quote: "ETH", Listed: start, Delisted: market.PosInf, Native: []market.Timeframe{market.Mo1}},
 	}, list)
 	a, err := s.Fetch(t.Context(), source.Query{
 		VendorID: "BTCUSD", Series: market.Series{Timeframe: market.M1}, Range: market.Range{Start: start, End: market.M1.Add(start, 10)},
