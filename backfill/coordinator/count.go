@@ -75,7 +75,7 @@ func clip(r market.Range, tf market.Timeframe, now market.Instant) market.Range 
 // resolve returns the range that is known to hold the n bars of the requirement, or, in gap, what has to be fetched next
 // to know it: counted from the starting end, inside coverage without a hole, the stored rows are the ones that exist
 // (PLANNER 17). factor widens the next page where earlier ones held fewer bars than they could; origin is where the
-// instrument's life begins, for the oldest bars of all time; a page has at least so many bars.
+// instrument's life begins, market.NegInf where that is not known; a page has at least so many bars.
 func (c *Coordinator) resolve(ctx context.Context, index *coverage.Index, series market.Series, n market.Count, fresh time.Duration, now, origin market.Instant, factor, least int64) (needs, gap market.Range, err error) {
 	if known, found := c.counts.get(index, series, n, fresh, now); found {
 		return known, market.Range{}, nil
@@ -117,7 +117,11 @@ func nextPage(tf market.Timeframe, within, known market.Range, origin market.Ins
 		if !known.Empty() {
 			end = known.Start
 		}
-		return market.Range{Start: tf.Add(end, -bars), End: end}.Intersect(within)
+		start := tf.Add(end, -bars)
+		if start <= origin {
+			start = within.Start // there is nothing before, which is told at once
+		}
+		return market.Range{Start: start, End: end}.Intersect(within)
 	}
 	start := within.Start
 	if !known.Empty() {

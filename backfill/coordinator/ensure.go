@@ -318,6 +318,7 @@ func (f *filling) look(ctx context.Context) (missing int64, err error) {
 func (f *filling) miss(ctx context.Context, index *coverage.Index, p *part) (err error) {
 	for {
 		if p.missing, err = f.gap(ctx, index, p); err != nil || p.missing.Empty() {
+			p.pending = nil
 			return err
 		}
 		from := p.from
@@ -358,7 +359,7 @@ func (f *filling) gap(ctx context.Context, index *coverage.Index, p *part) (mark
 	p.needs = nil
 	for i, n := range p.counts {
 		origin := market.NegInf
-		if _, known := f.c.counts.get(index, p.series, n, f.req.Freshness, f.now); !known && n.Within.Start == market.NegInf && !n.Newest {
+		if _, known := f.c.counts.get(index, p.series, n, f.req.Freshness, f.now); !known && (p.from != nil || n.Within.Start == market.NegInf && !n.Newest) {
 			if err := f.bind(ctx, p); err != nil {
 				return nil, err
 			}
