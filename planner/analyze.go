@@ -38,9 +38,11 @@ type analyzer struct {
 	withs   map[withKey]*cte
 	trees   []proto.Message // definitions of views, put in their places
 	opaque  []string        // why the statement cannot be seen through
-	barrier bool
-	budget  int
-	depth   int
+	// questions are the subqueries that columns are compared with.
+	questions map[*pg.SubLink]*question
+	barrier   bool
+	budget    int
+	depth     int
 }
 
 type withKey struct {
@@ -56,6 +58,7 @@ const (
 func newAnalyzer(c *Catalog, created map[string]bool) *analyzer {
 	return &analyzer{
 		catalog: c, created: created, seen: map[*pg.RangeVar]bool{}, withs: map[withKey]*cte{}, budget: maxBudget,
+		questions: map[*pg.SubLink]*question{},
 	}
 }
 
@@ -100,7 +103,7 @@ func (a *analyzer) with(clause *pg.WithClause, outer *cte) *cte {
 	env := outer
 	for _, node := range clause.GetCtes() {
 		def := node.GetCommonTableExpr()
-		entry := &cte{name: def.GetCtename(), sees: env, next: env, recursive: clause.GetRecursive()}
+		entry := &cte{name: def.GetCtename(), sees: env, next: env, recursive: clause.GetRecursive(), def: def}
 		for _, col := range def.GetAliascolnames() {
 			entry.columns = append(entry.columns, col.GetString_().GetSval())
 		}
@@ -161,7 +164,7 @@ func (a *analyzer) levelOf(it *item) *level {
 }
 
 func (a *analyzer) newLevel(clause []*pg.Node, env *cte, parent *level) *level {
-	l := &level{merged: map[string]bool{}, parent: parent}
+	l := &level{merged: map[string]bool{}, parent: parent, within: env}
 	for _, node := range clause {
 		l.from = append(l.from, a.fromNode(l, node, env))
 	}
@@ -262,7 +265,7 @@ func (a *analyzer) relation(rv *pg.RangeVar, env *cte) *item {
 	case a.inClosure(name):
 		it.opaque = true
 		if sub := a.view(rv); sub != nil {
-			it.sub, it.opaque = sub, false
+			it.sub, it.opaque, it.ctes = sub, false, viewScope
 		}
 	default:
 		it.opaque = true

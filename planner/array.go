@@ -42,7 +42,16 @@ func (b *bounder) array(p *pred) truth {
 		return unknownTruth()
 	}
 	col, _ := p.left.of(b.scan)
-	list, state := b.elements(col, p.right.constant, false)
+	exact := true
+	list, state := []value(nil), arrayKnown
+	if s := arraySubquery(p.right.constant); s != nil {
+		var ok bool
+		if list, exact, ok = b.dataElements(col, s); !ok {
+			b.culprit[col], state = p.right.constant, arrayOpaque
+		}
+	} else {
+		list, state = b.elements(col, p.right.constant, false)
+	}
 	switch {
 	case state == arrayNull:
 		return truth{n: everything()}
@@ -59,6 +68,9 @@ func (b *bounder) array(p *pred) truth {
 		return unknownTruth()
 	}
 	out := b.anyOf(col, op, list)
+	if !exact {
+		out.f, out.n = everything(), everything()
+	}
 	if p.kind == predAll {
 		return out.not()
 	}

@@ -20,6 +20,7 @@ type binding struct {
 	plan     Plan
 	needs    map[market.Series]*need
 	asked    map[string]Question
+	data     dataState
 	prepared map[string]Candidate // by PREPARE in the text itself
 	nested   int
 	executes bool // a prepared statement was looked up
@@ -46,14 +47,14 @@ func (t *Template) Bind(args Args, env Env, b Bracket, ans Answers) Plan {
 		t = t.again(env)
 	}
 	args.Read = except(args.Read, env.Locale())
-	constant := len(args.Values) == 0 && len(ans) == 0 && len(args.Read) == 0
+	constant := len(args.Values) == 0 && len(ans) == 0 && len(args.Read) == 0 && len(args.Data) == 0
 	if known := t.fixed.Load(); constant && known != nil && known.env == env {
 		return known.plan
 	}
 	x := &binding{
 		args: args, env: settings{Env: env, known: true, zoneKnown: true}, start: start{known: b}, answers: ans,
 		needs: map[market.Series]*need{}, asked: map[string]Question{}, prepared: map[string]Candidate{},
-		own: ownState{start: env.Own, kept: env.Own, ends: env.Unsettled},
+		own: ownState{start: env.Own, kept: env.Own, ends: env.Unsettled}, data: dataState{asked: map[string]Data{}},
 	}
 	if len(args.OIDs) == 0 {
 		x.args.OIDs = t.oids
@@ -112,7 +113,10 @@ func (x *binding) finish() Plan {
 	for _, key := range slices.Sorted(maps.Keys(x.asked)) {
 		p.Questions = append(p.Questions, x.asked[key])
 	}
-	if x.strict != nil && p.Refusal == nil && len(p.Questions) == 0 {
+	for _, key := range slices.Sorted(maps.Keys(x.data.asked)) {
+		p.Data = append(p.Data, x.data.asked[key])
+	}
+	if x.strict != nil && p.Refusal == nil && len(p.Questions) == 0 && len(p.Data) == 0 {
 		p.Refusal = refuse(x.strict.Code + ": the statement may read more than it names, and barkeep.mode is strict (" + x.strict.Detail + ")")
 		p.Refusal.Hint = "Bound symbol, timeframe and ts by constants, or set barkeep.mode to wait."
 	}
@@ -194,7 +198,8 @@ func (x *binding) template(t *Template, named map[int32]value) {
 	outer := x.given
 	x.given = t.given
 	defer func() { x.given = outer }()
-	for _, s := range t.list {
+	for i, s := range t.list {
+		x.data.later = x.data.later || i > 0
 		x.statement(s, named)
 		if s.prepare != nil {
 			x.prepared[s.prepare.Name] = Candidate{
@@ -245,7 +250,10 @@ func (x *binding) statement(s *statement, named map[int32]value) {
 	}
 	e := &evaluator{
 		args: x.args, readIn: x.readIn, oids: s.oids, unsure: s.unsure, named: named, env: x.env, start: &x.start, given: x.given, answers: x.answers,
-		asked: x.asked,
+		asked: x.asked, questions: s.questions,
+	}
+	if !x.stored {
+		e.data = &x.data
 	}
 	if s.cursor && s.reads() {
 		x.plan.Opened = append(x.plan.Opened, x.env.locale())

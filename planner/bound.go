@@ -129,6 +129,9 @@ func (b *bounder) compare(p *pred) truth {
 		return unknownTruth()
 	}
 	col, _ := left.of(b.scan)
+	if t, ok := b.compareSubquery(col, op, right.constant); ok {
+		return t
+	}
 	return b.compareValue(col, op, b.columnValue(col, right.constant))
 }
 

@@ -45,6 +45,8 @@ func (a *analyzer) compileNode(l *level, node *pg.Node) *pred {
 		return test
 	case *pg.Node_BooleanTest:
 		return &pred{kind: predBool, kids: []*pred{a.compile(l, n.BooleanTest.GetArg())}, test: n.BooleanTest.GetBooltesttype()}
+	case *pg.Node_SubLink:
+		return a.compileSubquery(l, node)
 	case *pg.Node_AConst, *pg.Node_ParamRef, *pg.Node_TypeCast:
 		return &pred{kind: predConst, left: operand{constant: node}}
 	}
@@ -166,6 +168,7 @@ func (a *analyzer) compileArray(l *level, kind predKind, op string, left, right 
 	if flipped[op] == "" {
 		return unknownPred()
 	}
+	a.sublinks(l, right)
 	return &pred{kind: kind, op: op, left: a.operandOf(l, left), right: operand{constant: right}}
 }
 
@@ -214,5 +217,6 @@ func (a *analyzer) operandOf(l *level, node *pg.Node) operand {
 	if refs, d, ok := a.derive(l, node, 0); ok && (len(d.steps) > 0 || d.kind == kindInt) {
 		return operand{refs: refs, cast: castDerived, fn: &d}
 	}
+	a.sublinks(l, node)
 	return operand{constant: node}
 }

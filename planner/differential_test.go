@@ -23,6 +23,7 @@ import (
 func TestDifferential(t *testing.T) {
 	t.Parallel()
 	conn := barsConn(t)
+	fillPicks(t, conn)
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	g := &grammar{Rand: rand.New(rand.NewPCG(seed, 0))}
@@ -122,12 +123,16 @@ func (g *grammar) compareOne(t *testing.T, conn *pgx.Conn, sql, zone string) dif
 	}
 	g.check(t, conn, sql, values, full, plan)
 	answers := Answers{}
-	for rounds := 0; len(plan.Questions) > 0; rounds++ {
+	for rounds := 0; len(plan.Questions) > 0 && len(plan.Data) == 0; rounds++ {
 		require.Less(t, rounds, 8, sql)
 		for _, q := range plan.Questions {
 			answers[q.Key] = ask(t, conn, q)
 		}
 		plan = tmpl.Bind(args, env, bracket, answers)
+		g.check(t, conn, sql, values, full, plan)
+	}
+	if len(plan.Data) > 0 {
+		plan = g.askData(t, conn, tmpl, args, env, bracket, answers)
 		g.check(t, conn, sql, values, full, plan)
 	}
 	switch {
@@ -155,7 +160,7 @@ func ask(t *testing.T, conn *pgx.Conn, q Question) *string {
 // check runs the statement on the planned bars only.
 func (g *grammar) check(t *testing.T, conn *pgx.Conn, sql string, values [][]byte, full []string, plan Plan) {
 	t.Helper()
-	if plan.Refusal != nil || len(plan.Warnings) > 0 {
+	if plan.Refusal != nil || len(plan.Warnings) > 0 || len(plan.Data) > 0 {
 		return
 	}
 	mustExec(t, conn, "delete from ohlcv where not ("+neededBars("ohlcv", plan)+")")
@@ -448,7 +453,9 @@ func (g *grammar) given() string {
 func (g *grammar) statement() string {
 	columns := "symbol, timeframe, ts, close"
 	plain := func() string { return "select " + columns + " from ohlcv where " + g.where("") }
-	switch g.IntN(36) {
+	switch g.IntN(40) {
+	case 36, 37, 38, 39:
+		return g.fromData()
 	case 32, 33, 34, 35:
 		return g.edges()
 	case 28, 29, 30, 31:

@@ -23,6 +23,9 @@ type evaluator struct {
 	answers Answers
 	asked   map[string]Question
 	depth   int
+	// questions are the statement's, and data what has been asked of them; nil where nothing is to be asked.
+	questions map[*pg.SubLink]*question
+	data      *dataState
 }
 
 // settings are the session's, as they stand when the statement begins.
@@ -414,7 +417,7 @@ func (e *evaluator) coalesce(c *pg.CoalesceExpr) value {
 func (e *evaluator) scalarSelect(s *pg.SubLink) value {
 	sel := s.GetSubselect().GetSelectStmt()
 	if s.GetSubLinkType() != pg.SubLinkType_EXPR_SUBLINK || !isBareSelect(sel) {
-		return value{}
+		return e.subquery(s)
 	}
 	v := e.eval(sel.GetTargetList()[0].GetResTarget().GetVal())
 	if v.kind == kindUnknown {

@@ -1,6 +1,7 @@
 package planner
 
 import (
+	"encoding/binary"
 	"flag"
 	"fmt"
 	"os"
@@ -136,11 +137,45 @@ func (c goldenCase) setup(t *testing.T) (env Env, args Args, answer *string) {
 			} else {
 				args.Values = append(args.Values, []byte(rest))
 			}
+		case "unaskable":
+			args.Unaskable = rest
 		case "answer":
 			answer = &rest
 		}
 	}
 	return env, args, answer
+}
+
+// ask answers questions about the user's data: each "rows type value …" is the answer to the next of them; they are asked no further
+// than there are answers.
+func (c goldenCase) ask(t *testing.T, tmpl *Template, args Args, env Env, plan Plan) Plan {
+	t.Helper()
+	args.Data = map[string]Column{}
+	for line := range strings.SplitSeq(c.directives, "\n") {
+		rest, ok := strings.CutPrefix(line, "# rows ")
+		if !ok {
+			continue
+		}
+		require.NotEmpty(t, plan.Data, c.sql)
+		words := strings.Fields(rest)
+		column := Column{OID: typeOIDs[words[0]]}
+		for _, word := range words[1:] {
+			switch at, err := time.Parse(time.RFC3339, word); {
+			case word == "NULL":
+				column.Values = append(column.Values, nil)
+			case words[0] == "unknown":
+				column.Unknown = strings.Join(words[1:], " ")
+			case err == nil:
+				us := uint64(market.FromTime(at) - pgEpoch)
+				column.Values = append(column.Values, binary.BigEndian.AppendUint64(nil, us))
+			default:
+				column.Values = append(column.Values, []byte(word))
+			}
+		}
+		args.Data[plan.Data[0].Key] = column
+		plan = tmpl.Bind(args, env, goldenBracket(), nil)
+	}
+	return plan
 }
 
 // TestRule10_KeptPlansAreThoseOfAFreshTemplate: a template that has been bound before gives each execution the plan that a fresh
@@ -198,6 +233,7 @@ func TestGolden(t *testing.T) {
 					}
 					plan = tmpl.Bind(args, env, goldenBracket(), answers)
 				}
+				plan = c.ask(t, tmpl, args, env, plan)
 				got := formatPlan(tmpl, plan) + formatUnder(env, plan)
 				if !*update && got != c.want {
 					t.Errorf("%s%s\ngot:\n%s\nwant:\n%s", c.directives, c.sql, got, c.want)
@@ -240,6 +276,9 @@ func formatPlan(tmpl *Template, p Plan) string {
 	}
 	for _, q := range p.Questions {
 		fmt.Fprintf(&b, "question %s\n", q.SQL)
+	}
+	for _, d := range p.Data {
+		fmt.Fprintf(&b, "data %s\n", d)
 	}
 	for _, r := range p.Reasons {
 		fmt.Fprintf(&b, "reason %s\n", strings.TrimSpace(r.Code+" "+r.Text))

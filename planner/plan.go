@@ -57,6 +57,10 @@ type Args struct {
 	// Read holds the settings, other than the Env's, in which the literals of the text may have been read: those of its
 	// Parse, and of each execution since (PLANNER 6).
 	Read []Locale
+	// Data holds the answers to the plan's Data so far, by Key.
+	Data map[string]Column
+	// Unaskable says why nothing can be asked of the user's data for this execution; empty where it can.
+	Unaskable string
 	// Prepared looks up what the name that EXECUTE uses may stand for. It returns (nil, true) for a statement that is known and
 	// cannot read ohlcv. A nil Prepared, and a name that is not known, make EXECUTE opaque.
 	Prepared func(name string) (list []Candidate, known bool)
@@ -127,6 +131,9 @@ type Plan struct {
 	// Questions are to be answered, and Bind called again with all answers so far. While there are any, the
 	// Requirements are wider than they need to be, but sound.
 	Questions []Question
+	// Data is to be asked in the user's session, and Bind called again with all answers so far. While there is any, the plan is of
+	// no use but for a Refusal, which stands.
+	Data []Data
 	// Reasons say what was widened.
 	Reasons []Reason
 	// Refusal, where not nil, is to be answered in place of the statement.
@@ -144,5 +151,5 @@ type Plan struct {
 	Under []Own
 }
 
-// Unanswered reports whether the plan has questions whose answers matter.
-func (p *Plan) Unanswered() bool { return len(p.Questions) > 0 && p.Refusal == nil }
+// Unanswered reports whether the plan has questions whose answers matter, of either kind.
+func (p *Plan) Unanswered() bool { return len(p.Questions)+len(p.Data) > 0 && p.Refusal == nil }

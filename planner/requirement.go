@@ -24,6 +24,13 @@ type reading struct {
 
 // scans turns the scans of a statement into needs (PLANNER 17 and 18).
 func (x *binding) scans(s *statement, e *evaluator) {
+	refusal, reasons, warnings, pending := x.plan.Refusal, len(x.plan.Reasons), len(x.plan.Warnings), x.data.pending
+	x.data.unasked = ""
+	defer func() {
+		if x.data.pending > pending { // what follows from not knowing them
+			x.plan.Refusal, x.plan.Reasons, x.plan.Warnings = refusal, x.plan.Reasons[:reasons], x.plan.Warnings[:warnings]
+		}
+	}()
 	var readings []*reading
 	for _, sc := range s.scans {
 		if x.env.Hidden && sc.item.bare {
@@ -103,6 +110,9 @@ func (x *binding) unbounded() {
 
 func (x *binding) noSymbol() {
 	r := refuse("cannot tell which symbols the statement reads")
+	if x.data.unasked != "" {
+		r.Message += ": they come from " + x.data.unasked
+	}
 	r.Hint = "Compare symbol with constants (symbol = 'BTCUSD', symbol IN (…)) wherever ohlcv is read; barkeep.symbols lists them."
 	x.unplanned(ReasonNoSymbol, r)
 }

@@ -35,6 +35,20 @@ type cte struct {
 	sees      *cte // what the body sees
 	next      *cte
 	recursive bool
+	def       *pg.CommonTableExpr
+}
+
+// viewScope is what the definition of a view sees: nothing of the statement.
+var viewScope = &cte{} //nolint:gochecknoglobals // a mark
+
+// inView reports whether what sees this is part of a view's definition.
+func (c *cte) inView() bool {
+	for ; c != nil; c = c.next {
+		if c == viewScope {
+			return true
+		}
+	}
+	return false
 }
 
 func (c *cte) find(name string) *cte {
@@ -70,6 +84,7 @@ type level struct {
 	outer  bool            // an outer join
 	hidden bool            // a join's alias renames columns: nothing is resolved
 	parent *level          // of a subquery: the level whose columns it may name
+	within *cte            // what subqueries in its expressions see
 }
 
 // soFar returns the level as a LATERAL item sees it: with what stands before it.

@@ -21,8 +21,10 @@ type statement struct {
 	// mentions says that a condition may depend on a symbol, so that reading all symbols is not what was asked for.
 	mentions bool
 	barrier  bool
-	execute  *pg.ExecuteStmt
-	prepare  *Prepared
+	// questions are the subqueries that columns are compared with.
+	questions map[*pg.SubLink]*question
+	execute   *pg.ExecuteStmt
+	prepare   *Prepared
 	// deallocates is set for DEALLOCATE and DISCARD ALL.
 	deallocates *Naming
 	// set is what the statement does to the settings that later statements of the text depend on.
@@ -63,7 +65,7 @@ func analyzeStatement(text string, raw *pg.RawStmt, c *Catalog, created map[stri
 	for _, sc := range a.scans {
 		sc.links = a.linksOf(sc.item, sc.quals)
 	}
-	s.scans, s.opaque, s.barrier = a.scans, a.opaque, a.barrier
+	s.scans, s.opaque, s.barrier, s.questions = a.scans, a.opaque, a.barrier, a.questions
 	s.mentions = mentionsSymbol(append(a.trees, root))
 	s.inferParams(root, oids)
 	if c != nil && c.Events && firesEvents(root) {

@@ -160,8 +160,19 @@ func (s *session) explain(ctx context.Context, u unit) error {
 		return wrong
 	}
 	u.args.Prepared = s.prepared(env)
-	plan, err := s.planAnswered(ctx, template, u.args, env, s.bracket())
-	if err != nil {
+	held := &hold{session: s, units: []unit{u}, bracket: s.bracket(), explains: true}
+	held.arm(ctx)
+	defer held.end()
+	plan, err := s.planAnswered(held.armed, held, template, u, env) //nolint:contextcheck // armed is ctx with the cancel requests
+	if stage, ok := errors.AsType[*stageError](err); ok {
+		plan, err = explainStage(stage.what), nil
+	}
+	switch {
+	case errors.Is(err, errPass):
+		return nil
+	case held.armed.Err() != nil:
+		return context.Cause(held.armed) //nolint:contextcheck // armed is ctx with the cancel requests
+	case err != nil:
 		return err
 	}
 	if refused := plan.Refusal; refused != nil && len(plan.Requirements) == 0 && len(plan.Reasons) == 0 {

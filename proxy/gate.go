@@ -59,7 +59,7 @@ func (s *session) gate(ctx context.Context, units []unit) error {
 	held := &hold{session: s, units: units}
 	held.arm(ctx)
 	defer held.end()
-	err := s.rounds(held)
+	err := s.rounds(held.armed, held) //nolint:contextcheck // armed is ctx with the cancel requests
 	switch {
 	case err == nil:
 		err = held.letGo()
@@ -71,13 +71,12 @@ func (s *session) gate(ctx context.Context, units []unit) error {
 }
 
 // rounds returns when nothing is missing that the hold's units need.
-func (s *session) rounds(held *hold) error {
-	ctx := held.armed
+func (s *session) rounds(ctx context.Context, held *hold) error {
 	if ready, err := s.refreshed(ctx, held.units); err != nil || !ready {
 		return err
 	}
 	for round := range s.server.cfg.MaxRounds {
-		if done, err := s.round(ctx, held, round); err != nil || done {
+		if done, err := s.round(held.within(ctx), held, round); err != nil || done {
 			return err
 		}
 	}
@@ -124,26 +123,18 @@ func (s *session) round(ctx context.Context, held *hold, round int) (bool, error
 	if err := s.goOn(held.units); err != nil {
 		return false, err
 	}
-	what, err := s.plan(ctx, held)
-	if err != nil {
+	what, err := s.planUnits(ctx, held, held.units)
+	switch {
+	case errors.Is(err, errPass):
+		return true, nil
+	case errors.Is(err, errAgain):
+		return false, nil
+	case err != nil:
 		return false, err
 	}
-	r := &s.reader
-	request := Request{
-		Requirements: what.requirements, Mode: what.set.mode, Freshness: what.set.freshness, MaxBars: what.set.maxBars,
-		AskedBy: what.set.role, Life: s.life,
-	}
-	if r.settings.repeatable() && r.snapshotTaken && s.inTransaction() {
-		request.At = r.snapshotVersion
-	}
-	if len(what.requirements) > 0 && what.set.mode != "stored" && s.imported(held.units) {
-		return false, errImported
-	}
-	missing := int64(0)
-	if len(what.requirements) > 0 && what.set.mode != "stored" {
-		if missing, err = s.server.cfg.Coordinator.Missing(ctx, request); err != nil {
-			return false, err
-		}
+	request, missing, err := s.missing(ctx, held, what)
+	if err != nil {
+		return false, err
 	}
 	if missing == 0 {
 		s.warn(what.warnings)
@@ -151,7 +142,7 @@ func (s *session) round(ctx context.Context, held *hold, round int) (bool, error
 		s.count(what.reasons)
 		return true, nil
 	}
-	if r.trying {
+	if s.reader.trying {
 		return false, errWouldWait
 	}
 	return held.wait(ctx, request, what)
@@ -193,12 +184,12 @@ func (s *session) blockFailed() bool {
 	return s.tx == 'E' && s.waiting == 0
 }
 
-// plan joins what the units need.
-func (s *session) plan(ctx context.Context, held *hold) (need, error) {
+// planUnits joins what the units need.
+func (s *session) planUnits(ctx context.Context, held *hold, units []unit) (need, error) {
 	env := s.env()
 	var out need
 	var under []planner.Own
-	for _, u := range held.units {
+	for _, u := range units {
 		template := s.template(u.stmt, env)
 		if u.cursor || u.refused != nil || template.Explains() {
 			continue
@@ -213,7 +204,7 @@ func (s *session) plan(ctx context.Context, held *hold) (need, error) {
 			continue
 		}
 		u.args.Prepared, u.args.Read = s.prepared(env), s.readIn(u.stmt)
-		plan, err := s.bindPlan(ctx, template, u.args, env, held.bracket)
+		plan, err := s.bindPlan(ctx, held, template, u, env)
 		s.passed(plan.Passed)
 		for _, own := range plan.Under {
 			if !slices.Contains(under, own) {
@@ -224,11 +215,7 @@ func (s *session) plan(ctx context.Context, held *hold) (need, error) {
 			return need{}, wrong
 		}
 		if err != nil {
-			if s.reader.trying {
-				return need{}, errWouldWait
-			}
-			s.count(plan.Reasons)
-			return need{}, s.upstreamsWord(ctx, u, template, err)
+			return need{}, s.unplanned(ctx, u, template, plan, err)
 		}
 		s.keepCursors(u, env.Locale(), plan.Opened)
 		out.reasons = append(out.reasons, plan.Reasons...)
@@ -246,9 +233,21 @@ func (s *session) plan(ctx context.Context, held *hold) (need, error) {
 	return out, err
 }
 
+// unplanned returns the error of a unit that could not be planned.
+func (s *session) unplanned(ctx context.Context, u unit, template *planner.Template, plan planner.Plan, err error) error {
+	switch {
+	case errors.Is(err, errPass), errors.Is(err, errAgain):
+		return err
+	case s.reader.trying:
+		return errWouldWait
+	}
+	s.count(plan.Reasons)
+	return s.upstreamsWord(ctx, u, template, err)
+}
+
 // bindPlan plans one execution; a refusal is an error.
-func (s *session) bindPlan(ctx context.Context, template *planner.Template, args planner.Args, env planner.Env, bracket planner.Bracket) (planner.Plan, error) {
-	plan, err := s.planAnswered(ctx, template, args, env, bracket)
+func (s *session) bindPlan(ctx context.Context, held *hold, template *planner.Template, u unit, env planner.Env) (planner.Plan, error) {
+	plan, err := s.planAnswered(ctx, held, template, u, env)
 	if err == nil && plan.Refusal != nil {
 		err = refusalError(plan.Refusal)
 	}
@@ -259,20 +258,30 @@ func refusalError(r *planner.Refusal) *Error {
 	return &Error{Code: r.SQLState, Message: r.Message, HintText: r.Hint}
 }
 
-// planAnswered plans one execution, with the questions that only the database can answer.
-func (s *session) planAnswered(ctx context.Context, template *planner.Template, args planner.Args, env planner.Env, bracket planner.Bracket) (planner.Plan, error) {
-	answers := planner.Answers{}
-	plan := template.Bind(args, env, bracket, answers)
+// planAnswered plans one execution, with the questions that only the database can answer. There is no answer yet to some of what
+// is asked of the user's data where it returns an error.
+func (s *session) planAnswered(ctx context.Context, held *hold, template *planner.Template, u unit, env planner.Env) (planner.Plan, error) {
+	answers, args := planner.Answers{}, u.args
+	args.Data, args.Unaskable = map[string]planner.Column{}, s.unaskable(u)
+	plan := template.Bind(args, env, held.bracket, answers)
 	for asked := 0; asked < maxQuestions && plan.Unanswered(); asked++ {
 		if s.reader.trying {
 			return plan, errWouldWait
 		}
-		more, err := s.server.cfg.Catalog.Answer(ctx, env, plan.Questions)
-		if err != nil {
+		if len(plan.Questions) > 0 {
+			more, err := s.server.cfg.Catalog.Answer(ctx, env, plan.Questions)
+			if err != nil {
+				return plan, err
+			}
+			maps.Copy(answers, more)
+		} else if err := s.askData(ctx, held, u, &args, plan.Data); err != nil {
 			return plan, err
 		}
-		maps.Copy(answers, more)
-		plan = template.Bind(args, env, bracket, answers)
+		plan = template.Bind(args, env, held.bracket, answers)
+	}
+	if len(plan.Data) > 0 && plan.Refusal == nil {
+		args.Unaskable = "subqueries that are nested too deeply"
+		plan = template.Bind(args, env, held.bracket, answers)
 	}
 	return plan, nil
 }
@@ -354,9 +363,10 @@ func (s *session) upstreamsWord(ctx context.Context, u unit, template *planner.T
 
 // checkParse has the upstream parse a text under a private name, so that a typo fails before the hold.
 func (s *session) checkParse(ctx context.Context, u unit) error {
-	reply, err := s.exchange(ctx, append(
+	reply, err := s.exchange(ctx, slices.Concat(
+		encode(&pgproto3.Close{ObjectType: 'S', Name: ownName}),
 		encode(&pgproto3.Parse{Name: ownName, Query: u.stmt.text, ParameterOIDs: u.stmt.oids}),
-		encode(&pgproto3.Close{ObjectType: 'S', Name: ownName})...))
+		encode(&pgproto3.Close{ObjectType: 'S', Name: ownName})))
 	if err != nil {
 		return err
 	}

@@ -29,6 +29,9 @@ type hold struct {
 	session *session
 	units   []unit
 	bracket planner.Bracket
+	// stages counts the questions that are planned inside of each other; explains says that nothing is waited for.
+	stages   int
+	explains bool
 
 	started time.Time       // zero before the first wait
 	armed   context.Context //nolint:containedctx // the life of the hold is shorter than a call of gate, which ends it
@@ -40,6 +43,14 @@ type hold struct {
 	mu       sync.Mutex // guards progress
 	progress market.Progress
 	known    bool
+}
+
+// within returns ctx with the deadlines of the wait, once there is one.
+func (h *hold) within(ctx context.Context) context.Context {
+	if h.until != nil {
+		return h.until
+	}
+	return ctx
 }
 
 // outcome says for the metrics how it went.
@@ -176,6 +187,8 @@ func (h *hold) wait(ctx context.Context, request Request, what need) (bool, erro
 		if pass, err := h.begin(ctx, what); err != nil || pass {
 			return pass, err
 		}
+	} else if err := s.mayRead(ctx, what); err != nil {
+		return false, err
 	}
 	h.machine.To(actor.WaitingForData)
 	warnings, err := h.ensure(request) //nolint:contextcheck // until is ctx with the hold's deadlines

@@ -64,7 +64,16 @@ func (e entry) endsReady() bool {
 type exchange struct {
 	rows [][]byte // the first column of each row, or nil
 	err  []byte   // the ErrorResponse
-	done chan struct{}
+	// hushed says that its notices are not for the client.
+	hushed bool
+	// oid is the type of the first column, parameters are those of a statement that was described.
+	oid        uint32
+	parameters []uint32
+	// size is that of the rows; overflow says that it was too much, and they are not all here. ambiguous says that a second
+	// column was not true.
+	size                int
+	overflow, ambiguous bool
+	done                chan struct{}
 	// behind says that the client's segment before it had failed: its Sync has ended that.
 	behind bool
 }

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+
+	"github.com/jackc/pgx/v5/pgproto3"
 )
 
 // pump copies the upstream's messages to the client until the upstream ends, one write for one read.
@@ -136,7 +138,7 @@ func (s *session) note(message []byte, whole bool) []byte {
 	switch message[0] {
 	case 'D', 'd':
 		if own != nil {
-			own.row(message)
+			own.row(message, whole)
 			return nil
 		}
 		return message
@@ -156,11 +158,15 @@ func (s *session) note(message []byte, whole bool) []byte {
 		}
 		return message
 	case 'N', 'A':
+		if own != nil && own.hushed && message[0] == 'N' {
+			return nil
+		}
 		return message
 	case 'E':
 		return s.noteError(message, own)
 	}
 	if own != nil {
+		own.describe(message, whole)
 		return nil
 	}
 	switch message[0] {
@@ -195,15 +201,39 @@ func (s *session) noteError(message []byte, own *exchange) []byte {
 	return message
 }
 
-// row keeps the first column.
-func (x *exchange) row(message []byte) {
+// row keeps the first column, and looks at the second.
+func (x *exchange) row(message []byte, whole bool) {
+	x.size += len(message)
+	x.overflow = x.overflow || !whole || x.size > maxValueBytes
+	if x.overflow || message[0] != 'D' || len(message) < 11 {
+		return
+	}
 	var value []byte
-	if len(message) >= 11 && message[0] == 'D' {
-		if size := int(int32(binary.BigEndian.Uint32(message[7:]))); size >= 0 && len(message) >= 11+size { //nolint:gosec // -1 is NULL
-			value = bytes.Clone(message[11 : 11+size])
-		}
+	rest := message[11:]
+	if size := int(int32(binary.BigEndian.Uint32(message[7:]))); size >= 0 && len(rest) >= size { //nolint:gosec // -1 is NULL
+		value, rest = append([]byte{}, rest[:size]...), rest[size:]
+	}
+	if columns := binary.BigEndian.Uint16(message[5:]); columns > 1 {
+		x.ambiguous = x.ambiguous || !bytes.Equal(rest, []byte{0, 0, 0, 1, 1})
 	}
 	x.rows = append(x.rows, value)
+}
+
+// describe keeps the first column's type, or those of parameters.
+func (x *exchange) describe(message []byte, whole bool) {
+	switch {
+	case !whole:
+	case message[0] == 'T':
+		var columns pgproto3.RowDescription
+		if columns.Decode(message[5:]) == nil && len(columns.Fields) > 0 {
+			x.oid = columns.Fields[0].DataTypeOID
+		}
+	case message[0] == 't':
+		var parameters pgproto3.ParameterDescription
+		if parameters.Decode(message[5:]) == nil {
+			x.parameters = slices.Clone(parameters.ParameterOIDs)
+		}
+	}
 }
 
 // parameterStatus keeps a setting that the upstream reports.

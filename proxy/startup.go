@@ -184,6 +184,11 @@ func (s *Server) cancel(ctx context.Context, packet []byte) error {
 	if target := s.find(binary.BigEndian.Uint32(packet[8:]), packet[keyAt:]); target != nil && target.cancelStatement() {
 		return nil
 	}
+	return s.passCancel(ctx, packet)
+}
+
+// passCancel hands a cancel request to the upstream, and returns when that has dealt with it.
+func (s *Server) passCancel(ctx context.Context, packet []byte) error {
 	conn, err := s.dial(ctx)
 	if err != nil {
 		return err

@@ -17,6 +17,8 @@ type unit struct {
 	args planner.Args
 	// parseOnly says that nothing is executed; parsed that the upstream has not seen the statement yet.
 	parseOnly, parsed bool
+	// behind says that something may have been executed before it in its own segment.
+	behind bool
 	// unsettled says that its own segment changes settings before it.
 	unsettled bool
 	// refused says why it must not be executed.
@@ -143,7 +145,7 @@ func (s *session) query(ctx context.Context, body []byte, size int) error {
 		if s.explains(st) && !s.blockFailed() {
 			return s.explainQuery(ctx, st, size)
 		}
-		switch failure := s.gate(ctx, append(before, unit{stmt: st, parsed: true})); {
+		switch failure := s.gate(ctx, append(before, unit{stmt: st, parsed: true, behind: r.used || r.usedUp})); {
 		case errors.Is(failure, errWouldWait):
 			return failure
 		case failure != nil:
@@ -282,9 +284,9 @@ func (s *session) bind(body []byte, size int) int {
 	}
 	if s.explains(found[0]) {
 		x := &explained{}
-		r.gated, r.used, r.snapshot = true, true, true
 		r.explained[string(portal)] = x
-		r.units = append(r.units, unit{stmt: found[0], args: arguments(body, found[0].oids), explained: x, unsettled: r.segmentEffects})
+		r.units = append(r.units, unit{stmt: found[0], args: arguments(body, found[0].oids), explained: x, behind: r.used, unsettled: r.segmentEffects})
+		r.gated, r.used, r.snapshot = true, true, true
 		return size
 	}
 	for _, st := range found {
@@ -292,7 +294,7 @@ func (s *session) bind(body []byte, size int) int {
 		if st.reads {
 			r.gated = true
 			// What was changed by this very segment cannot be read before it is executed: gate refuses that.
-			r.units = append(r.units, unit{stmt: st, args: arguments(body, st.oids), parsed: fresh, portal: true, unsettled: r.segmentEffects})
+			r.units = append(r.units, unit{stmt: st, args: arguments(body, st.oids), parsed: fresh, portal: true, behind: r.used, unsettled: r.segmentEffects})
 		}
 		s.goesOn(s.before(st))
 	}

@@ -1,0 +1,128 @@
+package planner
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5" //nolint:depguard // the test asks PostgreSQL itself
+	"github.com/stretchr/testify/require"
+)
+
+// fillPicks makes the user's own tables.
+func fillPicks(t *testing.T, conn *pgx.Conn) {
+	t.Helper()
+	mustExec(t, conn, "create temp table picks (symbol text, tf varchar(5), at timestamptz, day date, n int, owner name)")
+	mustExec(t, conn, `insert into picks values ('A', '1h', '2026-11-01 03:00Z', '2026-11-01', 1, 'me'), ('B', '1d', '2026-11-02Z', '2026-11-02', 2, 'me'),
+		('D', '1h', '2026-10-31 05:30Z', null, 2, 'you'), ('C', '1h', null, '2026-10-31', 3, 'you'), (null, null, 'infinity', null, 4, 'you')`)
+}
+
+// askData answers the plan's questions about the user's data, as the session does, until there are none. What a question reads of
+// ohlcv must be planned as any statement's.
+func (g *grammar) askData(t *testing.T, conn *pgx.Conn, tmpl *Template, args Args, env Env, b Bracket, answers Answers) Plan {
+	t.Helper()
+	args.Data = map[string]Column{}
+	plan := g.askConstants(t, conn, tmpl, args, env, b, answers)
+	for rounds := 0; len(plan.Data) > 0 && plan.Refusal == nil; rounds++ {
+		require.Less(t, rounds, 8, tmpl.Text)
+		for _, d := range plan.Data {
+			values := make([][]byte, len(d.Params))
+			for i, n := range d.Params {
+				values[i] = args.Values[n-1]
+			}
+			if d.Reads {
+				full, err := rows(t, conn, d.SQL, values)
+				mustExec(t, conn, "rollback to s")
+				inner := Prepare(d.SQL, nil, env)
+				own := g.askData(t, conn, inner, Args{Values: values}, env, b, Answers{})
+				if err == nil {
+					g.check(t, conn, d.SQL, values, full, own)
+				}
+			}
+			args.Data[d.Key] = column(t, conn, d.SQL, values)
+		}
+		plan = g.askConstants(t, conn, tmpl, args, env, b, answers)
+	}
+	return plan
+}
+
+func (g *grammar) askConstants(t *testing.T, conn *pgx.Conn, tmpl *Template, args Args, env Env, b Bracket, answers Answers) Plan {
+	t.Helper()
+	plan := tmpl.Bind(args, env, b, answers)
+	for rounds := 0; len(plan.Questions) > 0; rounds++ {
+		require.Less(t, rounds, 8, tmpl.Text)
+		for _, q := range plan.Questions {
+			answers[q.Key] = ask(t, conn, q)
+		}
+		plan = tmpl.Bind(args, env, b, answers)
+	}
+	return plan
+}
+
+func column(t *testing.T, conn *pgx.Conn, sql string, values [][]byte) Column {
+	t.Helper()
+	reader := conn.PgConn().ExecParams(t.Context(), sql, values, nil, nil, []int16{1})
+	var out Column
+	for reader.NextRow() {
+		row := reader.Values()
+		if len(row) > 1 {
+			require.Equal(t, []byte{1}, row[1], "the collations of the test tell texts apart")
+		}
+		out.Values = append(out.Values, bytes.Clone(row[0]))
+	}
+	for _, field := range reader.FieldDescriptions()[:min(1, len(reader.FieldDescriptions()))] {
+		out.OID = field.DataTypeOID
+	}
+	if _, err := reader.Close(); err != nil {
+		mustExec(t, conn, "rollback to s")
+		return Column{Unknown: err.Error()}
+	}
+	return out
+}
+
+// picked is a subquery over the user's data, or ohlcv, that gives symbols, timeframes or times.
+func (g *grammar) picked(col string) string {
+	where := g.pick("", " where n < 3", " where owner = 'me'", " where n = "+g.constant(g.pick("1", "2", "3")), " where symbol is not null", " where at >= "+g.time(), " where false")
+	last := g.pick("", "", "", " order by n limit 1", " order by n desc limit 2", " order by at nulls first limit 1", " limit 1", " order by n limit 2 offset 1")
+	switch col {
+	case "symbol":
+		return g.pick("select symbol from picks"+where+last, "select symbol from picks"+where+last, "select distinct symbol from picks"+where,
+			"select max(symbol) from picks"+where, "select upper(p.symbol) from picks p", "select symbol from ohlcv where "+g.where("")+" group by symbol order by "+
+				g.pick("sum(close)", "count(*) desc", "max(ts) desc, symbol")+" limit "+g.pick("1", "2"), "select 'A' union select symbol from picks"+where,
+			"select o.symbol from ohlcv o join picks p using (symbol) where "+g.where("o."), "select symbol from picks where at > (select min(ts) from ohlcv where "+g.where("")+")")
+	case "timeframe":
+		return g.pick("select tf from picks"+where+last, "select '1h' from picks", "select max(tf) from picks"+where)
+	}
+	return g.pick("select max(at) from picks"+where, "select min(at) from picks"+where, "select at from picks"+where+last, "select day from picks"+where+last,
+		"select at::timestamp from picks"+where+last, "select max(ts) from ohlcv where "+g.where(""), "select ts from ohlcv where "+g.where("")+" order by close desc, ts limit 1")
+}
+
+// fromData bounds ohlcv by what the user's own tables hold (PLANNER 19).
+func (g *grammar) fromData() string {
+	leaf := func() string {
+		col := g.pick("symbol", "symbol", "timeframe", "ts", "ts")
+		sub := "(" + g.picked(col) + ")"
+		switch {
+		case col == "ts" && g.IntN(4) > 0:
+			return "ts" + g.pick(" >= ", " < ", " = ", " > ", " <> ", " <= ") + sub + g.pick("", "", " - interval '1 day'", " + interval '3 hours'")
+		case g.IntN(3) == 0:
+			return col + g.pick(" = ", " = ", " <> ", " is distinct from ") + sub
+		}
+		return g.pick("", "", "", "not ") + "(" + col + g.pick(" in ", " in ", " not in ", " = any ", " <> all ", " <> any ", " = all ") + sub + ")"
+	}
+	list := []string{leaf()}
+	for range g.IntN(3) {
+		list = append(list, g.pick(" and ", " and ", " or ")+g.pick(leaf(), "("+leaf()+") is "+g.pick("not true", "true", "unknown", "not false"), g.leaf("")))
+	}
+	where := strings.Join(list, "")
+	if g.IntN(3) > 0 {
+		where = "symbol in ('A', 'B', 'C', 'D') and timeframe in ('1h', '1d') and (" + where + ")"
+	}
+	switch g.IntN(3) {
+	case 0:
+		return "select * from (select symbol, timeframe, ts, close from ohlcv) x where " + where
+	case 1:
+		return "with w as (select * from picks where n <> 3) select symbol, timeframe, ts from ohlcv where " + where + g.pick("", " and symbol in (select symbol from w)")
+	}
+	return "select symbol, timeframe, ts, close from ohlcv where " + where
+}
