@@ -157,12 +157,17 @@ func (c goldenCase) runs(t *testing.T, conn *pgx.Conn) differentialOutcome {
 		return outcomeFailed
 	}
 	answers := Answers{}
+	args.Data = map[string]Column{}
 	for rounds := 0; ; rounds++ {
 		require.Less(t, rounds, 8, c.sql)
 		plan := tmpl.Bind(args, env, bracket, answers)
 		c.sound(t, conn, sql, args, full, plan)
-		if len(plan.Questions) == 0 {
+		if !plan.Unanswered() {
 			return outcomeOf(plan)
+		}
+		for _, d := range plan.Data {
+			mustExec(t, conn, "savepoint s")
+			args.Data[d.Key] = column(t, conn, d.SQL, d.given(args))
 		}
 		for _, q := range plan.Questions {
 			answers[q.Key] = askUnder(t, conn, q, sets)
@@ -210,7 +215,7 @@ func outcomeOf(plan Plan) differentialOutcome {
 func (c goldenCase) sound(t *testing.T, conn *pgx.Conn, sql string, args Args, full []string, plan Plan) {
 	t.Helper()
 	stored := slices.ContainsFunc(plan.Under, func(o Own) bool { return strings.EqualFold(o.Mode, modeStored) })
-	if stored || plan.Refusal != nil || len(plan.Warnings) > 0 || strings.HasPrefix(strings.ToLower(sql), "explain") {
+	if stored || plan.Refusal != nil || len(plan.Warnings) > 0 || len(plan.Data) > 0 || strings.HasPrefix(strings.ToLower(sql), "explain") {
 		return
 	}
 	mustExec(t, conn, "savepoint s")

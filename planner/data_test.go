@@ -26,10 +26,7 @@ func (g *grammar) askData(t *testing.T, conn *pgx.Conn, tmpl *Template, args Arg
 	for rounds := 0; len(plan.Data) > 0 && plan.Refusal == nil; rounds++ {
 		require.Less(t, rounds, 8, tmpl.Text)
 		for _, d := range plan.Data {
-			values := make([][]byte, len(d.Params))
-			for i, n := range d.Params {
-				values[i] = args.Values[n-1]
-			}
+			values := d.given(args)
 			if d.Reads {
 				full, err := rows(t, conn, d.SQL, values)
 				mustExec(t, conn, "rollback to s")
@@ -57,6 +54,15 @@ func (g *grammar) askConstants(t *testing.T, conn *pgx.Conn, tmpl *Template, arg
 		plan = tmpl.Bind(args, env, b, answers)
 	}
 	return plan
+}
+
+// given are the values of the question's parameters.
+func (d Data) given(args Args) [][]byte {
+	values := make([][]byte, len(d.Params))
+	for i, n := range d.Params {
+		values[i] = args.Values[n-1]
+	}
+	return values
 }
 
 func column(t *testing.T, conn *pgx.Conn, sql string, values [][]byte) Column {
