@@ -7,6 +7,9 @@
 //	              │                                                                                    ▼
 //	              └────────── coverage index, one in each process ◀── poll, NOTIFY ── bars · coverage · offset · job
 //
+// Bars of a timeframe that the source has not are derived: the coordinator has their base filled, and then orders the consumer to
+// roll it up.
+//
 // Read it in the order of the data: coordinator, producer and source, topic, consumer, ingest, coverage. directory says
 // which source serves a symbol.
 //

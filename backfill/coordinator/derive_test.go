@@ -9,12 +9,14 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"barkeep/backfill/coordinator"
 	"barkeep/backfill/coverage"
 	"barkeep/backfill/source"
 	"barkeep/backfill/source/sim"
 	"barkeep/backfill/source/sourcetest"
+	"barkeep/backfill/topic"
 	"barkeep/internal/market"
 )
 
@@ -113,6 +115,60 @@ func TestRule9_AnEntireHistory(t *testing.T) {
 		require.Equal(t, market.Range{Start: tf.Floor(now), End: tf.Next(now)}, last.Range)
 		require.Equal(t, coverage.Provisional, last.State, "the bar that forms is never vouched for")
 	}
+}
+
+// What was delisted is absent after the bucket that its last bar lies in.
+func TestRule9_ADelistedInstrument(t *testing.T) {
+	t.Parallel()
+	r := deriving(t, sim.Config{PageLimit: 50}, market.H1)
+	r.consumer()
+	r.producer()
+	c := r.coordinator()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	req := need("sim:OLDUSD", market.D3, "2022-05-01T00:00:00Z", "2022-07-01T00:00:00Z")
+	_, err := c.Ensure(ctx, req, nil)
+	require.NoError(t, err)
+	whole := req.Requirements[0].Ranges.Outward(market.D3).Bounds()
+	require.Equal(t, made("OLDUSD", market.H1, market.D3, whole), r.stored(req.Requirements[0].Series))
+	segments := c.Snapshot().Segments(req.Requirements[0].Series)
+	require.Len(t, segments, 2)
+	require.Equal(t, []coverage.State{coverage.Final, coverage.Absent}, []coverage.State{segments[0].State, segments[1].State})
+	require.Equal(t, market.D3.Ceil(at("2022-05-13T03:00:00Z")), segments[1].Range.Start)
+}
+
+// No consumer is there: the order is published again and again, and what comes of it is the same.
+func TestRule9_AnOrderThatIsPublishedAgain(t *testing.T) {
+	t.Parallel()
+	r := deriving(t, sim.Config{})
+	stop := r.consumer()
+	r.producer()
+	c := r.coordinator()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	_, err := c.Ensure(ctx, need("sim:GAPUSD", market.H1, "2024-01-01T00:00:00Z", "2024-02-01T00:00:00Z"), nil)
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { return r.jobStates()["done"] == 1 }, 10*time.Second, 10*time.Millisecond)
+	stop()
+	req := need("sim:GAPUSD", market.H4, "2024-01-01T00:00:00Z", "2024-02-01T00:00:00Z")
+	result := ensure(ctx, c, req, nil)
+	client, err := kgo.NewClient(append(r.opts, kgo.ConsumeTopics(r.names.Bars()))...)
+	require.NoError(t, err)
+	defer client.Close()
+	for orders := 0; orders < 2; {
+		for _, record := range client.PollFetches(ctx).Records() {
+			value, err := topic.UnmarshalBars(record.Value)
+			require.NoError(t, err)
+			if value.RollUp != nil {
+				orders++
+			}
+		}
+		require.NoError(t, ctx.Err())
+	}
+	r.consumer()
+	require.NoError(t, <-result)
+	require.Equal(t, made("GAPUSD", market.H1, market.H4, req.Requirements[0].Ranges.Bounds()), r.stored(req.Requirements[0].Series))
+	require.Eventually(t, func() bool { return r.jobStates()["done"] == 2 }, 10*time.Second, 10*time.Millisecond)
 }
 
 func TestRule9_TheNewestAndTheOldest(t *testing.T) {

@@ -102,7 +102,7 @@ func (c *Coordinator) explain(ctx context.Context, r market.Requirement, fresh t
 		return e, nil
 	}
 	e.Pages = pages(fetched, tf, b.Declared.PageLimit)
-	e.Took, err = c.duration(ctx, b.Source, fetched.Count(tf))
+	e.Took, err = c.duration(ctx, &b, fetched.Count(tf))
 	return e, err
 }
 
@@ -115,15 +115,20 @@ func pages(ranges market.RangeSet, tf market.Timeframe, limit int) (n int64) {
 	return n
 }
 
-// duration estimates the time for so many bars from the source's latest jobs, negative where there are none.
-func (c *Coordinator) duration(ctx context.Context, source string, bars int64) (time.Duration, error) {
+// duration estimates the time for so many bars from the latest jobs that the source was asked for, negative where there are
+// none.
+func (c *Coordinator) duration(ctx context.Context, b *directory.Binding, bars int64) (time.Duration, error) {
+	names := make([]string, len(b.Native))
+	for i, tf := range b.Native {
+		names[i] = tf.String()
+	}
 	var done, seconds float64
 	err := c.config.Pool.QueryRow(ctx, `SELECT coalesce(sum(bars_done), 0)::float8, coalesce(sum(extract(epoch FROM ended_at - asked_at)), 0)::float8
 	  FROM (SELECT bars_done, asked_at, ended_at FROM barkeep.job
-	         WHERE source = $1 AND state = 'done' AND bars_done > 0 ORDER BY ended_at DESC LIMIT 20) AS latest`, source).
+	         WHERE source = $1 AND state = 'done' AND bars_done > 0 AND (timeframe = ANY ($2) OR cardinality($2::text[]) = 0) ORDER BY ended_at DESC LIMIT 20) AS latest`, b.Source, names).
 		Scan(&done, &seconds)
 	if err != nil {
-		return 0, fmt.Errorf("read the latest jobs of %s: %w", source, err)
+		return 0, fmt.Errorf("read the latest jobs of %s: %w", b.Source, err)
 	}
 	if done == 0 {
 		return -1, nil

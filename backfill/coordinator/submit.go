@@ -128,8 +128,10 @@ func (f *filling) jobs(index *coverage.Index, p *part, gap market.RangeSet) (mad
 		}
 		p.jobs = append(p.jobs, j)
 		if fresh {
-			f.c.gaps.Add(1)
-			f.c.gapBars.Add(market.RangeSet{r}.Intersect(p.binding.Life(f.now)).Count(p.series.Timeframe))
+			if p.from == nil { // else the gap is that of the base
+				f.c.gaps.Add(1)
+				f.c.gapBars.Add(market.RangeSet{r}.Intersect(p.binding.Life(f.now)).Count(p.series.Timeframe))
+			}
 			made = append(made, j)
 		}
 	}
