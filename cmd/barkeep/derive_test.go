@@ -65,6 +65,12 @@ func barsOf(ctx context.Context, t *testing.T, conn *pgx.Conn, sql string, args 
 	t.Helper()
 	rows, err := conn.Query(ctx, sql, args...)
 	require.NoError(t, err)
+	bars, err = collectBars(rows)
+	require.NoError(t, err)
+	return bars
+}
+
+func collectBars(rows pgx.Rows) (bars []market.Bar, err error) {
 	var ts time.Time
 	var b market.Bar
 	_, err = pgx.ForEachRow(rows, []any{&ts, &b.Open, &b.High, &b.Low, &b.Close, &b.Volume}, func() error {
@@ -72,8 +78,7 @@ func barsOf(ctx context.Context, t *testing.T, conn *pgx.Conn, sql string, args 
 		bars = append(bars, b)
 		return nil
 	})
-	require.NoError(t, err)
-	return bars
+	return bars, err
 }
 
 const derivedBars = `select ts, open, high, low, close, volume from ohlcv where symbol = $1 and timeframe = $2 `
@@ -146,5 +151,63 @@ func TestRule20_AnExchangeThatHasFewTimeframes(t *testing.T) {
 	for page, times := range vendor.Asked() { // minutes are what it finds the listing by
 		require.Contains(t, []market.Timeframe{market.M1, market.H1, market.D1}, page.Timeframe)
 		require.Equal(t, 1, times, "%v", page)
+	}
+}
+
+// The consumer is killed in the middle of a roll-up: the next one does it, and the base is not fetched again. Two proxies ask at
+// once.
+func TestRule9_ConsumerKilledWhileItRollsUp(t *testing.T) {
+	t.Parallel()
+	s, _ := newSite(t)
+	first, second, _, consumer := s.start("proxy"), s.start("proxy"), s.start("producer"), s.start("consumer")
+	r := market.Range{Start: market.D3.Floor(market.FromTime(time.Date(2018, 1, 1, 0, 0, 0, 0, time.UTC)))}
+	r.End = market.D3.Add(r.Start, 500)
+	days := barsOf(t.Context(), t, s.connect(first), derivedBars+`and ts >= $3 and ts < $4 order by ts`, "binance:BTCUSDT", "1d", r.Start.Time(), r.End.Time())
+	require.Equal(t, exchange.Truth("BTC", "USDT", market.D1, r), days)
+	lock, err := s.db.Pool.Begin(t.Context())
+	require.NoError(t, err)
+	defer func() { _ = lock.Rollback(context.WithoutCancel(t.Context())) }()
+	_, err = lock.Exec(t.Context(), `select from barkeep.symbol where symbol = 'binance:BTCUSDT' for update`)
+	require.NoError(t, err)
+	got := make(chan []market.Bar, 2)
+	for _, proxy := range []*process{first, second} {
+		conn := s.connect(proxy)
+		go func() {
+			rows, err := conn.Query(t.Context(), derivedBars+`and ts >= $3 and ts < $4 order by ts`, "binance:BTCUSDT", "3d", r.Start.Time(), r.End.Time())
+			if err != nil {
+				t.Errorf("ask: %v", err)
+			}
+			bars, err := collectBars(rows)
+			if err != nil {
+				t.Errorf("ask: %v", err)
+			}
+			got <- bars
+		}()
+	}
+	s.until("the roll-up waits for the symbol", func() bool {
+		var waiting int
+		err := s.db.Pool.QueryRow(t.Context(), `select count(*) from pg_stat_activity where datname = current_database()
+		  and wait_event_type = 'Lock' and query like '%barkeep.symbol%FOR UPDATE%'`).Scan(&waiting)
+		return err == nil && waiting > 0
+	})
+	consumer.kill()
+	var derived int
+	require.NoError(t, s.db.Pool.QueryRow(t.Context(), `select count(*) from public.ohlcv where timeframe = '3d'`).Scan(&derived))
+	require.Zero(t, derived)
+	require.NoError(t, lock.Rollback(t.Context()))
+	s.start("consumer")
+	want := sourcetest.RollUp(exchange.Truth("BTC", "USDT", market.D1, r), market.D3)
+	for range 2 {
+		select {
+		case bars := <-got:
+			require.Equal(t, want, bars)
+		case <-time.After(60 * time.Second):
+			require.Fail(t, "no answer")
+		}
+	}
+	for page, times := range s.exchange.Asked() {
+		if page.Timeframe == market.D1 && page.Range.Overlaps(r) {
+			require.Equal(t, 1, times, "%v", page)
+		}
 	}
 }
