@@ -58,9 +58,26 @@ func (f *filling) needBases() {
 	}
 }
 
-// waitsForBase reports whether the part cannot be rolled up yet.
-func (p *part) waitsForBase() bool {
-	return p.from != nil && !p.missing.Intersect(p.from.missing).Empty()
+// waiting returns the buckets of the part's gap whose base is missing still.
+func (p *part) waiting() market.RangeSet {
+	if p.from == nil {
+		return nil
+	}
+	return p.missing.Intersect(p.from.missing.Outward(p.series.Timeframe))
+}
+
+// ready returns what of the part's gap can be asked for. A roll-up waits for all of its base, but in mode partial: there the
+// bars that could be made by its end are the answer.
+func (f *filling) ready(p *part) market.RangeSet {
+	waiting := p.waiting()
+	switch {
+	case waiting.Empty():
+		return p.missing
+	case f.req.Mode != ModePartial:
+		return nil
+	}
+	ready := p.missing.Subtract(waiting)
+	return ready[max(len(ready)-maxJobsOfPart, 0):]
 }
 
 // excusedByBase excuses what is left of a roll-up whose base could not be refreshed: its bars are as old as the base's, of

@@ -303,6 +303,32 @@ func TestRule9_ARevisionIsRolledUpAgain(t *testing.T) {
 	requireState(t, err, "40001")
 }
 
+// Only the newest bars of the base come before the deadline: in mode partial what they make is the answer.
+func TestRule9_ModePartialAnswersWithWhatCouldBeMade(t *testing.T) {
+	t.Parallel()
+	r := deriving(t, sim.Config{PageLimit: 24})
+	r.consumer()
+	r.producer()
+	c := r.coordinator()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	_, err := c.Ensure(ctx, need("sim:GAPUSD", market.H1, "2024-01-27T00:00:00Z", "2024-02-01T00:00:00Z"), nil)
+	require.NoError(t, err)
+	stuck := make(chan struct{})
+	slow := func(source.Query) error { <-stuck; return nil }
+	r.source.fail.Store(&slow)
+	t.Cleanup(func() { close(stuck) }) // before the producer is stopped
+	req := need("sim:GAPUSD", market.H4, "2024-01-01T00:00:00Z", "2024-02-01T00:00:00Z")
+	req.Mode = coordinator.ModePartial
+	short, end := context.WithTimeout(ctx, 5*time.Second)
+	defer end()
+	warnings, err := c.Ensure(short, req, nil)
+	require.NoError(t, err)
+	newest := market.Range{Start: at("2024-01-27T00:00:00Z"), End: at("2024-02-01T00:00:00Z")}
+	require.Equal(t, []string{"bars of sim:GAPUSD 4h are missing in " + market.Range{Start: at("2024-01-01T00:00:00Z"), End: newest.Start}.String()}, warnings)
+	require.Equal(t, made("GAPUSD", market.H1, market.H4, newest), r.stored(req.Requirements[0].Series))
+}
+
 func TestRule20_WhatCannotBeDerived(t *testing.T) {
 	t.Parallel()
 	r := deriving(t, sim.Config{}, market.H2, market.D3)

@@ -342,7 +342,7 @@ func (f *filling) miss(ctx context.Context, index *coverage.Index, p *part) (err
 // fetched returns the series that is being fetched, for people.
 func (f *filling) fetched() market.Series {
 	for _, p := range f.parts {
-		if !p.missing.Empty() && !p.waitsForBase() {
+		if !p.missing.Empty() && p.waiting().Empty() {
 			return p.series
 		}
 	}

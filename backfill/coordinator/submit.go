@@ -71,10 +71,11 @@ func (f *filling) submit(ctx context.Context, index *coverage.Index) error {
 	var made []submission
 	var failure error
 	for _, p := range f.parts {
-		if p.missing.Empty() || p.waitsForBase() {
+		gap := f.ready(p)
+		if gap.Empty() {
 			continue
 		}
-		jobs, err := f.jobs(index, p, p.missing)
+		jobs, err := f.jobs(index, p, gap)
 		for _, j := range jobs {
 			made = append(made, submission{p, j})
 		}
