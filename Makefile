@@ -13,7 +13,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 LDFLAGS := -X main.version=$(VERSION)
 PACKAGES ?= ./...
 
-.PHONY: help run build test test-clients race lint fmt fuzz soak bench up down clean
+.PHONY: help run build test test-clients race lint fmt fuzz soak mutation bench up down clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ soak: ## run the differential tests with new seeds, again and again, for SOAKTIM
 	@end=$$(( $$(date +%s) + $(SOAKTIME) )); runs=0; while [ $$(date +%s) -lt $$end ]; do \
 	  $(GO) run ./cmd/testenv go test -count=1 -timeout 2h -run TestDifferential ./planner ./cmd/barkeep || exit 1; \
 	  runs=$$((runs + 1)); done; echo "$$runs runs without a difference"
+
+mutation: ## weaken the planner's rules one by one and see that its differential test notices each
+	$(GO) run ./cmd/testenv $(GO) run ./cmd/mutation
 
 bench: build ## measure against the database, PgBouncer and COPY; writes bench.json
 	$(GO) run ./cmd/testenv -durable $(GO) run ./cmd/bench

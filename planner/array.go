@@ -28,7 +28,7 @@ func (b *bounder) derivedIn(p *pred) truth {
 		if !ok {
 			return unknownTruth()
 		}
-		out = out.or(t, mayAny)
+		out = out.or(t)
 	}
 	return out
 }
@@ -47,8 +47,7 @@ func (b *bounder) array(p *pred) truth {
 	if s := arraySubquery(p.right.constant); s != nil {
 		var ok bool
 		if list, exact, ok = b.dataElements(col, s); !ok {
-			state = arrayOpaque
-			b.blame(col, p.right.constant)
+			b.culprit[col], state = p.right.constant, arrayOpaque
 		}
 	} else {
 		list, state = b.elements(col, p.right.constant, false)
@@ -57,7 +56,7 @@ func (b *bounder) array(p *pred) truth {
 	case state == arrayNull:
 		return truth{n: everything()}
 	case state == arrayOpaque || len(list) > maxArray:
-		b.unclear(col)
+		b.vague[col] = true
 		return unknownTruth()
 	}
 	// x op ALL (a) is NOT x negated-op ANY (a).
@@ -117,11 +116,11 @@ func (b *bounder) anyOfEach(col, op string, list []value) truth {
 		return b.anyTime(list)
 	}
 	if len(list) > maxBoxes {
-		b.unclear(col)
+		b.vague[col] = true
 		return unknownTruth()
 	}
 	for _, v := range list {
-		out = out.or(b.compareValue(col, op, v), mayAny)
+		out = out.or(b.compareValue(col, op, v))
 	}
 	return out
 }
@@ -136,7 +135,7 @@ func (b *bounder) anyTime(list []value) truth {
 		case v.null:
 			null = true
 		case v.kind == kindOpaque:
-			b.unclear(colTS)
+			b.vague[colTS] = true
 			return unknownTruth()
 		default:
 			is = append(is, from(v.lo).Intersect(upTo(v.hi))...)

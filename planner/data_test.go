@@ -19,10 +19,10 @@ func fillPicks(t *testing.T, conn *pgx.Conn) {
 
 // askData answers the plan's questions about the user's data, as the session does, until there are none. What a question reads of
 // ohlcv must be planned as any statement's.
-func (g *grammar) askData(t *testing.T, conn *pgx.Conn, tmpl *Template, args Args, env Env, b Bracket, answers Answers) Plan {
+func askData(t *testing.T, conn *pgx.Conn, tmpl *Template, args Args, env Env, b Bracket, answers Answers) (_ Plan, difference string) {
 	t.Helper()
 	args.Data = map[string]Column{}
-	plan := g.askConstants(t, conn, tmpl, args, env, b, answers)
+	plan := askConstants(t, conn, tmpl, args, env, b, answers)
 	for rounds := 0; len(plan.Data) > 0 && plan.Refusal == nil; rounds++ {
 		require.Less(t, rounds, 8, tmpl.Text)
 		for _, d := range plan.Data {
@@ -31,19 +31,22 @@ func (g *grammar) askData(t *testing.T, conn *pgx.Conn, tmpl *Template, args Arg
 				full, err := rows(t, conn, d.SQL, values)
 				mustExec(t, conn, "rollback to s")
 				inner := Prepare(d.SQL, nil, env)
-				own := g.askData(t, conn, inner, Args{Values: values}, env, b, Answers{})
-				if err == nil {
-					g.check(t, conn, d.SQL, values, full, own)
+				own, difference := askData(t, conn, inner, Args{Values: values}, env, b, Answers{})
+				if err == nil && difference == "" {
+					difference = onPlanned(t, conn, d.SQL, values, full, own)
+				}
+				if difference != "" {
+					return own, d.SQL + ": " + difference
 				}
 			}
 			args.Data[d.Key] = column(t, conn, d.SQL, values)
 		}
-		plan = g.askConstants(t, conn, tmpl, args, env, b, answers)
+		plan = askConstants(t, conn, tmpl, args, env, b, answers)
 	}
-	return plan
+	return plan, ""
 }
 
-func (g *grammar) askConstants(t *testing.T, conn *pgx.Conn, tmpl *Template, args Args, env Env, b Bracket, answers Answers) Plan {
+func askConstants(t *testing.T, conn *pgx.Conn, tmpl *Template, args Args, env Env, b Bracket, answers Answers) Plan {
 	t.Helper()
 	plan := tmpl.Bind(args, env, b, answers)
 	for rounds := 0; len(plan.Questions) > 0; rounds++ {

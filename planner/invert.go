@@ -44,9 +44,9 @@ func (b *bounder) derivedValue(d derived, op string, node *pg.Node) truth {
 }
 
 func (b *bounder) opaqueTime(node *pg.Node) truth {
-	b.unclear(colTS)
+	b.vague[colTS] = true
 	if node != nil {
-		b.blame(colTS, node)
+		b.culprit[colTS] = node
 	}
 	return unknownTruth()
 }

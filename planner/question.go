@@ -90,7 +90,7 @@ func (e *evaluator) answer(expression string, to kind) value {
 	key := e.env.TimeZone + "|" + e.env.DateStyle + "|" + e.env.IntervalStyle + "|" + expression
 	text, found := e.answers[key]
 	if !found {
-		e.asked.note(Question{Key: key, Under: e.env.Locale(), SQL: "SELECT (extract(epoch FROM " + expression + ") * 1000000)::text"})
+		e.asked[key] = Question{Key: key, Under: e.env.Locale(), SQL: "SELECT (extract(epoch FROM " + expression + ") * 1000000)::text"}
 		return value{}
 	}
 	if text == nil {

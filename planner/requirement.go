@@ -14,32 +14,16 @@ type reading struct {
 	scan  *scan
 	rows  region // may be read
 	loose region // may be read, but is not certain to pass every filter
-	// vague says, by the number of the column, that a constant which bounds it was not evaluated exactly enough to do so.
-	vague [3]bool
-	// culprit is such a constant.
-	culprit [3]*pg.Node
+	vague map[string]bool
+	// culprit is a constant that was not evaluated, by the column that it is compared with.
+	culprit map[string]*pg.Node
 	// byItem holds the readings of the whole statement.
 	byItem    map[*item][]*reading
 	evaluator *evaluator
-	// box, times and words are where rows and its sides are made, of one box at most.
-	box   [1]box
-	times [1]market.Range
-	words [2]string
-	used  int
-}
-
-// word returns a list of one name.
-func (r *reading) word(text string) []string {
-	if r.used == len(r.words) {
-		return []string{text}
-	}
-	r.words[r.used] = text
-	r.used++
-	return r.words[r.used-1 : r.used : r.used]
 }
 
 // scans turns the scans of a statement into needs (PLANNER 17 and 18).
-func (x *binding) scans(s *statement, e *evaluator, first *reading) {
+func (x *binding) scans(s *statement, e *evaluator) {
 	refusal, reasons, warnings, pending := x.plan.Refusal, len(x.plan.Reasons), len(x.plan.Warnings), x.data.pending
 	x.data.unasked = ""
 	defer func() {
@@ -47,17 +31,12 @@ func (x *binding) scans(s *statement, e *evaluator, first *reading) {
 			x.plan.Refusal, x.plan.Reasons, x.plan.Warnings = refusal, x.plan.Reasons[:reasons], x.plan.Warnings[:warnings]
 		}
 	}()
-	readings := make([]*reading, 0, 4)
+	var readings []*reading
 	for _, sc := range s.scans {
 		if x.env.Hidden && sc.item.bare {
 			continue
 		}
-		r := first
-		if r == nil {
-			r = new(reading)
-		}
-		first = nil
-		x.read(r, sc, e)
+		r := x.read(sc, e)
 		if len(r.rows) == 0 || r.nothing(e) {
 			continue
 		}
@@ -84,32 +63,17 @@ func (x *binding) scans(s *statement, e *evaluator, first *reading) {
 }
 
 // read bounds one scan.
-func (x *binding) read(r *reading, sc *scan, e *evaluator) {
-	r.scan = sc
-	b := &bounder{evaluator: e, scan: sc.item, reading: r}
-	plain := plainBox{everyName(), everyName(), market.Always}
-	var narrowed [64]bool // the others are bounded once more, which changes nothing
-	for i, q := range sc.quals {
-		if b.narrow(&plain, q) && i < len(narrowed) {
-			narrowed[i] = true
-		}
-	}
-	r.rows = plain.region(r)
-	for i, q := range sc.quals {
-		if i < len(narrowed) && narrowed[i] {
-			continue
-		}
-		counts := sc.limit != nil && !sc.linked(q)
-		want := mayTrue
-		if counts {
-			want = mayAny
-		}
-		t := b.bound(q, want)
+func (x *binding) read(sc *scan, e *evaluator) *reading {
+	b := &bounder{evaluator: e, scan: sc.item, vague: map[string]bool{}, culprit: map[string]*pg.Node{}}
+	r := &reading{scan: sc, rows: everything(), vague: b.vague, culprit: b.culprit}
+	for _, q := range sc.quals {
+		t := b.bound(q)
 		r.rows = r.rows.intersect(t.t)
-		if counts {
+		if sc.limit != nil && !sc.linked(q) {
 			r.loose = r.loose.union(t.f).union(t.n)
 		}
 	}
+	return r
 }
 
 // nothing reports whether the scan's LIMIT is zero.
@@ -173,8 +137,8 @@ func (x *binding) require(r *reading, e *evaluator) {
 	if !r.rows.openTimes() {
 		return
 	}
-	if r.vague[columnNumber(colTS)] {
-		x.reasonAt(ReasonNotConstant, "a bound of ts is not a constant that can be evaluated", r.culprit[columnNumber(colTS)])
+	if r.vague[colTS] {
+		x.reasonAt(ReasonNotConstant, "a bound of ts is not a constant that can be evaluated", r.culprit[colTS])
 		return
 	}
 	for _, q := range r.scan.quals {
@@ -211,16 +175,16 @@ func (x *binding) requireSeries(r *reading, b box, series market.Series, e *eval
 	if x.stored {
 		return
 	}
-	n := x.needs.of(series)
+	n := x.needs[series]
+	if n == nil {
+		n = &need{}
+		x.needs[series] = n
+	}
 	ranges, counts := b.ts, []market.Count(nil)
 	if r.scan.limit != nil && !r.scan.item.sampled {
 		ranges, counts = r.newest(b.ts, series, e)
 	}
-	if len(n.ranges) == 0 {
-		n.ranges = ranges
-	} else {
-		n.ranges = n.ranges.Union(ranges)
-	}
+	n.ranges = n.ranges.Union(ranges)
 	for _, c := range counts {
 		if !slices.Contains(n.counts, c) {
 			n.counts = append(n.counts, c)

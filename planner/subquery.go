@@ -26,9 +26,6 @@ func (e *evaluator) askData(s *pg.SubLink, form int) (Column, *question, bool) {
 		answer, known := e.args.Data[d.Key]
 		switch {
 		case !known:
-			if e.data.asked == nil {
-				e.data.asked = map[string]Data{}
-			}
 			e.data.asked[d.Key] = d
 			e.data.pending++
 			return Column{}, q, false
@@ -199,8 +196,7 @@ func (b *bounder) compareSubquery(col, op string, node *pg.Node) (truth, bool) {
 	}
 	list, exact, ok := b.dataElements(col, s)
 	if !ok {
-		b.blame(col, node)
-		b.unclear(col)
+		b.culprit[col], b.vague[col] = node, true
 		return unknownTruth(), true
 	}
 	if len(list) == 0 {

@@ -139,9 +139,6 @@ func (a *analyzer) anyOrigin(o operand, depth int) ([]origin, bool) {
 
 // travel hands bounds from scan to scan along their links, for as many rounds as there are columns; stopping early only widens.
 func travel(readings []*reading, e *evaluator) {
-	if !slices.ContainsFunc(readings, func(r *reading) bool { return len(r.scan.links) > 0 }) {
-		return
-	}
 	byItem := map[*item][]*reading{}
 	for _, r := range readings {
 		byItem[r.scan.item] = append(byItem[r.scan.item], r)
@@ -169,7 +166,7 @@ func (r *reading) other(l link) (box, bool) {
 	for _, origin := range l.from {
 		if origin.made() {
 			b, known := origin.holds(r.evaluator, l.col, len(l.from) == 1 && len(origin.values) == 1)
-			if !known || l.other != nil && !origin.steps(r.evaluator, l.other) {
+			if !known {
 				return box{}, false
 			}
 			from = box{from.symbols.union(b.symbols), from.timeframes.union(b.timeframes), from.ts.Union(b.ts)}

@@ -1,0 +1,205 @@
+package planner
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5" //nolint:depguard // the test asks PostgreSQL itself
+	"github.com/stretchr/testify/require"
+
+	"barkeep/internal/dbtest"
+	"barkeep/internal/market"
+)
+
+// TestDifferential runs random statements twice on PostgreSQL: on all bars, and on only those that the plan names. The
+// answers must be the same (DESIGN §1). PLANNER_SEED makes a run anew, PLANNER_STATEMENTS makes it longer; where a statement
+// differs it is made smaller first.
+func TestDifferential(t *testing.T) {
+	t.Parallel()
+	conn := barsConn(t)
+	fillPicks(t, conn)
+	seed := setting("PLANNER_SEED", uint64(time.Now().UnixNano()))
+	statements := setting("PLANNER_STATEMENTS", 1500)
+	t.Logf("seed %d", seed)
+	r := rand.New(rand.NewPCG(seed, 0))
+	outcomes := map[differentialOutcome]int{}
+	for n := range statements {
+		g := &grammar{Rand: r}
+		zone := g.pick("UTC", "America/New_York", "Asia/Tokyo")
+		d := trial{sql: g.statement(), params: g.params, zone: zone, others: r.Uint64()}
+		outcome, difference := d.run(t, conn)
+		if difference != "" {
+			small, difference := d.shrink(t, conn, difference)
+			require.FailNow(t, "an answer from the planned bars differs", "PLANNER_SEED=%d statement %d\n%s\nthe smallest found:\n%s\n%s", seed, n+1, d, small, difference)
+		}
+		outcomes[outcome]++
+	}
+	planned := outcomes[outcomePlanned] + outcomes[outcomeNarrowed]
+	t.Logf("%d planned, %d of them narrower than everything, %d failed in PostgreSQL, %d refused", planned, outcomes[outcomeNarrowed],
+		outcomes[outcomeFailed], outcomes[outcomeRefused])
+	require.Greater(t, outcomes[outcomeNarrowed]*5, int(statements), "too few are narrowed to show anything")
+}
+
+// setting is a number from the environment.
+func setting(name string, otherwise uint64) uint64 {
+	_, _ = fmt.Sscan(os.Getenv(name), &otherwise)
+	return otherwise
+}
+
+// barsConn gives a connection to a TimescaleDB of the test's own, with bars in a temporary table.
+func barsConn(t *testing.T) *pgx.Conn {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), dbtest.New(t).URL)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, conn.Close(context.Background())) })
+	fillBars(t, conn)
+	return conn
+}
+
+// fillBars makes the table that the statements are run on: B has gaps, C is listed later, and what AA's name begins with is another symbol.
+func fillBars(t *testing.T, conn *pgx.Conn) {
+	t.Helper()
+	mustExec(t, conn, `create temp table ohlcv (symbol text, timeframe text, ts timestamptz, open float8, high float8, low float8,
+		close float8, volume float8, primary key (symbol, timeframe, ts))`)
+	for timeframe, step := range map[string]string{"1h": "1 hour", "1d": "1 day"} {
+		mustExec(t, conn, `insert into ohlcv select s, '`+timeframe+`', g, 1, 2, 0, abs(hashtext(s || g) % 24), abs(hashtext(s || g) % 7)
+			from unnest(array['A','AA','B','C']) s, generate_series(case s when 'C' then '2026-10-31Z' else timestamptz '2026-10-30Z' end, '2026-11-04Z', interval '`+step+`') g
+			where s <> 'B' or abs(hashtext(g::text) % 10) < 8`)
+	}
+}
+
+func mustExec(t *testing.T, conn *pgx.Conn, sql string) {
+	t.Helper()
+	_, err := conn.Exec(t.Context(), sql)
+	require.NoError(t, err, sql)
+}
+
+type differentialOutcome int
+
+const (
+	outcomePlanned differentialOutcome = iota
+	outcomeNarrowed
+	outcomeFailed
+	outcomeRefused
+)
+
+// trial is a statement with its parameters in a session with that TimeZone.
+type trial struct {
+	sql, zone string
+	params    []string // values; "\x00" is NULL
+	others    uint64   // the seed of the constants of the text whose template it shares
+}
+
+func (d trial) String() string {
+	return fmt.Sprintf("timezone %s, parameters %q\n%s", d.zone, d.params, d.sql)
+}
+
+// run compares, for the plan before and after each round of questions, and says how the answers differ.
+func (d trial) run(t *testing.T, conn *pgx.Conn) (_ differentialOutcome, difference string) {
+	t.Helper()
+	values := make([][]byte, len(d.params))
+	for i, p := range d.params {
+		if p != "\x00" {
+			values[i] = []byte(p)
+		}
+	}
+	mustExec(t, conn, "begin")
+	defer mustExec(t, conn, "rollback")
+	mustExec(t, conn, "set local timezone = '"+d.zone+"'")
+	var nowMicros int64
+	require.NoError(t, conn.QueryRow(t.Context(), "select (extract(epoch from now()) * 1000000)::bigint").Scan(&nowMicros))
+	env := Env{TimeZone: d.zone}
+	bracket := Bracket{Lo: market.Instant(nowMicros - 5000), Hi: market.Instant(nowMicros + 7000)}
+	args := Args{Values: values}
+	cache := NewCache(10)
+	cache.Prepare(otherConstants(rand.New(rand.NewPCG(d.others, 0)), d.sql), nil, env)
+	tmpl := cache.Prepare(d.sql, nil, env)
+	plan := tmpl.Bind(args, env, bracket, nil)
+	mustExec(t, conn, "savepoint s")
+	full, err := rows(t, conn, d.sql, values)
+	if err != nil {
+		return outcomeFailed, ""
+	}
+	different := func() bool {
+		difference = onPlanned(t, conn, d.sql, values, full, plan)
+		return difference != ""
+	}
+	answers := Answers{}
+	for rounds := 0; !different() && len(plan.Questions) > 0 && len(plan.Data) == 0; rounds++ {
+		require.Less(t, rounds, 8, d.sql)
+		for _, q := range plan.Questions {
+			answers[q.Key] = ask(t, conn, q)
+		}
+		plan = tmpl.Bind(args, env, bracket, answers)
+	}
+	if len(plan.Data) > 0 {
+		if plan, difference = askData(t, conn, tmpl, args, env, bracket, answers); difference == "" {
+			_ = different()
+		}
+	}
+	if difference != "" {
+		return outcomePlanned, difference + "\nplan " + formatPlan(tmpl, plan)
+	}
+	switch {
+	case plan.Refusal != nil || len(plan.Warnings) > 0:
+		return outcomeRefused, ""
+	case slices.ContainsFunc(plan.Requirements, func(r market.Requirement) bool {
+		return len(r.Counts) > 0 || (len(r.Ranges) > 0 && r.Ranges[0] != market.Always)
+	}):
+		return outcomeNarrowed, ""
+	}
+	return outcomePlanned, ""
+}
+
+func ask(t *testing.T, conn *pgx.Conn, q Question) *string {
+	t.Helper()
+	mustExec(t, conn, "savepoint q")
+	var text *string
+	if err := conn.QueryRow(t.Context(), q.SQL, pgx.QueryExecModeSimpleProtocol).Scan(&text); err != nil {
+		mustExec(t, conn, "rollback to q")
+		return Failed("XX000")
+	}
+	return text
+}
+
+// onPlanned runs the statement on the planned bars only, and says how its answer differs from the full one.
+func onPlanned(t *testing.T, conn *pgx.Conn, sql string, values [][]byte, full []string, plan Plan) string {
+	t.Helper()
+	if plan.Refusal != nil || len(plan.Warnings) > 0 || len(plan.Data) > 0 {
+		return ""
+	}
+	mustExec(t, conn, "delete from ohlcv where not ("+neededBars("ohlcv", plan)+")")
+	defer mustExec(t, conn, "rollback to s")
+	got, err := rows(t, conn, sql, values)
+	switch {
+	case err != nil:
+		return err.Error()
+	case slices.Equal(full, got):
+		return ""
+	}
+	return fmt.Sprintf("%d rows on all bars, %d on those planned\nonly on all bars: %.10v\nonly on those planned: %.10v", len(full), len(got), without(full, got), without(got, full))
+}
+
+// without returns what of a list another one lacks.
+func without(list, other []string) []string {
+	return slices.DeleteFunc(slices.Clone(list), func(row string) bool { _, found := slices.BinarySearch(other, row); return found })
+}
+
+func rows(t *testing.T, conn *pgx.Conn, sql string, values [][]byte) ([]string, error) {
+	t.Helper()
+	result := conn.PgConn().ExecParams(t.Context(), sql, values, nil, nil, nil).Read()
+	if result.Err != nil {
+		return nil, result.Err
+	}
+	list := []string{}
+	for _, row := range result.Rows {
+		list = append(list, fmt.Sprintf("%q", row))
+	}
+	slices.Sort(list)
+	return list, nil
+}

@@ -1,0 +1,172 @@
+package planner
+
+import "strings"
+
+// more draws the forms that single rules are about, close to where they are easily got wrong.
+func (g *grammar) more() string {
+	switch g.IntN(7) {
+	case 0:
+		return g.zoned()
+	case 1:
+		return g.shifted()
+	case 2:
+		return g.nullSide()
+	case 3:
+		return g.grouped()
+	case 4:
+		return g.lists()
+	case 5:
+		return g.counted()
+	default:
+		return g.made()
+	}
+}
+
+// series names one series, sometimes two.
+func (g *grammar) series(q string) string {
+	return q + "symbol " + g.pick("= 'A'", "= 'A'", "in ('A', 'AA')", "in ('B', 'C')") + " and " + q + "timeframe = " + g.pick("'1h'", "'1h'", "'1d'")
+}
+
+// zoned compares functions of ts with clocks near the night in which New York's is set back (PLANNER 14).
+func (g *grammar) zoned() string {
+	zone := g.pick("'America/New_York'", "'America/New_York'", "'America/New_York'", "'Asia/Tokyo'", "'EST'", "'XXX-23'", "interval '20 hours'", "'-18:30'")
+	clock := "'2026-11-01 " + g.pick("00:00", "00:30", "01:00", "01:30", "02:00", "03:00") + "'"
+	op := g.pick("=", "<", "<=", ">", ">=", "<>")
+	wall := g.pick("ts at time zone "+zone, "ts at time zone "+zone, "ts::timestamp", "(ts - interval '1 hour') at time zone "+zone)
+	condition := "(" + wall + ") " + op + " timestamp " + clock
+	switch g.IntN(5) {
+	case 0:
+		condition = "date_trunc('hour', " + wall + ") " + op + " " + clock
+	case 1:
+		condition = "date_trunc('" + g.pick("hour", "day") + "', ts, " + g.pick("'America/New_York'", "'Europe/London'", "'Asia/Tokyo'") + ") " + op + " timestamptz '2026-11-01 " + g.pick("04:00Z", "05:00Z", "15:00Z", "06:00Z") + "'"
+	case 2:
+		condition = "((" + wall + ") at time zone 'America/New_York') " + op + " timestamptz '2026-11-01 " + g.pick("05:00Z", "05:30Z", "06:00Z", "07:00Z") + "'"
+	case 3:
+		condition = "ts " + op + " timestamp " + clock + " at time zone " + zone
+	}
+	return "select symbol, ts from ohlcv where " + g.series("") + " and " + g.pick("", "not ") + "(" + condition + ")"
+}
+
+// shifted compares ts with an interval added, where months end and clocks change (PLANNER 14).
+func (g *grammar) shifted() string {
+	op := g.pick("=", "<", "<=", ">", ">=")
+	clock := " " + g.pick("00:00", "01:00", "05:00", "05:30", "23:00") + g.pick("Z", "Z", "")
+	if g.IntN(2) == 0 {
+		return "select symbol, ts from ohlcv where " + g.series("") + " and (ts + interval '" + g.pick("1 month", "13 months", "1 month -1 day") + "') " + op + " '" +
+			g.pick("2026-11-30", "2026-12-01", "2026-11-29", "2027-11-30") + clock + "'"
+	}
+	return "select symbol, ts from ohlcv where " + g.series("") + " and (ts " + g.pick("-", "+") + " interval '" + g.pick("1 month", "1 day", "1 day", "2 days") + "') " + op + " '" +
+		g.pick("2026-09-30", "2026-10-01", "2026-10-31", "2026-11-01", "2026-11-02", "2026-10-03") + clock + "'"
+}
+
+// nullSide is an outer join with conditions above it on the side that may be null (PLANNER 12).
+func (g *grammar) nullSide() string {
+	side := func() string {
+		return "(select * from ohlcv where " + g.series("") + g.pick("", " and "+g.leaf("")) + ")"
+	}
+	item := func() string { return g.pick("ohlcv", side()) }
+	left, right := side(), item()
+	join := g.pick("left join", "right join", "full join")
+	if join == "right join" {
+		left, right = right, left
+	}
+	q := g.pick("a.", "b.")
+	test := func() string {
+		return g.pick(q+"ts is null", q+"ts is distinct from "+g.time(), "not ("+q+"ts is not null and "+q+"symbol = 'A')", "("+q+"ts > "+g.time()+") is not true",
+			"("+q+"ts < "+g.time()+") is unknown", "coalesce("+q+"ts, "+g.time()+"::timestamptz) > "+g.time(), "not ("+q+"ts is distinct from "+g.time()+")",
+			q+"symbol <> all (array['B'])", q+"symbol not in ('A', 'B')", "("+q+"ts = any (array["+g.time()+"::timestamptz])) is not true", q+"ts >= "+g.time(), g.leaf(q))
+	}
+	on := g.pick("a.ts = b.ts", "a.ts = b.ts and a.symbol = b.symbol", "a.ts = b.ts - interval '1 hour'", "a.ts <= b.ts and b.ts < a.ts + interval '3 hours'") +
+		g.pick(" and a.timeframe = b.timeframe", " and "+g.series("a."), " and "+g.series("b."), " and "+g.series("b.")+" and "+g.leaf("b."), " and "+g.series("b.")+" and "+g.leaf("a."))
+	where := test() + g.pick("", " or "+test(), " and "+test())
+	if right == "ohlcv" || left == "ohlcv" {
+		where = "(" + where + ")" + g.pick("", " and "+g.series(g.pick("a.", "b.")))
+	}
+	return "select a.symbol, a.ts, b.symbol, b.ts from " + left + " a " + join + " " + right + " b on " + on + " where " + where
+}
+
+// grouped groups by several sets, with conditions above them (PLANNER 12 and 16).
+func (g *grammar) grouped() string {
+	sets := g.pick("grouping sets ((symbol), ())", "grouping sets ((symbol, timeframe), (timeframe), ())", "rollup (symbol)", "cube (symbol, timeframe)",
+		"symbol", "symbol, ts", "symbol, rollup (timeframe)", "()")
+	columns := "count(*) as n, max(ts) as m, grouping(symbol) as q"
+	if sets == "()" {
+		columns = "count(*) as n, max(ts) as m, 0 as q"
+	} else {
+		columns = "symbol, " + columns
+	}
+	inner := "select " + columns + " from ohlcv where " + g.series("") + g.pick("", " and "+g.leaf("")) + " group by " + sets +
+		g.pick("", "", " having symbol is null", " having count(*) > 20", " having symbol = 'A'", " having max(ts) > "+g.time(), " having (symbol = 'A') is not true")
+	return "select * from (" + inner + ") x where " + g.pick("true", "symbol is null", "symbol = 'A'", "(symbol = 'A') is not true", "m > "+g.time(), "n > 10", "symbol is distinct from 'A'")
+}
+
+// lists compares with arrays, NULL among their elements (PLANNER 11 and 12), and with a name that a cast has made shorter (PLANNER 13).
+func (g *grammar) lists() string {
+	element := func() string { return g.pick("null", g.time()+"::timestamptz", "timestamptz '2026-11-01 05:00Z'") }
+	array := g.pick("array["+element()+", "+element()+"]::timestamptz[]", "'{2026-11-01 05:00Z, 2026-11-02 03:00Z}'", "'{2026-11-01 05:00Z, NULL}'", "'{}'", "null::timestamptz[]")
+	op := g.pick("=", "<>", "<", "<=", ">", ">=")
+	condition := g.pick("ts "+op+" any ("+array+")", "ts "+op+" all ("+array+")", "ts in ("+element()+", "+element()+")", "ts not in ("+element()+", "+element()+")",
+		"symbol::varchar(1) = 'A'", "symbol::char(1) = 'A'", "symbol::varchar = 'A'", "symbol "+g.pick("= any", "<> all")+" ('{A,NULL}')",
+		"ts is "+g.pick("not ", "")+"distinct from "+g.pick("null", "null::timestamptz", g.time()), "(ts "+op+" "+g.time()+") is "+g.pick("distinct from true", "unknown"))
+	switch g.IntN(4) {
+	case 0:
+		condition = "(" + condition + ") is " + g.pick("", "not ") + g.pick("true", "false", "unknown")
+	case 1:
+		condition = "not (" + condition + g.pick("", " and "+g.leaf("")) + ")"
+	}
+	return "select symbol, timeframe, ts from ohlcv where " + g.series("") + " and " + condition
+}
+
+// counted reads so many bars from an end, or does not (PLANNER 17).
+func (g *grammar) counted() string {
+	series := g.series("") + g.pick("", " and ts "+g.pick(">=", "<")+" "+g.time())
+	direction := g.pick("", " desc")
+	limit := g.pick(" limit 3", " limit 2 offset 3", " limit 1", " limit all", " fetch first 2 rows only")
+	switch g.IntN(9) {
+	case 0:
+		return "select symbol, ts from ohlcv tablesample bernoulli (40) repeatable (7) where " + series + " order by ts" + direction + ", symbol" + limit
+	case 1:
+		return "select ts from ohlcv where " + series + " order by " + g.pick("ts", "date_trunc('day', ts)", "timeframe, date_trunc('day', ts)") + direction + " fetch first 3 rows with ties"
+	case 2:
+		by := g.pick("open", "close", "ts", "ts", "volume")
+		return "select " + g.pick("", "symbol, ") + g.pick("first", "last") + "(close, " + by + ")" + g.pick("", ", count(*)", ", max(close)") + " from ohlcv where " + series + " and symbol = 'A'" +
+			g.pick(" group by symbol", " group by symbol, timeframe", " group by symbol, close")
+	case 3:
+		return "select time_bucket('" + g.pick("1 day", "6 hours") + "', ts) as b, max(high) from ohlcv where " + series + " group by b order by b" + direction + limit
+	case 4:
+		return "select distinct " + g.pick("date_trunc('day', ts) as ts", "ts::date as ts", "ts") + " from ohlcv where " + series + " order by ts" + direction + limit
+	case 5:
+		return "select ts, avg(close) over (order by ts rows " + g.pick("2", "5") + " preceding) from ohlcv where " + series + " and symbol = 'A' order by ts" + direction + limit
+	case 6:
+		return "select " + g.pick("count(*)", "sum(close)", "max(ts)", "min(ts), max(close)") + " from ohlcv where " + series + limit
+	case 7:
+		return "select ts, close from (select * from ohlcv where " + series + g.pick("", " and close > 5", " order by ts") + ") x where symbol = 'A'" + g.pick("", " and close < 20", " and extract(dow from ts) <> 0") +
+			" order by ts" + direction + limit
+	default:
+		return "select o.ts, l.ts from ohlcv o cross join lateral (select i.ts from ohlcv i where i.symbol = 'B' and i.timeframe = '1h' and i.ts " + g.pick("<=", "<", ">=", ">", "=") +
+			" o.ts" + g.pick("", " - interval '1 hour'") + " order by i.ts" + direction + " limit " + g.pick("1", "2", "3 offset 1") + ") l where " + strings.ReplaceAll(g.series("o."), "in ('A', 'AA')", "= 'A'") +
+			" and o.ts " + g.pick(">=", "<", "=") + " " + g.time()
+	}
+}
+
+// made joins with constants in every order, and with what set operations and recursion make (PLANNER 15).
+func (g *grammar) made() string {
+	series := strings.ReplaceAll(g.series("o."), "'1d'", "'1h'")
+	op := g.pick("=", "=", "<=", ">=", "<", ">")
+	switch g.IntN(5) {
+	case 0:
+		return "select g.t, o.ts from generate_series(timestamptz '2026-11-02Z', timestamptz '2026-11-01Z', interval '-" + g.pick("1 hour", "5 hours") + "') g(t) join ohlcv o on o.ts " + op + " g.t where " + series
+	case 1:
+		rows := g.pick("(timestamptz '2026-11-01 05:00Z'), ('2026-11-03Z')", "(timestamptz '2026-11-03Z'), (null), ('2026-10-31 07:00Z')", "(timestamptz '-infinity'), ('2026-11-01 05:00Z')", "(timestamptz 'infinity')")
+		return "select v.t, o.ts from (values " + rows + ") v(t) " + g.pick("join", "left join") + " ohlcv o on o.ts " + op + " v.t and " + series
+	case 2:
+		return "select u.ts, o.ts, o.symbol from (select ts, symbol from ohlcv where symbol = 'A' and timeframe = '1d' and ts < " + g.time() + " " + g.pick("union all", "union", "except", "intersect") +
+			" select ts, symbol from ohlcv where symbol = 'B' and timeframe = '1h' and ts >= " + g.time() + ") u join ohlcv o on o.ts " + op + " u.ts" + g.pick("", " - interval '1 day'") + g.pick("", " and o.symbol = u.symbol") + " where " + series
+	case 3:
+		return "with recursive r(t, n) as (select max(ts), 0 from ohlcv where symbol = 'A' and timeframe = '1h' and ts < " + g.time() + " union all select t - interval '1 hour', n + 1 from r where n < " +
+			g.pick("3", "10") + ") select r.t, o.ts, o.close from r " + g.pick("join", "left join") + " ohlcv o on o.ts " + op + " r.t and " + series
+	default:
+		return "select a.ts, o.ts from ohlcv a join ohlcv o on " + g.pick("(a.ts = o.ts or a.close > o.close)", "(a.ts "+op+" o.ts or a.symbol = o.symbol)", "a.ts "+op+" o.ts + interval '1 day'", "a.symbol = o.timeframe or a.ts "+op+" o.ts",
+			"a.symbol = o.timeframe", "a.timeframe = o.symbol or o.ts = a.ts") + " where " + series + " and a.symbol = 'B' and a.timeframe = '1d' and a.ts " + g.pick("<", ">=", "=") + " " + g.time()
+	}
+}
