@@ -27,9 +27,13 @@ import (
 	"barkeep/internal/market"
 )
 
+// comparedStatements is how many statements a run compares, unless -rapid.checks says how often one is drawn for each market.
+const comparedStatements = 2000
+
 // TestDifferential is promise 1 of DESIGN §1: a statement through an empty barkeep returns what it returns straight at a
-// database that holds every bar. It prints the market's seed, and rapid's and the shrunk statement where they differ.
-// BARKEEP_TEST_SEED sets the market's seed.
+// database that holds every bar. Each market has a barkeep of its own; a check draws a statement for each of them, which run side by
+// side, so that the time in which one waits for its bars is the others'. The test prints the markets' seed, and rapid's, the shrunk
+// statement, what it requires and the rows that differ. BARKEEP_TEST_SEED sets the markets' seed.
 func TestDifferential(t *testing.T) {
 	seed := rand.Uint64()
 	if text := os.Getenv("BARKEEP_TEST_SEED"); text != "" {
@@ -38,14 +42,30 @@ func TestDifferential(t *testing.T) {
 		require.NoError(t, err)
 	}
 	t.Logf("BARKEEP_TEST_SEED=%d", seed)
-	dir, bars := randomMarket(t, seed)
-	compareDatabases(t, 500, dir, bars, scene{
-		symbols: []string{"file:AAA", "file:BBB", "file:GAP"}, timeframes: []string{"1h", "1m", "1d"}, start: grammarStart,
-	})
+	var all []*comparison
+	for n := range uint64(2) {
+		dir, bars := randomMarket(t, seed+n)
+		all = append(all, newComparison(t, fmt.Sprintf("random market %d", n), dir, bars, scene{
+			symbols: []string{"file:AAA", "file:BBB", "file:GAP"}, timeframes: []string{"1h", "1m", "1d"}, start: grammarStart,
+		}))
+	}
+	all = append(append(all, simulated(t), derived(t, seed)), recorded(t, seed)...)
+	if checks := flag.Lookup("rapid.checks"); checks != nil && checks.Value.String() == checks.DefValue {
+		require.NoError(t, flag.Set("rapid.checks", strconv.Itoa(comparedStatements/len(all)+1)))
+		t.Cleanup(func() { _ = flag.Set("rapid.checks", checks.DefValue) })
+	}
+	rapid.Check(t, func(rt *rapid.T) { compareAll(t.Context(), rt, all) })
+	refused, total := 0, 0
+	for _, c := range all {
+		refused, total = refused+c.refused, total+c.same+c.failed+c.refused
+		t.Logf("%s: %d statements the same, %d failed on both, %d refused, %d refused or warned of as they should", c.name, c.same, c.failed, c.refused, c.lax)
+	}
+	require.LessOrEqual(t, refused*4, total, "too many refusals: nothing is shown by them")
 }
 
-// TestDifferential_Sim compares on the simulated market, around the hour at which one of its coins is listed.
-func TestDifferential_Sim(t *testing.T) {
+// simulated is the simulated market, around the hour at which one of its coins is listed.
+func simulated(t *testing.T) *comparison {
+	t.Helper()
 	start := time.Date(2023, 6, 14, 0, 0, 0, 0, time.UTC)
 	window := market.Range{Start: market.FromTime(start.AddDate(0, 0, -1)), End: market.FromTime(start.AddDate(0, 0, 4))}
 	at := scene{
@@ -62,16 +82,19 @@ func TestDifferential_Sim(t *testing.T) {
 			bars[series] = coin.Bars(nil, tf, window)
 		}
 	}
-	compareDatabases(t, 120, t.TempDir(), bars, at)
+	return newComparison(t, "simulated market", t.TempDir(), bars, at)
 }
 
-// TestDifferential_Recordings compares on bars that exchanges have recorded, with the holes and prices that they have.
-func TestDifferential_Recordings(t *testing.T) {
+// recorded are bars that an exchange has recorded, with the holes and prices that they have, another one for another seed; none where there
+// are no recordings.
+func recorded(t *testing.T, seed uint64) []*comparison {
+	t.Helper()
 	data := os.Getenv("BARKEEP_TEST_DATA")
 	if data == "" {
-		t.Skip("no recordings")
+		t.Log("no recordings: nothing is compared on them")
+		return nil
 	}
-	for _, c := range []struct {
+	recordings := []struct {
 		tf    market.Timeframe
 		files map[string]string
 		start time.Time
@@ -81,87 +104,117 @@ func TestDifferential_Recordings(t *testing.T) {
 		}, time.Date(2023, 3, 1, 0, 0, 0, 0, time.UTC)},
 		{market.M1, map[string]string{"KRAKEN": "kraken_archive/BTCUSDC_1m_2023Q1.csv.gz"}, time.Date(2023, 1, 1, 0, 0, 0, 0, time.UTC)},
 		{market.M5, map[string]string{"ETHBTC": "freqtrade/ETH_BTC-5m.csv.gz"}, time.Date(2018, 1, 10, 0, 0, 0, 0, time.UTC)},
-	} {
-		t.Run(strings.Join(slices.Sorted(maps.Keys(c.files)), ","), func(t *testing.T) {
-			dir, bars := t.TempDir(), map[market.Series][]market.Bar{}
-			at := scene{timeframes: []string{c.tf.String()}, start: c.start}
-			for _, name := range slices.Sorted(maps.Keys(c.files)) {
-				series := market.Series{Symbol: market.Symbol("file:" + name), Timeframe: c.tf}
-				at.symbols = append(at.symbols, string(series.Symbol))
-				bars[series] = copyRecording(t, filepath.Join(data, c.files[name]), filepath.Join(dir, name+"_"+c.tf.String()+".csv.gz"))
-			}
-			compareDatabases(t, 60, dir, bars, at)
-		})
 	}
+	c := recordings[seed%uint64(len(recordings))]
+	dir, bars := t.TempDir(), map[market.Series][]market.Bar{}
+	at := scene{timeframes: []string{c.tf.String()}, start: c.start}
+	names := slices.Sorted(maps.Keys(c.files))
+	for _, name := range names {
+		series := market.Series{Symbol: market.Symbol("file:" + name), Timeframe: c.tf}
+		at.symbols = append(at.symbols, string(series.Symbol))
+		bars[series] = copyRecording(t, filepath.Join(data, c.files[name]), filepath.Join(dir, name+"_"+c.tf.String()+".csv.gz"))
+	}
+	return []*comparison{newComparison(t, strings.Join(names, ","), dir, bars, at)}
 }
 
-// compareDatabases runs random statements through an empty barkeep over the files in dir and straight at a database
-// that holds bars; -rapid.checks overrules how many.
-func compareDatabases(t *testing.T, statements int, dir string, bars map[market.Series][]market.Bar, at scene) {
+// comparison is a database that holds every bar of a market beside an empty barkeep, with a session at each.
+type comparison struct {
+	name            string
+	stack           *stack
+	direct, through *pgx.Conn
+	warned          bool // the session through barkeep got a WARNING
+	at              scene
+	// same, failed and refused count statements, lax those that were refused or warned of as they should.
+	same, failed, refused, lax int
+}
+
+// newComparison starts a barkeep over the files in dir, and fills a database with bars.
+func newComparison(t *testing.T, name, dir string, bars map[market.Series][]market.Bar, at scene) *comparison {
 	t.Helper()
-	if checks := flag.Lookup("rapid.checks"); checks != nil && checks.Value.String() == checks.DefValue {
-		require.NoError(t, flag.Set("rapid.checks", strconv.Itoa(statements)))
-		t.Cleanup(func() { _ = flag.Set("rapid.checks", checks.DefValue) })
-	}
 	full := dbtest.New(t)
 	fill(t, full.Pool, bars)
-	direct, err := pgx.Connect(t.Context(), full.URL)
+	c := &comparison{name: name, stack: startStack(t, dir), at: at}
+	var err error
+	c.direct, err = pgx.Connect(t.Context(), full.URL)
 	require.NoError(t, err)
-	t.Cleanup(func() { _ = direct.Close(context.Background()) })
-	stack := startStack(t, dir)
-	warned := false
-	config, err := pgx.ParseConfig(stack.clientURL())
+	t.Cleanup(func() { _ = c.direct.Close(context.Background()) })
+	config, err := pgx.ParseConfig(c.stack.clientURL())
 	require.NoError(t, err)
-	config.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) { warned = warned || n.Severity == "WARNING" }
-	through, err := pgx.ConnectConfig(t.Context(), config)
+	config.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) { c.warned = c.warned || n.Severity == "WARNING" }
+	c.through, err = pgx.ConnectConfig(t.Context(), config)
 	require.NoError(t, err)
-	t.Cleanup(func() { _ = through.Close(context.Background()) })
-	for conn, pool := range map[*pgx.Conn]*pgxpool.Pool{direct: full.Pool, through: stack.db.Pool} {
+	t.Cleanup(func() { _ = c.through.Close(context.Background()) })
+	for conn, pool := range map[*pgx.Conn]*pgxpool.Pool{c.direct: full.Pool, c.through: c.stack.db.Pool} {
 		_, err := pool.Exec(t.Context(), elsewhere(at))
 		require.NoError(t, err)
 		for _, view := range views(at) {
 			mustExec(t, conn, view)
 		}
 	}
+	return c
+}
 
-	var tally struct {
-		sync.Mutex
-		same, refused, failed, lax int
+// compareAll draws a statement for each market and runs them side by side.
+func compareAll(ctx context.Context, rt *rapid.T, all []*comparison) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute) // a hang is to name its statement
+	defer cancel()
+	differences := make([]string, len(all))
+	var running sync.WaitGroup
+	for i, c := range all {
+		if rapid.IntRange(0, 24).Draw(rt, c.name) == 0 {
+			continue // so that what fails is shrunk to one of them
+		}
+		s := drawStatement(rt, c.at)
+		empty := rapid.IntRange(0, 2).Draw(rt, "empty first") > 0
+		running.Go(func() { differences[i] = c.compare(ctx, s, empty) })
 	}
-	rapid.Check(t, func(rt *rapid.T) {
-		s := drawStatement(rt, at)
-		if rapid.IntRange(0, 2).Draw(rt, "empty first") > 0 {
-			stack.empty(t)
+	running.Wait()
+	for i, difference := range differences {
+		if difference != "" {
+			rt.Fatalf("%s: %s", all[i].name, difference)
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // a hang is to name its statement
-		defer cancel()
-		want, wantErr := inBlock(ctx, direct, s)
-		warned = false
-		got, gotErr := inBlock(ctx, through, s)
-		tally.Lock()
-		defer tally.Unlock()
-		switch code := sqlState(gotErr); {
-		case wantErr != nil:
-			if code != sqlState(wantErr) && code != "0A000" {
-				rt.Fatalf("%s\ndirect fails with %v, through barkeep: %v", s, wantErr, gotErr)
-			}
-			tally.failed++
-		case s.lax && (code == "0A000" || gotErr == nil && warned):
-			tally.lax++
-		case code == "0A000":
-			tally.refused++
-		case gotErr != nil:
-			rt.Fatalf("%s\nthrough barkeep: %v", s, gotErr)
-		default:
-			if difference := compareRows(want, got, s.ordered); difference != "" {
-				rt.Fatalf("%s\n%s", s, difference)
-			}
-			tally.same++
+	}
+}
+
+// compare says how the answers to a statement differ, nothing where they do not.
+func (c *comparison) compare(ctx context.Context, s statement, empty bool) string {
+	if empty {
+		if err := c.stack.emptied(ctx); err != nil {
+			return err.Error()
 		}
-	})
-	t.Logf("%d statements the same, %d failed on both, %d refused, %d refused or warned of as they should", tally.same, tally.failed, tally.refused, tally.lax)
-	total := tally.same + tally.failed + tally.refused
-	require.LessOrEqual(t, tally.refused*4, total, "too many refusals: nothing is shown by them")
+	}
+	want, wantErr := inBlock(ctx, c.direct, s)
+	c.warned = false
+	got, gotErr := inBlock(ctx, c.through, s)
+	switch code := sqlState(gotErr); {
+	case wantErr != nil:
+		if code != sqlState(wantErr) && code != "0A000" {
+			return fmt.Sprintf("%s\ndirect fails with %v, through barkeep: %v%s", s, wantErr, gotErr, c.needs(ctx, s))
+		}
+		c.failed++
+	case s.lax && (code == "0A000" || gotErr == nil && c.warned):
+		c.lax++
+	case code == "0A000":
+		c.refused++
+	case gotErr != nil:
+		return fmt.Sprintf("%s\nthrough barkeep: %v%s", s, gotErr, c.needs(ctx, s))
+	default:
+		if difference := compareRows(want, got, s.ordered); difference != "" {
+			return fmt.Sprintf("%s\n%s%s", s, difference, c.needs(ctx, s))
+		}
+		c.same++
+	}
+	return ""
+}
+
+// needs is what barkeep says that a statement requires, outside of its block.
+func (c *comparison) needs(ctx context.Context, s statement) string {
+	s.sql, s.way = "explain (barkeep) "+s.sql, asExtended
+	rows, err := executeWay(ctx, c.through, s)
+	if err != nil {
+		return fmt.Sprintf("\n%s: %v", s.sql, err)
+	}
+	return "\nrequirement:\n  " + strings.Join(rows, "\n  ")
 }
 
 func fill(tb testing.TB, pool *pgxpool.Pool, bars map[market.Series][]market.Bar) {

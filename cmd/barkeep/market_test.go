@@ -29,7 +29,7 @@ func randomMarket(tb testing.TB, seed uint64) (dir string, bars map[market.Serie
 		for _, span := range []struct {
 			tf   market.Timeframe
 			bars int64
-		}{{market.M1, 3 * 1440}, {market.H1, 30 * 24}, {market.D1, 200}} {
+		}{{market.M1, 36 * 60}, {market.H1, 30 * 24}, {market.D1, 200}} {
 			series := market.Series{Symbol: market.Symbol("file:" + name), Timeframe: span.tf}
 			start := market.FromTime(grammarStart)
 			if span.tf != market.M1 {
@@ -67,8 +67,8 @@ func writeBars(tb testing.TB, path string, bars []market.Bar) {
 	require.NoError(tb, file.Close())
 }
 
-// recordedRows is how much of a recording is compared: three days of minutes.
-const recordedRows = 3 * 1440
+// recordedRows is how much of a recording is compared: a day and a half of minutes.
+const recordedRows = 36 * 60
 
 // copyRecording copies the first rows of a recording, as they are, and returns them as bars.
 func copyRecording(tb testing.TB, from, to string) []market.Bar {

@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"testing"
@@ -73,18 +75,32 @@ func (s *stack) clientURL() string {
 	return "postgres://" + config.User + "@" + s.addr + "/" + config.Database + "?sslmode=disable"
 }
 
-// empty takes all bars and all coverage away as forget does, with a new generation, and returns when this process knows it. Jobs that are open end first: a
-// statement may be answered before the job that filled its gap has ended.
-func (s *stack) empty(t *testing.T) {
-	t.Helper()
-	require.Eventually(t, func() bool {
-		var open int
-		err := s.db.Pool.QueryRow(t.Context(), `select count(*)::int from barkeep.job where ended_at is null`).Scan(&open)
-		return err == nil && open == 0
-	}, 30*time.Second, 5*time.Millisecond, "a job does not end")
-	_, err := s.db.Pool.Exec(t.Context(), `delete from barkeep.coverage; delete from public.ohlcv; update barkeep.symbol set version = version + 1, generation = generation + 1`)
-	require.NoError(t, err)
-	require.NoError(t, s.app.coverage.Refresh(t.Context()))
+// emptied takes all bars and all coverage away as forget does, with a new generation, and returns when this process knows it. Jobs that are
+// open end first: a statement may be answered before the job that filled its gap has ended.
+func (s *stack) emptied(ctx context.Context) error {
+	const patience = 30 * time.Second
+	ctx, cancel := context.WithTimeoutCause(ctx, patience, errors.New("a job does not end"))
+	defer cancel()
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		var open bool
+		err := s.db.Pool.QueryRow(ctx, `select exists (select from barkeep.job where ended_at is null)`).Scan(&open)
+		if err == nil && !open {
+			_, err = s.db.Pool.Exec(ctx, `delete from barkeep.coverage; delete from public.ohlcv; update barkeep.symbol set version = version + 1, generation = generation + 1`)
+		}
+		switch {
+		case err != nil:
+			return fmt.Errorf("empty the database: %w", err)
+		case !open:
+			return s.app.coverage.Refresh(ctx)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
 }
 
 // logWriter sends the log to the test's own, as long as the test runs.
