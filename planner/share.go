@@ -128,6 +128,7 @@ func share(t *Template, s outline, trees []*pg.RawStmt) *sharing {
 	}
 	out := &sharing{template: t, literals: s.literals, slots: make([]*pg.A_Const, len(s.literals))}
 	found := false
+	copied := make([]bool, len(s.literals)) // the parser repeats the SELECT of SET (a, b) = (SELECT …)
 	for _, tree := range trees {
 		walk(tree, func(m proto.Message) bool {
 			c, ok := m.(*pg.A_Const)
@@ -136,10 +137,16 @@ func share(t *Template, s outline, trees []*pg.RawStmt) *sharing {
 			}
 			at, ok := slices.BinarySearchFunc(s.literals, int(c.GetLocation()), func(l literal, start int) int { return l.start - start })
 			if ok && proto.Equal(c.ProtoReflect().Interface(), located(s.literals[at].node(), c.GetLocation())) {
+				copied[at] = out.slots[at] != nil
 				out.slots[at], found = c, true
 			}
 			return true
 		})
+	}
+	for at := range copied {
+		if copied[at] {
+			out.slots[at] = nil
+		}
 	}
 	if !found {
 		return nil
