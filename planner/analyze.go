@@ -13,6 +13,8 @@ type scan struct {
 	quals []*pred
 	limit *limit
 	links []link
+	// asks says that the database has to decide a condition on symbol, and names that there is one that is decided by it or here.
+	asks, names bool
 }
 
 // limit is a LIMIT with nothing but filters between it and the scan it is attached to (PLANNER 17).

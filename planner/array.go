@@ -1,6 +1,7 @@
 package planner
 
 import (
+	"encoding/json"
 	"slices"
 
 	pg "github.com/pganalyze/pg_query_go/v6"
@@ -57,6 +58,7 @@ func (b *bounder) array(p *pred) truth {
 		return truth{n: everything()}
 	case state == arrayOpaque || len(list) > maxArray:
 		b.vague[col] = true
+		b.unseen = b.unseen || col == colSymbol
 		return unknownTruth()
 	}
 	// x op ALL (a) is NOT x negated-op ANY (a).
@@ -99,6 +101,9 @@ func (b *bounder) anyOf(col, op string, list []value) truth {
 		}
 	}
 	is := someNames(texts...)
+	if col == colSymbol {
+		b.symbols = append(b.symbols, is.list)
+	}
 	side := symbolsIn
 	if col == colTimeframe {
 		side = timeframesIn
@@ -163,6 +168,34 @@ const (
 
 // elements returns the elements of a constant array, as col is compared with them.
 func (b *bounder) elements(col string, node *pg.Node, cast bool) ([]value, arrayState) {
+	list, state := b.literalElements(col, node, cast)
+	if state != arrayOpaque || col == colTS || cast {
+		return list, state
+	}
+	text, ok := b.askTexts(node, true)
+	switch {
+	case !ok:
+		return nil, arrayOpaque
+	case text == nil:
+		return nil, arrayNull
+	}
+	var parts []*string
+	if json.Unmarshal([]byte(*text), &parts) != nil {
+		return nil, arrayOpaque // an error, or an array of arrays
+	}
+	list = make([]value, 0, len(parts))
+	for _, part := range parts {
+		if part == nil {
+			list = append(list, nullOf(kindText))
+			continue
+		}
+		list = append(list, value{kind: kindText, text: *part})
+	}
+	return list, arrayKnown
+}
+
+// literalElements returns those of an array that is written out, or a parameter.
+func (b *bounder) literalElements(col string, node *pg.Node, cast bool) ([]value, arrayState) {
 	switch n := node.GetNode().(type) {
 	case *pg.Node_AArrayExpr:
 		if col == colTS && !cast {

@@ -169,6 +169,7 @@ func (x *binding) unplanned(code string, r *Refusal) {
 	}
 	if x.plan.Refusal == nil {
 		x.plan.Refusal = r
+		x.plan.tentative = (code == ReasonNoSymbol || code == ReasonNoTimeframe) && len(x.asked) > 0
 	}
 }
 
@@ -250,7 +251,7 @@ func (x *binding) statement(s *statement, named map[int32]value) {
 	}
 	e := &evaluator{
 		args: x.args, readIn: x.readIn, oids: s.oids, unsure: s.unsure, named: named, env: x.env, start: &x.start, given: x.given, answers: x.answers,
-		asked: x.asked, questions: s.questions,
+		asked: x.asked, questions: s.questions, users: s.users,
 	}
 	if !x.stored {
 		e.data = &x.data

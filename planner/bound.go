@@ -14,11 +14,27 @@ type bounder struct {
 	vague map[string]bool
 	// culprit is the last of these constants, by column.
 	culprit map[string]*pg.Node
+	// unseen is set where a constant that is compared with symbol was not evaluated.
+	unseen bool
+	// universe holds the symbols for which the database decides conditions; nil for none. unanswered is set where it has not yet, and
+	// failure says why it could not.
+	universe   *universe
+	unanswered bool
+	failure    string
+	// negated counts the NOTs and the tests around the predicate in hand.
+	negated int
 }
 
 // bound returns the rows of the scan for which the predicate may be true, false and null. Columns of other items may be
 // anything.
 func (b *bounder) bound(p *pred) truth {
+	if b.universe != nil && p.ofSymbol(b.scan) {
+		return b.symbolic(p)
+	}
+	if p.kind == predNot || p.kind == predBool {
+		b.negated++
+		defer func() { b.negated-- }()
+	}
 	switch p.kind {
 	case predAnd, predOr:
 		out := truth{t: everything()}
@@ -143,6 +159,7 @@ func (b *bounder) columnValue(col string, node *pg.Node) (v value) {
 	}
 	if v.kind == kindOpaque && !v.null {
 		b.culprit[col] = node
+		b.unseen = b.unseen || col == colSymbol
 	}
 	return v
 }
@@ -166,6 +183,9 @@ func (b *bounder) compareValue(col, op string, v value) truth {
 		side = timeframesIn
 	}
 	is := someNames(v.text)
+	if col == colSymbol {
+		b.symbols = append(b.symbols, is.list)
+	}
 	out := truth{t: side(is), f: side(is.complement())}
 	if op == "<>" {
 		return out.not()

@@ -22,6 +22,7 @@ func (a *analyzer) compile(l *level, node *pg.Node) *pred {
 	if p.kind == predUnknown {
 		p.node = node
 	}
+	a.keepSource(l, p, node)
 	return p
 }
 
@@ -115,7 +116,13 @@ func (a *analyzer) comparison(l *level, op string, left, right *pg.Node) *pred {
 	if flipped[op] == "" || op == "=" && (left.GetAConst().GetIsnull() || right.GetAConst().GetIsnull()) {
 		return unknownPred() // "= NULL" is IS NULL under transform_null_equals
 	}
-	return &pred{kind: predCompare, op: op, left: a.operandOf(l, left), right: a.operandOf(l, right)}
+	p := &pred{kind: predCompare, op: op, left: a.operandOf(l, left), right: a.operandOf(l, right)}
+	if op != "=" && op != "<>" && !p.onTS() {
+		a.keepSource(l, p, &pg.Node{Node: &pg.Node_AExpr{AExpr: &pg.A_Expr{
+			Kind: pg.A_Expr_Kind_AEXPR_OP, Name: []*pg.Node{pg.MakeStrNode(op)}, Lexpr: left, Rexpr: right,
+		}}})
+	}
+	return p
 }
 
 // compileRows compares rows: for < and its kin the first pair that differs decides.

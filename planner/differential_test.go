@@ -64,7 +64,9 @@ func (g *grammar) time() string {
 func (g *grammar) leaf(q string) string {
 	ts, symbol, tf := q+"ts", q+"symbol", q+"timeframe"
 	one := g.pick("A", "B", "C", "D")
-	switch g.IntN(24) {
+	switch g.IntN(28) {
+	case 24, 25, 26, 27:
+		return g.symbolic(symbol)
 	case 20, 21, 22, 23:
 		return g.derived(ts)
 	case 0, 1, 2:
@@ -95,6 +97,39 @@ func (g *grammar) leaf(q string) string {
 		return q + "close " + g.pick("> 5", "< 3", "is null")
 	default:
 		return g.pick("true", "false", "null")
+	}
+}
+
+// symbolic is a condition on symbol that only the database decides (PLANNER 13).
+func (g *grammar) symbolic(symbol string) string {
+	one := g.pick("A", "B", "C", "D", "a", "%", "A%", "_", "[AB]", "(A|C)", "")
+	like := g.pick(" like ", " not like ", " ilike ", " not ilike ", " ~ ", " !~ ", " ~* ", " similar to ", " not similar to ", " ~~ ", " ^@ ")
+	op := g.pick(" = ", " <> ", " < ", " <= ", " > ", " >= ")
+	of := g.pick("lower("+symbol+")", "upper("+symbol+")", "left("+symbol+", 1)", "split_part("+symbol+", 'A', 1)", "("+symbol+" || 'x')",
+		"reverse("+symbol+")", "replace("+symbol+", 'A', 'B')", "nullif("+symbol+", 'B')", symbol+"::varchar(1)", symbol+"::char(3)", symbol+"::name",
+		"md5("+symbol+")", "coalesce(nullif("+symbol+", 'A'), 'C')", "substring("+symbol+" from 1 for 1)", "("+symbol+` collate "C")`)
+	switch g.IntN(13) {
+	case 0, 1:
+		return symbol + like + g.constant(one)
+	case 2, 3:
+		return symbol + op + g.constant(one)
+	case 4, 5:
+		return of + op + g.constant(one)
+	case 6:
+		return of + g.pick(" in ", " not in ") + "('a', " + g.constant(one) + ", 'B')"
+	case 7:
+		return symbol + g.pick(" between ", " not between ", " between symmetric ") + g.constant(g.pick("A", "B")) + " and " + g.constant(g.pick("A", "C", "b"))
+	case 8:
+		return g.pick("starts_with("+symbol+", 'A')", "length("+of+") = 1", of+" is null", of+" is not null",
+			"case when "+symbol+" = 'A' then true when "+symbol+" > 'B' then null else false end", "hashtext("+symbol+") % 2 = 0")
+	case 9:
+		return symbol + op + g.pick("lower('A')", "upper('b')", "'A' || ''", "substr('xB', 2)", "left('CA', 1)", "'B '::char(2)", "'AB'::varchar(1)", `'B' collate "C"`)
+	case 10:
+		return symbol + g.pick(" = any(", " <> all(") + g.pick("string_to_array('A,C', ',')", "regexp_split_to_array('B', ',')", "array['A', lower('B')]", "array[upper('b'), null]") + ")"
+	case 11:
+		return symbol + g.pick(" < any", " like any", " >= all", " not like all", " ilike any") + "(array['A', " + g.constant(one) + "])"
+	default:
+		return of + g.pick(" is distinct from ", " is not distinct from ") + g.constant(one)
 	}
 }
 
@@ -159,8 +194,11 @@ func (g *grammar) condition(q string, depth int) string {
 // where is a condition that most often names symbol and timeframe.
 func (g *grammar) where(q string) string {
 	c := g.condition(q, g.IntN(3))
-	if g.IntN(10) == 0 {
+	switch g.IntN(12) {
+	case 0:
 		return c
+	case 1, 2:
+		return g.symbolic(q+"symbol") + " and " + q + "timeframe = '" + g.pick("1h", "1d") + "' and " + c
 	}
 	return q + "symbol in ('" + g.pick("A", "B") + "','" + g.pick("A", "C") + "') and " + q + "timeframe = '" + g.pick("1h", "1d") + "' and " + c
 }

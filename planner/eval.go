@@ -26,6 +26,9 @@ type evaluator struct {
 	// questions are the statement's, and data what has been asked of them; nil where nothing is to be asked.
 	questions map[*pg.SubLink]*question
 	data      *dataState
+	// symbols are what symbol was compared with.
+	symbols [][]string
+	users   func(name string) bool
 }
 
 // settings are the session's, as they stand when the statement begins.
@@ -335,7 +338,14 @@ func (e *evaluator) text(node *pg.Node) value {
 		v.kind = kindText
 		return v
 	}
-	return value{}
+	switch text, ok := e.askTexts(node, false); {
+	case !ok:
+		return value{}
+	case text == nil:
+		return nullOf(kindText)
+	default:
+		return value{kind: kindText, text: *text}
+	}
 }
 
 func (e *evaluator) sqlValue(f *pg.SQLValueFunction) value {

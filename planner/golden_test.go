@@ -96,7 +96,7 @@ func readGolden(t *testing.T, path string) []goldenCase {
 	return cases
 }
 
-// setup applies a case's directives: "tz X", "mode X", "unbounded X", "hidden", "oids 1 2", "param text" (NULL is null),
+// setup applies a case's directives: "tz X", "max_bars X", "mode X", "unbounded X", "hidden", "oids 1 2", "param text" (NULL is null),
 // "answer text" (to every question), "catalog". Of those for TestCorpus: "error SQLSTATE" (PostgreSQL refuses the statement),
 // "unordered" (which of the rows come is PostgreSQL's choice).
 func (c goldenCase) setup(t *testing.T) (env Env, args Args, answer *string) {
@@ -114,6 +114,8 @@ func (c goldenCase) setup(t *testing.T) (env Env, args Args, answer *string) {
 			env.Mode = rest
 		case "unbounded":
 			env.Unbounded = rest
+		case "max_bars":
+			env.MaxBars = rest
 		case "timeout":
 			env.Timeout = rest
 		case "freshness":
@@ -276,6 +278,12 @@ func formatPlan(tmpl *Template, p Plan) string {
 	}
 	for _, q := range p.Questions {
 		fmt.Fprintf(&b, "question %s\n", q.SQL)
+		if q.Listed != nil {
+			fmt.Fprintf(&b, "listed %q named %q\n", q.Listed.Prefix, q.Listed.Named)
+		}
+	}
+	for _, text := range p.Found {
+		fmt.Fprintf(&b, "found %s\n", text)
 	}
 	for _, d := range p.Data {
 		fmt.Fprintf(&b, "data %s\n", d)

@@ -8,13 +8,14 @@ import (
 
 // mentionsSymbol reports whether a condition anywhere in the statement may depend on a symbol. It goes by names: symbol,
 // every name that an alias may give to it, and whole rows. It errs towards true (PLANNER 18: only a statement with no
-// predicate on symbol at all reads what is stored).
-func mentionsSymbol(trees []proto.Message) bool {
-	tainted := map[string]bool{colSymbol: true}
+// predicate on symbol at all reads what is stored). It returns the
+// names too, nil where there are too many.
+func mentionsSymbol(trees []proto.Message) (mentions bool, tainted map[string]bool) {
+	tainted = map[string]bool{colSymbol: true}
 	for changed, rounds := true, 0; changed; rounds++ {
 		changed = false
 		if rounds > 50 {
-			return true
+			return true, nil
 		}
 		for _, tree := range trees {
 			changed = taint(tree, tainted) || changed
@@ -22,10 +23,10 @@ func mentionsSymbol(trees []proto.Message) bool {
 	}
 	for _, tree := range trees {
 		if tree != nil && conditional(tree.ProtoReflect(), tainted, false) {
-			return true
+			return true, tainted
 		}
 	}
-	return false
+	return false, tainted
 }
 
 // taint adds the names that stand for a symbol, and reports whether there was a new one.

@@ -16,6 +16,8 @@ type Env struct {
 	Hidden bool
 	// Own are barkeep's own settings.
 	Own
+	// BarLimit is barkeep.max_bars where Own has none; zero is no limit.
+	BarLimit int64
 	// Unsettled says that the session is in a block that may have set some of Own, so that its end changes them.
 	Unsettled bool
 	// Catalog is what the database holds around ohlcv, nil where that is not known.
@@ -32,6 +34,9 @@ type Catalog struct {
 	Names map[string]struct{}
 	// Views holds the definition of those Names that are plain views, by name. A view that is missing here is opaque.
 	Views map[string]string
+	// Users holds, in lower case and without schema, the functions and operators that came neither with PostgreSQL nor with an
+	// extension: an expression with one of these names is not asked of the database (PLANNER 9).
+	Users map[string]struct{}
 	// Dynamic holds, in lower case and without schema, the functions that make SQL of their arguments and may so read ohlcv
 	// when it is named to them. The bits are the positions of arguments that may hold a name, the last one for all that follow.
 	Dynamic map[string]uint64
@@ -76,11 +81,24 @@ type Candidate struct {
 // Bracket holds the start of the client's transaction: now() lies in [Lo, Hi], both inclusive.
 type Bracket struct{ Lo, Hi market.Instant }
 
-// Question is a constant that only the database can evaluate. SQL selects one row of one text column; run it with the
-// settings of Under, and search_path pg_catalog.
+// Question is a constant, or a set of symbols, that only the database can evaluate. SQL selects one row of one text column; run
+// it with the settings of Under, and search_path pg_catalog.
 type Question struct {
 	Key, SQL string
 	Under    Locale
+	// Immutable says that the answer is the same whenever it is asked for (PLANNER 10).
+	Immutable bool
+	// Listed, where not nil, says that SQL reads the symbols that there may be from a relation listed (symbol text). The caller puts
+	// it before SQL, as WITH listed (symbol) AS (…).
+	Listed *Listing
+}
+
+// Listing is a set of symbols (PLANNER 13): those that are bound, those that a source lists, under its prefix, and those of Named
+// that a source lists and serves without a prefix. All of them begin with Prefix. Whoever puts them together sees to it that each
+// source which could add one has been asked what it lists, lately.
+type Listing struct {
+	Prefix string
+	Named  []string
 }
 
 // Answers holds the answer to each question by its Key. A nil value is NULL. A value made by Failed says that the
@@ -90,6 +108,12 @@ type Answers map[string]*string
 // Failed returns the answer to a question that the database answered with an error.
 func Failed(sqlstate string) *string {
 	text := failedPrefix + sqlstate
+	return &text
+}
+
+// Unlisted returns the answer to a question with a Listing that could not be put together, and why.
+func Unlisted(why string) *string {
+	text := failedPrefix + " " + why
 	return &text
 }
 
@@ -108,6 +132,7 @@ type Reason struct {
 // The reason codes.
 const (
 	ReasonNoSymbol    = "no_symbol"
+	ReasonManySymbols = "many_symbols"
 	ReasonNoTimeframe = "no_timeframe"
 	ReasonNoTimeBound = "no_time_bound"
 	ReasonNotConstant = "not_constant"
@@ -136,6 +161,8 @@ type Plan struct {
 	Data []Data
 	// Reasons say what was widened.
 	Reasons []Reason
+	// Found say which symbols the database found for a condition on symbol; only an EXPLAIN (BARKEEP) has them.
+	Found []string
 	// Refusal, where not nil, is to be answered in place of the statement.
 	Refusal *Refusal
 	// Warnings are to be sent to the client as WARNINGs.
@@ -149,7 +176,11 @@ type Plan struct {
 	// but for what statements before in the same text set (PLANNER 8). Requirements are without those of statements whose
 	// mode is stored. There is always one.
 	Under []Own
+	// tentative says that the answers may take the Refusal away.
+	tentative bool
 }
 
 // Unanswered reports whether the plan has questions whose answers matter, of either kind.
-func (p *Plan) Unanswered() bool { return len(p.Questions)+len(p.Data) > 0 && p.Refusal == nil }
+func (p *Plan) Unanswered() bool {
+	return len(p.Questions)+len(p.Data) > 0 && (p.Refusal == nil || p.tentative)
+}

@@ -68,6 +68,11 @@ type pred struct {
 	left, right operand
 	test        pg.BoolTestType
 	node        *pg.Node // of what is unknown
+	// source is the condition as it is written, where it is one on one column that the database has to decide if that is a symbol
+	// (keepSource); one is the column. stable says that source is not IMMUTABLE.
+	source *pg.Node
+	one    operand
+	stable bool
 }
 
 func unknownPred() *pred { return &pred{} }
@@ -90,7 +95,7 @@ func (p *pred) obscure() *pg.Node {
 // rewrite returns the predicate with its columns replaced.
 func (p *pred) rewrite(f func(ref) operand) *pred {
 	out := *p
-	out.left, out.right = p.left.rewrite(f), p.right.rewrite(f)
+	out.left, out.right, out.one = p.left.rewrite(f), p.right.rewrite(f), p.one.rewrite(f)
 	out.kids = make([]*pred, len(p.kids))
 	for i, kid := range p.kids {
 		out.kids[i] = kid.rewrite(f)

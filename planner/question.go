@@ -1,6 +1,7 @@
 package planner
 
 import (
+	"strconv"
 	"strings"
 	"sync"
 
@@ -52,7 +53,7 @@ func (e *evaluator) ask(node *pg.Node) value {
 		return value{}
 	}
 	copied, ok := proto.Clone(node).(*pg.Node)
-	if !ok || !e.substitute(copied) {
+	if !ok || !e.substitute(copied, e.literal) {
 		return value{}
 	}
 	sql := expressionText(copied)
@@ -60,6 +61,33 @@ func (e *evaluator) ask(node *pg.Node) value {
 		return value{}
 	}
 	return e.answer("("+sql+")::timestamptz", kindTimestamptz)
+}
+
+// askTexts asks for the whole of what symbol or timeframe is compared with as a text, or as an array of them, if it is made of
+// constants and functions of pg_catalog over texts (PLANNER 9); false where that is not so, or not answered yet.
+func (e *evaluator) askTexts(node *pg.Node, asArray bool) (text *string, ok bool) {
+	x := textual{users: e.users}
+	if !x.ok(node, 0) || len(x.columns) > 0 || e.mustOwn(node) {
+		return nil, false
+	}
+	copied, ok := proto.Clone(node).(*pg.Node)
+	if !ok || !e.substitute(copied, e.textLiteral) {
+		return nil, false
+	}
+	sql := expressionText(copied)
+	if sql == "" {
+		return nil, false
+	}
+	q := Question{SQL: "SELECT (" + sql + ")::text", Immutable: !x.stable}
+	if asArray {
+		q.SQL = "SELECT to_json((" + sql + ")::text[])::text"
+	}
+	q.Key = q.SQL
+	text, ok = e.askFor(q)
+	if ok && text != nil && strings.HasPrefix(*text, failedPrefix) && !asArray {
+		return nil, false
+	}
+	return text, ok
 }
 
 // expressionText returns an expression as SQL, empty where that fails.
@@ -88,9 +116,8 @@ var treeVersion = sync.OnceValue(func() int32 { //nolint:gochecknoglobals // com
 // answer returns the answer to a question, kindOpaque where there is none yet.
 func (e *evaluator) answer(expression string, to kind) value {
 	key := e.env.TimeZone + "|" + e.env.DateStyle + "|" + e.env.IntervalStyle + "|" + expression
-	text, found := e.answers[key]
+	text, found := e.askFor(Question{Key: key, Under: e.env.Locale(), SQL: "SELECT (extract(epoch FROM " + expression + ") * 1000000)::text"})
 	if !found {
-		e.asked[key] = Question{Key: key, Under: e.env.Locale(), SQL: "SELECT (extract(epoch FROM " + expression + ") * 1000000)::text"}
 		return value{}
 	}
 	if text == nil {
@@ -101,6 +128,15 @@ func (e *evaluator) answer(expression string, to kind) value {
 		return value{}
 	}
 	return value{kind: to, lo: i, hi: i}
+}
+
+// askFor returns the answer to a question; false where there is none yet.
+func (e *evaluator) askFor(q Question) (*string, bool) {
+	text, found := e.answers[q.Key]
+	if !found {
+		e.asked[q.Key] = q
+	}
+	return text, found
 }
 
 func (e *evaluator) askable(node *pg.Node, depth int) bool {
@@ -184,24 +220,20 @@ func clockWord(text string) bool {
 }
 
 // substitute puts the parameters' values in their places; false where one cannot be written as a literal.
-func (e *evaluator) substitute(node *pg.Node) bool {
-	switch n := node.GetNode().(type) {
-	case *pg.Node_ParamRef:
-		literal, ok := e.literal(n.ParamRef.GetNumber())
-		if ok {
-			node.Node = literal.GetNode()
+func (e *evaluator) substitute(node *pg.Node, literal func(number int32) (*pg.Node, bool)) bool {
+	var params []*pg.Node
+	walk(node, func(m proto.Message) bool {
+		if n, ok := m.(*pg.Node); ok && n.GetParamRef() != nil {
+			params = append(params, n)
 		}
-		return ok
-	case *pg.Node_TypeCast:
-		return e.substitute(n.TypeCast.GetArg())
-	case *pg.Node_FuncCall:
-		for _, arg := range n.FuncCall.GetArgs() {
-			if !e.substitute(arg) {
-				return false
-			}
+		return true
+	})
+	for _, p := range params {
+		constant, ok := literal(p.GetParamRef().GetNumber())
+		if !ok {
+			return false
 		}
-	case *pg.Node_AExpr:
-		return (n.AExpr.GetLexpr() == nil || e.substitute(n.AExpr.GetLexpr())) && e.substitute(n.AExpr.GetRexpr())
+		p.Node = constant.GetNode()
 	}
 	return true
 }
@@ -214,7 +246,7 @@ func (e *evaluator) literal(number int32) (*pg.Node, bool) {
 	case v.null || v.lo != v.hi || e.unsure[number]:
 		return nil, false
 	case v.kind == kindInt:
-		return pg.MakeAConstIntNode(v.n, -1), true
+		return intLiteral(v.n), true
 	case v.kind == kindTimestamptz:
 		text, name = timeLiteral(v.lo)+"Z", "timestamptz"
 	case v.kind == kindTimestamp:
@@ -229,10 +261,66 @@ func (e *evaluator) literal(number int32) (*pg.Node, bool) {
 	if v.isTime() && (v.lo < 0 || v.lo.IsInf() || v.lo.Time().Year() > 9999) {
 		return nil, false
 	}
+	return typed(pg.MakeAConstStrNode(text, -1), name), true
+}
+
+func typed(constant *pg.Node, name string, bounds ...*pg.Node) *pg.Node {
 	return &pg.Node{Node: &pg.Node_TypeCast{TypeCast: &pg.TypeCast{
-		Arg:      pg.MakeAConstStrNode(text, -1),
-		TypeName: &pg.TypeName{Names: []*pg.Node{pg.MakeStrNode(name)}, Typemod: -1},
-	}}}, true
+		Arg: constant, TypeName: &pg.TypeName{Names: []*pg.Node{pg.MakeStrNode(name)}, ArrayBounds: bounds, Typemod: -1},
+	}}}
+}
+
+func intLiteral(n int64) *pg.Node {
+	if int64(int32(n)) == n { //nolint:gosec // that is what is found out
+		return pg.MakeAConstIntNode(n, -1)
+	}
+	return typed(pg.MakeAConstStrNode(strconv.FormatInt(n, 10), -1), "int8")
+}
+
+// textLiteral writes a parameter that is a text, a number or an array of texts as a constant of that type.
+func (e *evaluator) textLiteral(number int32) (*pg.Node, bool) {
+	v := e.param(number)
+	switch {
+	case e.unsure[number]:
+	case v.kind == kindText && v.null:
+		return typed(&pg.Node{Node: &pg.Node_AConst{AConst: &pg.A_Const{Isnull: true}}}, "text"), true
+	case v.kind == kindText && !strings.Contains(v.text, "\x00"):
+		return typed(pg.MakeAConstStrNode(v.text, -1), "text"), true
+	case v.kind == kindInt && !v.null:
+		return intLiteral(v.n), true
+	case v.kind == kindOpaque && e.named == nil:
+		return e.arrayLiteral(int(number) - 1)
+	}
+	return nil, false
+}
+
+// arrayLiteral writes a parameter that is an array of texts.
+func (e *evaluator) arrayLiteral(at int) (*pg.Node, bool) {
+	if at < 0 || at >= len(e.args.Values) || e.args.Values[at] == nil {
+		return nil, false
+	}
+	raw, oid := e.args.Values[at], uint32(0)
+	if at < len(e.oids) {
+		oid = e.oids[at]
+	}
+	if at < len(e.args.OIDs) && e.args.OIDs[at] != 0 {
+		oid = e.args.OIDs[at]
+	}
+	bounds := pg.MakeIntNode(-1)
+	switch {
+	case oid != oidTextArray && oid != oidVarcharArray:
+		return nil, false
+	case !e.binary(at):
+		return typed(pg.MakeAConstStrNode(string(raw), -1), "text", bounds), e.readable(raw)
+	}
+	element, raws, ok := decodeArray(raw)
+	list := &pg.A_ArrayExpr{}
+	for _, r := range raws {
+		v, known := decodeBinary(element, r)
+		ok = ok && known && v.kind == kindText && r != nil && !strings.Contains(v.text, "\x00")
+		list.Elements = append(list.Elements, pg.MakeAConstStrNode(v.text, -1))
+	}
+	return typed(&pg.Node{Node: &pg.Node_AArrayExpr{AArrayExpr: list}}, "text", bounds), ok
 }
 
 func timeLiteral(i market.Instant) string { return i.Time().Format("2006-01-02 15:04:05.999999") }

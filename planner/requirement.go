@@ -17,6 +17,10 @@ type reading struct {
 	vague map[string]bool
 	// culprit is a constant that was not evaluated, by the column that it is compared with.
 	culprit map[string]*pg.Node
+	// unseen says that a constant that is compared with symbol was not evaluated; resolved that the symbols are those that the
+	// database found among all there may be, and failure why it found none.
+	unseen, resolved bool
+	failure          string
 	// byItem holds the readings of the whole statement.
 	byItem    map[*item][]*reading
 	evaluator *evaluator
@@ -42,12 +46,16 @@ func (x *binding) scans(s *statement, e *evaluator) {
 		}
 		readings = append(readings, r)
 	}
-	travel(readings, e)
-	readings = slices.DeleteFunc(readings, func(r *reading) bool { return len(r.rows) == 0 })
-	unbounded := 0
+	readings = travelled(readings, e)
+	if !x.stored && x.data.pending == pending && slices.ContainsFunc(readings, func(r *reading) bool { return r.scan.asks || r.scan.names && r.rows.openSymbols() }) {
+		x.resolve(s, readings, e)
+		readings = travelled(readings, e)
+	}
+	unbounded, failure := 0, ""
 	for _, r := range readings {
 		if r.rows.openSymbols() {
 			unbounded++
+			failure = r.failure
 		}
 	}
 	switch {
@@ -55,25 +63,42 @@ func (x *binding) scans(s *statement, e *evaluator) {
 		x.unbounded()
 		return
 	case unbounded > 0:
-		x.noSymbol()
+		x.noSymbol(failure)
 	}
 	for _, r := range readings {
-		x.require(r, e)
+		if !x.tooMany(r) {
+			x.require(r, e)
+		}
 	}
+}
+
+// travelled returns the readings that are left when bounds have travelled between them.
+func travelled(readings []*reading, e *evaluator) []*reading {
+	travel(readings, e)
+	return slices.DeleteFunc(readings, func(r *reading) bool { return len(r.rows) == 0 })
 }
 
 // read bounds one scan.
 func (x *binding) read(sc *scan, e *evaluator) *reading {
 	b := &bounder{evaluator: e, scan: sc.item, vague: map[string]bool{}, culprit: map[string]*pg.Node{}}
-	r := &reading{scan: sc, rows: everything(), vague: b.vague, culprit: b.culprit}
+	r := &reading{scan: sc, vague: b.vague, culprit: b.culprit}
+	r.rows, r.loose = b.conditions(sc)
+	r.unseen = b.unseen
+	return r
+}
+
+// conditions returns the rows of the scan that may pass its conditions, and those that are not certain to, of which only a LIMIT
+// needs to know.
+func (b *bounder) conditions(sc *scan) (rows, loose region) {
+	rows = everything()
 	for _, q := range sc.quals {
 		t := b.bound(q)
-		r.rows = r.rows.intersect(t.t)
+		rows = rows.intersect(t.t)
 		if sc.limit != nil && !sc.linked(q) {
-			r.loose = r.loose.union(t.f).union(t.n)
+			loose = loose.union(t.f).union(t.n)
 		}
 	}
-	return r
+	return rows, loose
 }
 
 // nothing reports whether the scan's LIMIT is zero.
@@ -108,12 +133,15 @@ func (x *binding) unbounded() {
 	x.warn("barkeep: no condition on symbol: the answer is from the bars that are stored; barkeep.symbols lists what there is")
 }
 
-func (x *binding) noSymbol() {
+func (x *binding) noSymbol(failure string) {
 	r := refuse("cannot tell which symbols the statement reads")
-	if x.data.unasked != "" {
+	switch {
+	case x.data.unasked != "":
 		r.Message += ": they come from " + x.data.unasked
+	case failure != "":
+		r.Message += ": " + failure
 	}
-	r.Hint = "Compare symbol with constants (symbol = 'BTCUSD', symbol IN (…)) wherever ohlcv is read; barkeep.symbols lists them."
+	r.Hint = "Compare symbol with constants (symbol = 'BTCUSD', symbol IN (…), symbol LIKE 'binance:BTC%') wherever ohlcv is read; barkeep.symbols lists them."
 	x.unplanned(ReasonNoSymbol, r)
 }
 

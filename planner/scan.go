@@ -119,7 +119,7 @@ func (c *Catalog) With(version uint64, names ...string) *Catalog {
 			out.Names[name] = struct{}{}
 		}
 		maps.Copy(out.Views, c.Views)
-		out.Dynamic, out.Rows, out.Calls = c.Dynamic, c.Rows, c.Calls
+		out.Dynamic, out.Rows, out.Calls, out.Users = c.Dynamic, c.Rows, c.Calls, c.Users
 		out.Dependents, out.Events = c.Dependents, c.Events
 		if c.Dependents != nil && len(names) > 0 {
 			names = c.Dependents(names)

@@ -18,9 +18,14 @@ type statement struct {
 	writes, writesQualified bool
 	// changes says that the statement may change what names mean: a definition.
 	changes bool
-	// mentions says that a condition may depend on a symbol, so that reading all symbols is not what was asked for.
-	mentions bool
-	barrier  bool
+	// mentions says that a condition may depend on a symbol, so that reading all symbols is not what was asked for; strange that one
+	// may whose symbols are not known.
+	mentions, strange bool
+	// trees are the statement's and those of the views that it reads.
+	trees []proto.Message
+	// users reports whether a name may be that of a user's function or operator.
+	users   func(name string) bool
+	barrier bool
 	// questions are the subqueries that columns are compared with.
 	questions map[*pg.SubLink]*question
 	execute   *pg.ExecuteStmt
@@ -58,15 +63,20 @@ func (s *statement) reads() bool {
 func analyzeStatement(text string, raw *pg.RawStmt, c *Catalog, created map[string]bool, oids []uint32) *statement {
 	a := newAnalyzer(c, created)
 	root := raw.GetStmt()
-	s := &statement{columns: map[string]bool{}, cursor: root.GetDeclareCursorStmt() != nil}
+	s := &statement{columns: map[string]bool{}, cursor: root.GetDeclareCursorStmt() != nil, users: usersNames(c, created)}
 	if runs := a.top(s, root, text, raw); runs {
 		a.inspect(s, root)
 	}
+	s.trees = append(slices.Clone(a.trees), root)
+	var tainted map[string]bool
+	s.mentions, tainted = mentionsSymbol(s.trees)
+	s.strange = tainted == nil
 	for _, sc := range a.scans {
 		sc.links = a.linksOf(sc.item, sc.quals)
+		sc.asks, sc.names = asksSymbols(sc.quals, sc.item), namesSymbols(sc.quals, sc.item)
+		s.strange = s.strange || sc.strange(sc.quals, tainted)
 	}
 	s.scans, s.opaque, s.barrier, s.questions = a.scans, a.opaque, a.barrier, a.questions
-	s.mentions = mentionsSymbol(append(a.trees, root))
 	s.inferParams(root, oids)
 	if c != nil && c.Events && firesEvents(root) {
 		s.opaque = append(s.opaque, "it fires an event trigger that reads ohlcv")

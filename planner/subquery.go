@@ -197,6 +197,7 @@ func (b *bounder) compareSubquery(col, op string, node *pg.Node) (truth, bool) {
 	list, exact, ok := b.dataElements(col, s)
 	if !ok {
 		b.culprit[col], b.vague[col] = node, true
+		b.unseen = b.unseen || col == colSymbol
 		return unknownTruth(), true
 	}
 	if len(list) == 0 {

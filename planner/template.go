@@ -308,6 +308,9 @@ func noteUses(p *pred, it *item, uses map[*pg.ParamRef]uint32) {
 	for _, kid := range p.kids {
 		noteUses(kid, it, uses)
 	}
+	if p.ofSymbol(it) {
+		textUses(p.source, uses)
+	}
 	left, right := p.left, p.right
 	if _, ok := left.of(it); !ok {
 		left, right = right, left
@@ -329,6 +332,9 @@ func noteUses(p *pred, it *item, uses map[*pg.ParamRef]uint32) {
 	case left.cast != 0 || (col != colSymbol && col != colTimeframe):
 		return
 	}
+	if one == oidText {
+		constantUses(right.constant, uses)
+	}
 	switch p.kind {
 	case predCompare, predDistinct:
 		noteUse(right.constant, one, uses)
@@ -338,5 +344,17 @@ func noteUses(p *pred, it *item, uses map[*pg.ParamRef]uint32) {
 			noteUse(el, one, uses)
 		}
 	default:
+	}
+}
+
+// constantUses is textUses for what symbol is compared with; a list of constants may be long.
+func constantUses(node *pg.Node, uses map[*pg.ParamRef]uint32) {
+	switch n := node.GetNode().(type) {
+	case *pg.Node_List:
+		for _, item := range n.List.GetItems() {
+			constantUses(item, uses)
+		}
+	case *pg.Node_FuncCall, *pg.Node_AExpr:
+		textUses(node, uses)
 	}
 }

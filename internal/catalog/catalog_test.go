@@ -58,6 +58,11 @@ func TestClosure(t *testing.T) {
 	}
 	require.Contains(t, got.Views["daily"], "ohlcv")
 	require.Contains(t, got.Views, "over_daily")
+	for _, name := range []string{"same", "===", "fire"} {
+		require.Contains(t, got.Users, name)
+	}
+	require.NotContains(t, got.Users, "lower")
+	require.NotContains(t, got.Users, "first", "it came with an extension")
 	for _, opaque := range []string{"guarded", "kept", "twice", "last_close"} {
 		require.NotContains(t, got.Views, opaque)
 	}

@@ -134,13 +134,16 @@ var understood = map[string]bool{
 // something else than the table has it.
 func (g *graph) catalog(version uint64) *planner.Catalog {
 	reached, names := g.reach()
-	views, count := map[string]string{}, map[string]int{}
+	views, count, users := map[string]string{}, map[string]int{}, map[string]struct{}{}
 	for key, n := range g.nodes {
 		if _, in := reached[key]; n.name != table && (in || !n.passing) {
 			count[n.name]++
 		}
 		if strings.HasPrefix(key, "f") && understood[n.name] {
 			names[n.name] = struct{}{}
+		}
+		if strings.HasPrefix(key, "f") || strings.HasPrefix(key, "o") {
+			users[n.name] = struct{}{}
 		}
 	}
 	for key := range reached {
@@ -161,7 +164,7 @@ func (g *graph) catalog(version uint64) *planner.Catalog {
 	}
 	g.noteCalls(reached, dynamic)
 	return &planner.Catalog{
-		Version: version, Names: names, Views: views, Dynamic: dynamic, Rows: g.rows(reached, dynamic), Calls: g.calls,
+		Version: version, Names: names, Views: views, Users: users, Dynamic: dynamic, Rows: g.rows(reached, dynamic), Calls: g.calls,
 		Dependents: g.dependents, Events: slices.ContainsFunc(g.events, func(key string) bool { return contains(reached, key) }),
 	}
 }
