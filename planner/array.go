@@ -43,8 +43,8 @@ func (b *bounder) array(p *pred) truth {
 		return unknownTruth()
 	}
 	col, _ := p.left.of(b.scan)
-	exact := true
-	list, state := []value(nil), arrayKnown
+	exact, state := true, arrayKnown
+	var list []value
 	if s := arraySubquery(p.right.constant); s != nil {
 		var ok bool
 		if list, exact, ok = b.dataElements(col, s); !ok {

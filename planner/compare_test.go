@@ -133,7 +133,7 @@ func (d trial) run(t *testing.T, conn *pgx.Conn) (_ differentialOutcome, differe
 	for rounds := 0; !different() && len(plan.Questions) > 0 && len(plan.Data) == 0; rounds++ {
 		require.Less(t, rounds, 8, d.sql)
 		for _, q := range plan.Questions {
-			answers[q.Key] = ask(t, conn, q)
+			answers[q.Key] = ask(t, conn, q, everySymbol)
 		}
 		plan = tmpl.Bind(args, env, bracket, answers)
 	}
@@ -156,11 +156,22 @@ func (d trial) run(t *testing.T, conn *pgx.Conn) (_ differentialOutcome, differe
 	return outcomePlanned, ""
 }
 
-func ask(t *testing.T, conn *pgx.Conn, q Question) *string {
+// everySymbol and someSymbols list symbols for questions about them: every one that has bars, and one that has none; and some, for plans
+// to be written down.
+const (
+	everySymbol = "select symbol from ohlcv union select 'E'"
+	someSymbols = "select unnest(array['A', 'B', 'BTCUSD', 'ETHUSD', 'sim:A', 'sim:AX', 'sim:B'])"
+)
+
+func ask(t *testing.T, conn *pgx.Conn, q Question, listed string) *string {
 	t.Helper()
 	mustExec(t, conn, "savepoint q")
 	var text *string
-	if err := conn.QueryRow(t.Context(), q.SQL, pgx.QueryExecModeSimpleProtocol).Scan(&text); err != nil {
+	sql := q.SQL
+	if q.Listed != nil {
+		sql = "with listed (symbol) as (select s from (" + listed + ") l(s) where starts_with(s, " + quote(q.Listed.Prefix) + ")) " + sql
+	}
+	if err := conn.QueryRow(t.Context(), sql, pgx.QueryExecModeSimpleProtocol).Scan(&text); err != nil {
 		mustExec(t, conn, "rollback to q")
 		return Failed("XX000")
 	}

@@ -52,7 +52,7 @@ func askConstants(t *testing.T, conn *pgx.Conn, tmpl *Template, args Args, env E
 	for rounds := 0; len(plan.Questions) > 0; rounds++ {
 		require.Less(t, rounds, 8, tmpl.Text)
 		for _, q := range plan.Questions {
-			answers[q.Key] = ask(t, conn, q)
+			answers[q.Key] = ask(t, conn, q, everySymbol)
 		}
 		plan = tmpl.Bind(args, env, b, answers)
 	}
