@@ -353,8 +353,14 @@ func TestRule20_WhatCannotBeDerived(t *testing.T) {
 	requireState(t, err, "54000")
 	require.Zero(t, r.source.fetches.Load())
 	big.MaxBars = 365*12 + 12
-	_, err = c.Ensure(ctx, big, nil)
+	big.Requirements = append(big.Requirements, market.Requirement{ // the base itself is read once
+		Series: market.Series{Symbol: "sim:BTCUSD", Timeframe: market.H2}, Ranges: big.Requirements[0].Ranges,
+	})
+	var told []market.Series
+	_, err = c.Ensure(ctx, big, func(p market.Progress) { told = append(told, p.Series) })
 	require.NoError(t, err)
+	require.NotEmpty(t, told)
+	require.Equal(t, market.H2, told[0].Timeframe, "what is fetched is told, not what will be made of it")
 	require.Equal(t, 12, r.bars("sim:BTCUSD", "1M", "2023-01-01Z", "2024-01-01Z"))
 }
 

@@ -418,6 +418,11 @@ func (f *filling) limit() error {
 		} else {
 			need = need.Intersect(market.RangeSet{{Start: market.NegInf, End: f.now}}).Subtract(unknownLife(f.c.Snapshot(), p.series))
 		}
+		for _, o := range f.parts {
+			if p.base && !o.base && o.series == p.series {
+				need = need.Subtract(o.ranges) // counted as what is read
+			}
+		}
 		bars = add(bars, need.Count(p.series.Timeframe))
 		for _, n := range p.counts {
 			bars = add(bars, min(n.N, p.series.Timeframe.Count(clip(n.Within, p.series.Timeframe, f.now))))

@@ -26,7 +26,8 @@ type chunkCache struct {
 
 // prepareChunks makes the chunks that the batch will meet, each in a short transaction of its own: a transaction that
 // creates a chunk blocks the creation of all others until it ends (PIPELINE 23). Where that is refused for good, the COPY
-// makes the chunks itself, which is only slower for others.
+// makes the chunks itself, which is only slower for others. So it does for a roll-up, whose bars have the chunks of their base
+// but where the first of them opens in the one before.
 func (w *Writer) prepareChunks(ctx context.Context, b Batch) error {
 	if w.unready.Load() {
 		return nil

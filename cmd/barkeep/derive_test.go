@@ -151,6 +151,23 @@ func TestRule20_AnExchangeThatHasFewTimeframes(t *testing.T) {
 		require.Contains(t, []market.Timeframe{market.M1, market.H1, market.D1}, page.Timeframe)
 		require.Equal(t, 1, times, "%v", page)
 	}
+
+	// The newest bars are those of the hours so far, the one that forms among them.
+	for asked := (market.Range{}); asked.Empty(); {
+		began := market.FromTime(time.Now())
+		got := barsOf(t.Context(), t, conn, derivedBars+`order by ts desc limit 3`, "coinbase:BTCUSD", "4h")
+		if market.FromTime(time.Now()) >= market.H1.Next(began) {
+			continue // an hour began meanwhile
+		}
+		asked = market.Range{Start: market.H4.Add(began, -2), End: market.H1.Next(began)}
+		want := sourcetest.RollUp(exchange.Truth("BTC", "USD", market.H1, asked), market.H4)
+		slices.Reverse(want)
+		require.Equal(t, want, got)
+	}
+	var states []string
+	require.NoError(t, s.db.Pool.QueryRow(t.Context(), `select array_agg(state) from barkeep.segments where symbol = 'coinbase:BTCUSD'
+	  and timeframe = '4h' and range_end > now()`).Scan(&states))
+	require.Equal(t, []string{"provisional"}, states, "the bar that forms is never vouched for")
 }
 
 // The consumer is killed in the middle of a roll-up: the next one does it, and the base is not fetched again. Two proxies ask at
