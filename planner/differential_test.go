@@ -311,8 +311,11 @@ func (g *grammar) given() string {
 		}
 		return "select v.s, o.ts, o.close from " + values + " " + join + " ohlcv o on o.symbol = v.s and o.ts " + op + " v.t and o.timeframe = '1h'" + g.pick("", " where "+g.leaf("o."))
 	case 4:
-		return "with p as (select " + g.time() + "::timestamptz as a, 'B' as s, " + g.pick("'1h'", "null::text") + " as f, now() - interval '22 days' as n) select o.ts, o.symbol from ohlcv o" +
-			g.pick(", p", " cross join p", " join p on true") + " where o.ts " + op + " p." + g.pick("a", "n") + " and o.symbol = p.s and o.timeframe = " + g.pick("p.f", "'1d'") + g.pick("", " and "+g.leaf("o."))
+		other := g.pick("p.a", "p.n", "p.w", "p.w at time zone 'America/New_York'", "date_bin('1 day', p.w, '2001-01-01')", "p.x::timestamp", "p.x::date", "p.d",
+			"p.d at time zone 'Asia/Tokyo'", "p.w + interval '5 hours'")
+		return "with p as (select " + g.time() + "::timestamptz as a, 'B' as s, " + g.pick("'1h'", "'1h'", "null::text") + " as f, now() - interval '22 days' as n, timestamp '2026-11-01 00:30' as w, " +
+			"date '2026-11-01' as d, '2026-11-01 01:00+05' as x) select o.ts, o.symbol from ohlcv o" + g.pick(", p", " cross join p", " join p on true") + " where o.ts " +
+			g.pick(op, ">=", "<") + " " + other + " and o.symbol = p.s and o.timeframe = " + g.pick("p.f", "'1h'") + g.pick("", " and "+g.leaf("o."))
 	default:
 		return "with p as (select 'A' as s union all select 'B' " + g.pick("", "union select symbol from ohlcv where symbol = 'C' and timeframe = '1d' ") +
 			") select o.ts, o.symbol from ohlcv o join p on o.symbol = p.s where o.timeframe = '1d' and o.ts > " + g.time() + g.pick("", " and exists (select 1 from p q where q.s = o.symbol)")

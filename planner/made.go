@@ -135,6 +135,32 @@ func hasSelect(node *pg.Node) bool {
 	return found
 }
 
+// steps reports whether a link's function of the column, which was understood as one of a timestamptz, is the same of what the
+// constants are: of a timestamp AT TIME ZONE goes the other way, and a text loses its zone where it is cast to one.
+func (o origin) steps(e *evaluator, fn *derived) bool {
+	kinds := make([]kind, 0, len(o.values)+1)
+	for _, node := range o.values {
+		if v := e.eval(node); !v.null {
+			kinds = append(kinds, v.kind)
+		}
+	}
+	if o.series != nil {
+		k := e.eval(o.series.GetArgs()[0]).kind
+		if k != kindTimestamp {
+			k = kindTimestamptz // also of dates, and of literals without a type
+		}
+		kinds = append(kinds, k)
+	}
+	same := e.env.utc() && !slices.ContainsFunc(fn.steps, func(s step) bool { return s.zone != nil || s.kind == stepBucket })
+	typed := slices.Contains(kinds, kindTimestamptz) // then all of them are
+	for _, k := range kinds {
+		if !typed && (!same || k != kindTimestamp && k != kindDate) {
+			return false
+		}
+	}
+	return true
+}
+
 // holds returns the rows whose column has a value that the origin's constants give; false where those are not known. Alone says
 // that one constant is all that the column is made of.
 func (o origin) holds(e *evaluator, col string, alone bool) (box, bool) {

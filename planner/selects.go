@@ -241,21 +241,29 @@ func (a *analyzer) limitOf(it *item, l *level, s shape, outer *limit) *limit {
 			})
 			down.keys = append(down.keys, sortKey{by, k.desc})
 		}
+		if len(outer.keys) == 0 && !outer.perSeries {
+			down.keys = a.sortKeys(sel, l) // SQL promises nothing, but PostgreSQL keeps the order of the subquery
+		}
 		return down
 	}
 	if sel.GetLimitOption() == pg.LimitOption_LIMIT_OPTION_WITH_TIES || sel.GetLimitCount() == nil {
 		return nil
 	}
-	lim := &limit{count: sel.GetLimitCount(), offset: sel.GetLimitOffset()}
+	return &limit{count: sel.GetLimitCount(), offset: sel.GetLimitOffset(), keys: a.sortKeys(sel, l)}
+}
+
+// sortKeys returns what a SELECT's rows are ordered by.
+func (a *analyzer) sortKeys(sel *pg.SelectStmt, l *level) []sortKey {
+	var keys []sortKey
 	for _, node := range sel.GetSortClause() {
 		sort := node.GetSortBy()
 		key := sortKey{by: a.sortColumn(sel, l, sort.GetNode()), desc: sort.GetSortbyDir() == pg.SortByDir_SORTBY_DESC}
 		if sort.GetSortbyDir() == pg.SortByDir_SORTBY_USING {
 			key.by = operand{}
 		}
-		lim.keys = append(lim.keys, key)
+		keys = append(keys, key)
 	}
-	return lim
+	return keys
 }
 
 // sortColumn resolves an ORDER BY item: a number or a name of an output column goes before a column of the FROM clause.

@@ -166,7 +166,7 @@ func (r *reading) other(l link) (box, bool) {
 	for _, origin := range l.from {
 		if origin.made() {
 			b, known := origin.holds(r.evaluator, l.col, len(l.from) == 1 && len(origin.values) == 1)
-			if !known {
+			if !known || l.other != nil && !origin.steps(r.evaluator, l.other) {
 				return box{}, false
 			}
 			from = box{from.symbols.union(b.symbols), from.timeframes.union(b.timeframes), from.ts.Union(b.ts)}
