@@ -93,6 +93,19 @@ func (a *analyzer) inClosure(name string) bool {
 	return ok
 }
 
+// readsOurs reports whether reading a relation of that name may read ohlcv.
+func (a *analyzer) readsOurs(name string) bool {
+	if !a.inClosure(name) {
+		return false
+	}
+	name = strings.ToLower(name)
+	if a.created[name] || a.catalog == nil {
+		return true
+	}
+	_, only := a.catalog.Written[name]
+	return !only
+}
+
 // with returns what a query with this WITH clause sees.
 func (a *analyzer) with(clause *pg.WithClause, outer *cte) *cte {
 	if clause == nil {
@@ -264,7 +277,7 @@ func (a *analyzer) relation(rv *pg.RangeVar, env *cte) *item {
 		if len(it.columns) > len(ohlcvColumns) {
 			it.opaque = true
 		}
-	case a.inClosure(name):
+	case a.readsOurs(name):
 		it.opaque = true
 		if sub := a.view(rv); sub != nil {
 			it.sub, it.opaque, it.ctes = sub, false, viewScope

@@ -29,7 +29,7 @@ func (b *bounder) derivedIn(p *pred) truth {
 		if !ok {
 			return unknownTruth()
 		}
-		out = out.or(t)
+		out = out.or(t, mayAny)
 	}
 	return out
 }
@@ -48,7 +48,8 @@ func (b *bounder) array(p *pred) truth {
 	if s := arraySubquery(p.right.constant); s != nil {
 		var ok bool
 		if list, exact, ok = b.dataElements(col, s); !ok {
-			b.culprit[col], state = p.right.constant, arrayOpaque
+			state = arrayOpaque
+			b.blame(col, p.right.constant)
 		}
 	} else {
 		list, state = b.elements(col, p.right.constant, false)
@@ -57,7 +58,7 @@ func (b *bounder) array(p *pred) truth {
 	case state == arrayNull:
 		return truth{n: everything()}
 	case state == arrayOpaque || len(list) > maxArray:
-		b.vague[col] = true
+		b.unclear(col)
 		b.unseen = b.unseen || col == colSymbol
 		return unknownTruth()
 	}
@@ -121,11 +122,11 @@ func (b *bounder) anyOfEach(col, op string, list []value) truth {
 		return b.anyTime(list)
 	}
 	if len(list) > maxBoxes {
-		b.vague[col] = true
+		b.unclear(col)
 		return unknownTruth()
 	}
 	for _, v := range list {
-		out = out.or(b.compareValue(col, op, v))
+		out = out.or(b.compareValue(col, op, v), mayAny)
 	}
 	return out
 }
@@ -140,7 +141,7 @@ func (b *bounder) anyTime(list []value) truth {
 		case v.null:
 			null = true
 		case v.kind == kindOpaque:
-			b.vague[colTS] = true
+			b.unclear(colTS)
 			return unknownTruth()
 		default:
 			is = append(is, from(v.lo).Intersect(upTo(v.hi))...)

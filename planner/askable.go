@@ -106,7 +106,7 @@ func (c *checker) relation(rv *pg.RangeVar) {
 	if !slices.Contains(c.names.Relations, name) {
 		c.names.Relations = append(c.names.Relations, name)
 	}
-	c.reads = c.reads || isOurs(rv) || c.catalog != nil && c.catalog.inClosure(rv.GetRelname())
+	c.reads = c.reads || isOurs(rv) || c.catalog != nil && c.catalog.readsOurs(rv.GetRelname())
 }
 
 func quoteName(name string) string { return `"` + strings.ReplaceAll(name, `"`, `""`) + `"` }

@@ -18,8 +18,8 @@ type binding struct {
 	readIn   []Locale // of the template in hand
 	answers  Answers
 	plan     Plan
-	needs    map[market.Series]*need
-	asked    map[string]Question
+	needs    needs
+	asked    questions
 	data     dataState
 	prepared map[string]Candidate // by PREPARE in the text itself
 	nested   int
@@ -33,11 +33,78 @@ type binding struct {
 	strict *Reason
 	// stored says that the statement in hand is answered from what is stored: its needs are nobody's.
 	stored bool
+	// room is where the first evaluator, reading and need are made: most texts have one of each.
+	room struct {
+		evaluator evaluator
+		reading   reading
+		need      [1]need
+		taken     bool
+	}
 }
 
+// take returns where an evaluator and a reading are made.
+func (x *binding) take() (*evaluator, *reading) {
+	if x.room.taken {
+		return new(evaluator), nil
+	}
+	x.room.taken = true
+	return &x.room.evaluator, &x.room.reading
+}
+
+// need is what is needed of a series.
 type need struct {
+	series market.Series
 	ranges market.RangeSet
 	counts []market.Count
+}
+
+// needs are what is needed of each series.
+type needs struct {
+	list []need
+	// index is by series, once there are too many to be looked through.
+	index map[market.Series]int
+}
+
+// of returns the need of a series, which is good until the next call.
+func (n *needs) of(s market.Series) *need {
+	const few = 8
+	if n.index == nil {
+		for i := range n.list {
+			if n.list[i].series == s {
+				return &n.list[i]
+			}
+		}
+	} else if i, ok := n.index[s]; ok {
+		return &n.list[i]
+	}
+	n.list = append(n.list, need{series: s})
+	last := len(n.list) - 1
+	switch {
+	case n.index != nil:
+		n.index[s] = last
+	case len(n.list) > few:
+		n.index = make(map[market.Series]int, 2*few)
+		for i := range n.list {
+			n.index[n.list[i].series] = i
+		}
+	}
+	return &n.list[last]
+}
+
+// questions are those that have been asked, each once.
+type questions struct {
+	list []Question
+	seen map[string]bool
+}
+
+func (q *questions) note(question Question) {
+	if q.seen == nil {
+		q.seen = map[string]bool{}
+	}
+	if !q.seen[question.Key] {
+		q.seen[question.Key] = true
+		q.list = append(q.list, question)
+	}
 }
 
 // Bind plans one execution. While the plan has questions, its requirements are sound but wider than they need to be.
@@ -53,13 +120,13 @@ func (t *Template) Bind(args Args, env Env, b Bracket, ans Answers) Plan {
 	}
 	x := &binding{
 		args: args, env: settings{Env: env, known: true, zoneKnown: true}, start: start{known: b}, answers: ans,
-		needs: map[market.Series]*need{}, asked: map[string]Question{}, prepared: map[string]Candidate{},
-		own: ownState{start: env.Own, kept: env.Own, ends: env.Unsettled}, data: dataState{asked: map[string]Data{}},
+		own: ownState{start: env.Own, kept: env.Own, ends: env.Unsettled},
 	}
 	if len(args.OIDs) == 0 {
 		x.args.OIDs = t.oids
 	}
 	x.readIn = args.Read
+	x.needs.list = x.room.need[:0]
 	x.template(t, nil)
 	plan := x.finish()
 	if x.start.ownTree {
@@ -96,12 +163,12 @@ func (s *start) bracket() Bracket {
 
 func (x *binding) finish() Plan {
 	p := x.plan
-	for series, n := range x.needs {
+	for _, n := range x.needs.list {
 		if n.ranges.Empty() && len(n.counts) == 0 {
 			continue
 		}
 		p.Requirements = append(p.Requirements, market.Requirement{
-			Series: series, Ranges: n.ranges.Outward(series.Timeframe), Counts: n.counts,
+			Series: n.series, Ranges: n.ranges.Outward(n.series.Timeframe), Counts: n.counts,
 		})
 	}
 	slices.SortFunc(p.Requirements, func(a, b market.Requirement) int {
@@ -110,11 +177,12 @@ func (x *binding) finish() Plan {
 		}
 		return int(a.Series.Timeframe) - int(b.Series.Timeframe)
 	})
-	for _, key := range slices.Sorted(maps.Keys(x.asked)) {
-		p.Questions = append(p.Questions, x.asked[key])
-	}
-	for _, key := range slices.Sorted(maps.Keys(x.data.asked)) {
-		p.Data = append(p.Data, x.data.asked[key])
+	slices.SortFunc(x.asked.list, func(a, b Question) int { return strings.Compare(a.Key, b.Key) })
+	p.Questions = x.asked.list
+	if len(x.data.asked) > 0 {
+		for _, key := range slices.Sorted(maps.Keys(x.data.asked)) {
+			p.Data = append(p.Data, x.data.asked[key])
+		}
 	}
 	if x.strict != nil && p.Refusal == nil && len(p.Questions) == 0 && len(p.Data) == 0 {
 		p.Refusal = refuse(x.strict.Code + ": the statement may read more than it names, and barkeep.mode is strict (" + x.strict.Detail + ")")
@@ -169,7 +237,7 @@ func (x *binding) unplanned(code string, r *Refusal) {
 	}
 	if x.plan.Refusal == nil {
 		x.plan.Refusal = r
-		x.plan.tentative = (code == ReasonNoSymbol || code == ReasonNoTimeframe) && len(x.asked) > 0
+		x.plan.tentative = (code == ReasonNoSymbol || code == ReasonNoTimeframe) && len(x.asked.list) > 0
 	}
 }
 
@@ -203,6 +271,9 @@ func (x *binding) template(t *Template, named map[int32]value) {
 		x.data.later = x.data.later || i > 0
 		x.statement(s, named)
 		if s.prepare != nil {
+			if x.prepared == nil {
+				x.prepared = map[string]Candidate{}
+			}
 			x.prepared[s.prepare.Name] = Candidate{
 				Template: Prepare(s.prepare.Text, s.prepare.OIDs, x.env.Env), Read: []Locale{x.env.locale()},
 			}
@@ -216,10 +287,12 @@ func (x *binding) template(t *Template, named map[int32]value) {
 
 // shadowed reports whether a search_path names pg_catalog after another schema; PostgreSQL looks there first otherwise.
 func shadowed(path string) bool {
-	for at, name := range strings.Split(path, ",") {
+	first := true
+	for name := range strings.SplitSeq(path, ",") {
 		if strings.Trim(name, ` "'`) == "pg_catalog" {
-			return at > 0
+			return !first
 		}
+		first = false
 	}
 	return false
 }
@@ -249,9 +322,10 @@ func (x *binding) statement(s *statement, named map[int32]value) {
 	if s.barrier {
 		x.reason(ReasonBarrier, "a condition stands above a LIMIT, DISTINCT ON, window, aggregate or lock")
 	}
-	e := &evaluator{
+	e, first := x.take()
+	*e = evaluator{
 		args: x.args, readIn: x.readIn, oids: s.oids, unsure: s.unsure, named: named, env: x.env, start: &x.start, given: x.given, answers: x.answers,
-		asked: x.asked, questions: s.questions, users: s.users,
+		asked: &x.asked, questions: s.questions, users: s.users,
 	}
 	if !x.stored {
 		e.data = &x.data
@@ -275,7 +349,7 @@ func (x *binding) statement(s *statement, named map[int32]value) {
 	if s.execute != nil {
 		x.execute(s.execute, e)
 	}
-	x.scans(s, e)
+	x.scans(s, e, first)
 }
 
 // hiddenAll reports whether what a statement writes is proven to be another relation. A qualified name never is.

@@ -10,10 +10,8 @@ import (
 type bounder struct {
 	*evaluator
 	scan *item
-	// vague is set where a constant that bounds a column was not evaluated exactly enough to bound it.
-	vague map[string]bool
-	// culprit is the last of these constants, by column.
-	culprit map[string]*pg.Node
+	// reading takes what is not evaluated.
+	reading *reading
 	// unseen is set where a constant that is compared with symbol was not evaluated.
 	unseen bool
 	// universe holds the symbols for which the database decides conditions; nil for none. unanswered is set where it has not yet, and
@@ -25,9 +23,15 @@ type bounder struct {
 	negated int
 }
 
-// bound returns the rows of the scan for which the predicate may be true, false and null. Columns of other items may be
-// anything.
-func (b *bounder) bound(p *pred) truth {
+// unclear notes that a constant that bounds a column was not evaluated exactly enough to bound it.
+func (b *bounder) unclear(col string) { b.reading.vague[columnNumber(col)] = true }
+
+// blame notes the last of these constants.
+func (b *bounder) blame(col string, node *pg.Node) { b.reading.culprit[columnNumber(col)] = node }
+
+// bound returns the rows of the scan for which the predicate may be true, false and null, as far as these are wanted. Columns of other
+// items may be anything.
+func (b *bounder) bound(p *pred, want outcome) truth {
 	if b.universe != nil && p.ofSymbol(b.scan) {
 		return b.symbolic(p)
 	}
@@ -36,21 +40,26 @@ func (b *bounder) bound(p *pred) truth {
 		defer func() { b.negated-- }()
 	}
 	switch p.kind {
-	case predAnd, predOr:
+	case predAnd:
 		out := truth{t: everything()}
-		if p.kind == predOr {
-			out = truth{f: everything()}
+		if want&mayNull != 0 {
+			want |= mayTrue
 		}
 		for _, kid := range p.kids {
-			if p.kind == predAnd {
-				out = out.and(b.bound(kid))
-			} else {
-				out = out.or(b.bound(kid))
-			}
+			out = out.and(b.bound(kid, want), want)
+		}
+		return out
+	case predOr:
+		out := truth{f: everything()}
+		if want&mayNull != 0 {
+			want |= mayFalse
+		}
+		for _, kid := range p.kids {
+			out = out.or(b.bound(kid, want), want)
 		}
 		return out
 	case predNot:
-		return b.bound(p.kids[0]).not()
+		return b.bound(p.kids[0], negate(want)).not()
 	case predCompare:
 		return b.compare(p)
 	case predDistinct:
@@ -69,7 +78,7 @@ func (b *bounder) bound(p *pred) truth {
 }
 
 func (b *bounder) test(p *pred) truth {
-	kid := b.bound(p.kids[0])
+	kid := b.bound(p.kids[0], mayAny)
 	is, not := kid.t, kid.f.union(kid.n)
 	value, negated := testMeaning(p.test)
 	switch value { //nolint:exhaustive // IS TRUE is what is and not are set to above
@@ -158,7 +167,7 @@ func (b *bounder) columnValue(col string, node *pg.Node) (v value) {
 		v = b.text(node)
 	}
 	if v.kind == kindOpaque && !v.null {
-		b.culprit[col] = node
+		b.blame(col, node)
 		b.unseen = b.unseen || col == colSymbol
 	}
 	return v
@@ -169,13 +178,13 @@ func (b *bounder) compareValue(col, op string, v value) truth {
 	case v.null:
 		return truth{n: everything()}
 	case v.kind == kindOpaque:
-		b.vague[col] = true
+		b.unclear(col)
 		return truth{t: everything(), f: everything(), n: everything()}
 	case col == colTS:
 		t, f := compareTimes(op, v.lo, v.hi)
 		return truth{t: timesIn(t), f: timesIn(f)}
 	case op != "=" && op != "<>":
-		b.vague[col] = true
+		b.unclear(col)
 		return truth{t: everything(), f: everything()}
 	}
 	side := symbolsIn
@@ -193,28 +202,124 @@ func (b *bounder) compareValue(col, op string, v value) truth {
 	return out
 }
 
+// plainBox is a box whose times are one range: what comparisons of columns with constants leave, the only conditions that most
+// statements have.
+type plainBox struct {
+	symbols, timeframes names
+	ts                  market.Range
+}
+
+// region is made in the reading.
+func (p *plainBox) region(r *reading) region {
+	switch {
+	case p.ts == market.Always && p.symbols.all() && p.timeframes.all():
+		return everything()
+	case p.ts.Empty() || p.symbols.empty() || p.timeframes.empty():
+		return nil
+	}
+	r.times[0] = p.ts
+	r.box[0] = box{p.symbols, p.timeframes, r.times[:]}
+	return r.box[:]
+}
+
+// narrow leaves of the box what the condition may be true for, where it is of such comparisons only; false where it is not, and
+// has to be bounded as any other. A row of what is left is certain to pass the condition (PLANNER 17).
+func (b *bounder) narrow(into *plainBox, p *pred) bool {
+	if b.universe != nil {
+		return false // which conditions it decides is told apart below
+	}
+	switch p.kind { //nolint:exhaustive // any other is not plain
+	case predAnd:
+		left := *into
+		for _, kid := range p.kids {
+			if !b.narrow(&left, kid) {
+				return false
+			}
+		}
+		*into = left
+		return true
+	case predCompare:
+		op, left, right := p.op, p.left, p.right
+		if left.constant != nil {
+			op, left, right = flipped[op], right, left
+		}
+		if right.constant == nil || textSubquery(right.constant) != nil || left.fn != nil || !b.keyColumn(left) || op == "<>" {
+			return false
+		}
+		col, _ := left.of(b.scan)
+		return into.compare(col, op, b.columnValue(col, right.constant), b)
+	}
+	return false
+}
+
+// compare leaves what compares so with a value; false where that is not known exactly.
+func (p *plainBox) compare(col, op string, v value, b *bounder) bool {
+	switch {
+	case v.null:
+		p.ts = market.Range{}
+	case v.kind == kindOpaque:
+		return false
+	case col == colTS:
+		if v.lo != v.hi {
+			return false
+		}
+		times, ok := comparedRange(op, v.lo, v.hi)
+		p.ts = p.ts.Intersect(times)
+		return ok
+	case op != "=":
+		return false
+	case col == colSymbol:
+		is := names{list: b.reading.word(v.text)}
+		b.symbols = append(b.symbols, is.list)
+		p.symbols = p.symbols.intersect(is)
+	default:
+		p.timeframes = p.timeframes.intersect(names{list: b.reading.word(v.text)})
+	}
+	return true
+}
+
 // compareTimes returns the instants that may, and that may not, stand in the relation to a value in [lo, hi].
 func compareTimes(op string, lo, hi market.Instant) (is, not market.RangeSet) {
+	r, ok := comparedRange(op, lo, hi)
+	if is = market.NewRangeSet(r); ok && op != "=" {
+		// What may not stand in the relation stands in the opposite one to another value in [lo, hi].
+		r, _ = comparedRange(negated[op], lo, hi)
+		return is, market.NewRangeSet(r)
+	}
+	if op != "=" && op != "<>" {
+		return always(), always()
+	}
+	is, not = within(lo, hi), always()
+	if lo == hi {
+		not = before(lo).Union(after(lo))
+	}
+	if op == "<>" {
+		return not, is
+	}
+	return is, not
+}
+
+// comparedRange returns the instants that may stand in the relation to a value in [lo, hi]; false where they are not one range.
+func comparedRange(op string, lo, hi market.Instant) (market.Range, bool) {
+	next := func(i market.Instant) market.Instant {
+		if i.IsInf() {
+			return i
+		}
+		return i + 1
+	}
 	switch op {
 	case "<":
-		return before(hi), from(lo)
+		return market.Range{Start: market.NegInf, End: hi}, true
 	case "<=":
-		return upTo(hi), after(lo)
+		return market.Range{Start: market.NegInf, End: next(hi)}, true
 	case ">":
-		return after(lo), upTo(hi)
+		return market.Range{Start: next(lo), End: market.PosInf}, true
 	case ">=":
-		return from(lo), before(hi)
-	case "=", "<>":
-		is, not = from(lo).Intersect(upTo(hi)), always()
-		if lo == hi {
-			not = before(lo).Union(after(lo))
-		}
-		if op == "<>" {
-			return not, is
-		}
-		return is, not
+		return market.Range{Start: lo, End: market.PosInf}, true
+	case "=":
+		return market.Range{Start: lo, End: next(hi)}, true
 	}
-	return always(), always()
+	return market.Always, false
 }
 
 func before(i market.Instant) market.RangeSet {

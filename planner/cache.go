@@ -9,14 +9,14 @@ import (
 
 // Cache keeps templates by text, parameter types and the settings they depend on. It is safe for concurrent use.
 type Cache struct {
-	templates *lru.Cache[string, *Template]
-	outlines  *lru.Cache[string, []*sharing]
+	templates *lru.Cache[cacheKey, *Template]
+	outlines  *lru.Cache[cacheKey, []*sharing]
 }
 
 // NewCache returns a cache of at most size templates, at least one.
 func NewCache(size int) *Cache {
-	templates, _ := lru.New[string, *Template](max(size, 1))
-	outlines, _ := lru.New[string, []*sharing](max(size/4, 1))
+	templates, _ := lru.New[cacheKey, *Template](max(size, 1))
+	outlines, _ := lru.New[cacheKey, []*sharing](max(size/4, 1))
 	return &Cache{templates: templates, outlines: outlines}
 }
 
@@ -28,7 +28,7 @@ func (c *Cache) Prepare(text string, paramOIDs []uint32, env Env) *Template {
 	if len(text) > maxCachedText {
 		return Prepare(text, paramOIDs, env)
 	}
-	key := cacheKey(text, paramOIDs, env)
+	key := keyOf(text, paramOIDs, env)
 	if t, ok := c.templates.Get(key); ok {
 		return t
 	}
@@ -46,7 +46,7 @@ func (c *Cache) shared(text string, paramOIDs []uint32, env Env) *Template {
 	if !ok {
 		return Prepare(text, paramOIDs, env)
 	}
-	key := cacheKey(cut.skeleton, paramOIDs, env)
+	key := keyOf(cut.skeleton, paramOIDs, env)
 	known, _ := c.outlines.Get(key)
 	for _, s := range known {
 		if t, ok := s.derive(text, cut.literals); ok {
@@ -61,27 +61,26 @@ func (c *Cache) shared(text string, paramOIDs []uint32, env Env) *Template {
 	return t
 }
 
-func cacheKey(text string, paramOIDs []uint32, env Env) string {
-	var b strings.Builder
-	var number [8]byte
-	b.Grow(len(text) + 32 + 4*len(paramOIDs))
-	binary.LittleEndian.PutUint64(number[:], env.Catalog.version())
-	b.Write(number[:])
-	binary.LittleEndian.PutUint64(number[:], uint64(len(paramOIDs)))
-	b.Write(number[:])
-	for _, oid := range paramOIDs {
-		binary.LittleEndian.PutUint32(number[:4], oid)
-		b.Write(number[:4])
+// cacheKey is what a template depends on.
+type cacheKey struct {
+	text, oids, encoding, path string
+	version                    uint64
+	nonStandard                bool
+}
+
+func keyOf(text string, paramOIDs []uint32, env Env) cacheKey {
+	key := cacheKey{
+		text: text, encoding: strings.ToLower(env.ClientEncoding), path: env.SearchPath, version: env.Catalog.version(),
+		nonStandard: env.NonStandardStrings,
 	}
-	if env.NonStandardStrings {
-		b.WriteByte('n')
+	if len(paramOIDs) > 0 {
+		oids := make([]byte, 0, 64)
+		for _, oid := range paramOIDs {
+			oids = binary.LittleEndian.AppendUint32(oids, oid)
+		}
+		key.oids = string(oids)
 	}
-	b.WriteString(strings.ToLower(env.ClientEncoding))
-	b.WriteByte(0)
-	b.WriteString(env.SearchPath)
-	b.WriteByte(0)
-	b.WriteString(text)
-	return b.String()
+	return key
 }
 
 func (c *Catalog) version() uint64 {

@@ -21,7 +21,7 @@ type evaluator struct {
 	start   *start
 	given   map[*pg.A_Const]*pg.A_Const // the text's own constants, in place of those that were analysed
 	answers Answers
-	asked   map[string]Question
+	asked   *questions
 	depth   int
 	// questions are the statement's, and data what has been asked of them; nil where nothing is to be asked.
 	questions map[*pg.SubLink]*question
@@ -277,22 +277,9 @@ func (e *evaluator) convertTime(v value, to kind) value {
 
 // parseText reads the text of a point in time.
 func (e *evaluator) parseText(text string, to kind) value {
-	switch strings.ToLower(strings.TrimSpace(text)) {
-	case "infinity":
-		return instant(to, market.PosInf)
-	case "-infinity":
-		return instant(to, market.NegInf)
-	case "epoch":
-		if to == kindTimestamptz {
-			return instant(to, 0)
-		}
-	case "now", "today", "yesterday":
-		// A literal is evaluated when the statement is parsed, which may be long ago.
-		return value{kind: to, lo: market.NegInf, hi: e.start.bracket().Hi.Shift(farZone)}
-	}
 	z, ok := parseTime(text)
 	if !ok {
-		return e.askText(text, to)
+		return e.timeWord(text, to)
 	}
 	switch {
 	case to == kindTimestamp:
@@ -310,6 +297,24 @@ func (e *evaluator) parseText(text string, to kind) value {
 		return answer
 	}
 	return e.convertTime(v, to)
+}
+
+// timeWord reads a word that stands for a point in time, and leaves all else to the database.
+func (e *evaluator) timeWord(text string, to kind) value {
+	switch strings.ToLower(strings.TrimSpace(text)) {
+	case "infinity":
+		return instant(to, market.PosInf)
+	case "-infinity":
+		return instant(to, market.NegInf)
+	case "epoch":
+		if to == kindTimestamptz {
+			return instant(to, 0)
+		}
+	case "now", "today", "yesterday":
+		// A literal is evaluated when the statement is parsed, which may be long ago.
+		return value{kind: to, lo: market.NegInf, hi: e.start.bracket().Hi.Shift(farZone)}
+	}
+	return e.askText(text, to)
 }
 
 // time returns the value as ts is compared with it.

@@ -44,9 +44,9 @@ func (b *bounder) derivedValue(d derived, op string, node *pg.Node) truth {
 }
 
 func (b *bounder) opaqueTime(node *pg.Node) truth {
-	b.vague[colTS] = true
+	b.unclear(colTS)
 	if node != nil {
-		b.culprit[colTS] = node
+		b.blame(colTS, node)
 	}
 	return unknownTruth()
 }

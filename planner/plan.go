@@ -32,6 +32,9 @@ type Catalog struct {
 	// through which ohlcv can be read, the tables with a trigger or policy that reads it among them. The name ohlcv stands
 	// for another object than the table: a view of that name, say.
 	Names map[string]struct{}
+	// Written holds those of the Names through which ohlcv is read only when something is written to them: by a trigger, a
+	// default, a check. To read them is to read nothing of it.
+	Written map[string]struct{}
 	// Views holds the definition of those Names that are plain views, by name. A view that is missing here is opaque.
 	Views map[string]string
 	// Users holds, in lower case and without schema, the functions and operators that came neither with PostgreSQL nor with an

@@ -134,7 +134,7 @@ func (e *evaluator) answer(expression string, to kind) value {
 func (e *evaluator) askFor(q Question) (*string, bool) {
 	text, found := e.answers[q.Key]
 	if !found {
-		e.asked[q.Key] = q
+		e.asked.note(q)
 	}
 	return text, found
 }

@@ -84,17 +84,24 @@ type region []box
 // maxBoxes bounds a region; beyond it the region becomes the hull of its boxes.
 const maxBoxes = 64
 
-func everything() region {
-	return region{{everyName(), everyName(), always()}}
-}
+// allRows and allTimes are shared: no region and no set of ranges is changed once it is made.
+var (
+	allTimes = market.RangeSet{market.Always}               //nolint:gochecknoglobals // constants that Go cannot declare
+	allRows  = region{{everyName(), everyName(), allTimes}} //nolint:gochecknoglobals // as above
+)
 
-func always() market.RangeSet { return market.RangeSet{market.Always} }
+func everything() region { return allRows }
+
+func always() market.RangeSet { return allTimes }
 
 func symbolsIn(n names) region { return boxed(box{n, everyName(), always()}) }
 
 func timeframesIn(n names) region { return boxed(box{everyName(), n, always()}) }
 
 func timesIn(ts market.RangeSet) region { return boxed(box{everyName(), everyName(), ts}) }
+
+// columnNumber returns the place of a column that bounds a scan.
+func columnNumber(col string) int { return slices.Index(ohlcvColumns[:3], col) }
 
 func boxed(b box) region {
 	if b.empty() {
@@ -114,7 +121,29 @@ func (r region) union(o region) region {
 	case o.all() || len(r) == 0:
 		return o
 	}
-	return slices.Concat(r, o).compact()
+	if len(r)+len(o) > maxBoxes {
+		return slices.Concat(r, o).compact()
+	}
+	out := make(region, len(r), len(r)+len(o))
+	copy(out, r)
+	return out.add(o)
+}
+
+// add joins boxes with those of the region where they differ on one side only. It changes the receiver.
+func (r region) add(list region) region {
+	for _, b := range list {
+		joined := false
+		for i := range r {
+			if c, ok := join(r[i], b); ok {
+				r[i], joined = c, true
+				break
+			}
+		}
+		if !joined {
+			r = append(r, b)
+		}
+	}
+	return r
 }
 
 func (r region) intersect(o region) region {
@@ -143,19 +172,7 @@ func (r region) compact() region {
 	if len(r) > maxBoxes*maxBoxes/4 {
 		return region{r.hull()}
 	}
-	out := make(region, 0, len(r))
-	for _, b := range r {
-		joined := false
-		for i := range out {
-			if c, ok := join(out[i], b); ok {
-				out[i], joined = c, true
-				break
-			}
-		}
-		if !joined {
-			out = append(out, b)
-		}
-	}
+	out := make(region, 0, len(r)).add(r)
 	if len(out) > maxBoxes {
 		return region{out.hull()}
 	}
@@ -201,14 +218,20 @@ type truth struct{ t, f, n region }
 
 func unknownTruth() truth { return truth{everything(), everything(), everything()} }
 
-func (a truth) and(b truth) truth {
-	return truth{
-		t: a.t.intersect(b.t),
-		f: a.f.union(b.f),
-		n: a.n.intersect(b.t.union(b.n)).union(b.n.intersect(a.t.union(a.n))),
+// and is AND, as far as it is wanted; what is not wanted is left out.
+func (a truth) and(b truth, want outcome) (out truth) {
+	if want&mayTrue != 0 {
+		out.t = a.t.intersect(b.t)
 	}
+	if want&mayFalse != 0 {
+		out.f = a.f.union(b.f)
+	}
+	if want&mayNull != 0 {
+		out.n = a.n.intersect(b.t.union(b.n)).union(b.n.intersect(a.t.union(a.n)))
+	}
+	return out
 }
 
 func (a truth) not() truth { return truth{a.f, a.t, a.n} }
 
-func (a truth) or(b truth) truth { return a.not().and(b.not()).not() }
+func (a truth) or(b truth, want outcome) truth { return a.not().and(b.not(), negate(want)).not() }

@@ -14,9 +14,10 @@ type reading struct {
 	scan  *scan
 	rows  region // may be read
 	loose region // may be read, but is not certain to pass every filter
-	vague map[string]bool
-	// culprit is a constant that was not evaluated, by the column that it is compared with.
-	culprit map[string]*pg.Node
+	// vague says, by the number of the column, that a constant which bounds it was not evaluated exactly enough to do so.
+	vague [3]bool
+	// culprit is such a constant.
+	culprit [3]*pg.Node
 	// unseen says that a constant that is compared with symbol was not evaluated; resolved that the symbols are those that the
 	// database found among all there may be, and failure why it found none.
 	unseen, resolved bool
@@ -24,10 +25,25 @@ type reading struct {
 	// byItem holds the readings of the whole statement.
 	byItem    map[*item][]*reading
 	evaluator *evaluator
+	// box, times and words are where rows and its sides are made, of one box at most.
+	box   [1]box
+	times [1]market.Range
+	words [2]string
+	used  int
+}
+
+// word returns a list of one name.
+func (r *reading) word(text string) []string {
+	if r.used == len(r.words) {
+		return []string{text}
+	}
+	r.words[r.used] = text
+	r.used++
+	return r.words[r.used-1 : r.used : r.used]
 }
 
 // scans turns the scans of a statement into needs (PLANNER 17 and 18).
-func (x *binding) scans(s *statement, e *evaluator) {
+func (x *binding) scans(s *statement, e *evaluator, first *reading) {
 	refusal, reasons, warnings, pending := x.plan.Refusal, len(x.plan.Reasons), len(x.plan.Warnings), x.data.pending
 	x.data.unasked = ""
 	defer func() {
@@ -35,12 +51,17 @@ func (x *binding) scans(s *statement, e *evaluator) {
 			x.plan.Refusal, x.plan.Reasons, x.plan.Warnings = refusal, x.plan.Reasons[:reasons], x.plan.Warnings[:warnings]
 		}
 	}()
-	var readings []*reading
+	readings := make([]*reading, 0, 4)
 	for _, sc := range s.scans {
 		if x.env.Hidden && sc.item.bare {
 			continue
 		}
-		r := x.read(sc, e)
+		r := first
+		if r == nil {
+			r = new(reading)
+		}
+		first = nil
+		x.read(r, sc, e)
 		if len(r.rows) == 0 || r.nothing(e) {
 			continue
 		}
@@ -79,22 +100,36 @@ func travelled(readings []*reading, e *evaluator) []*reading {
 }
 
 // read bounds one scan.
-func (x *binding) read(sc *scan, e *evaluator) *reading {
-	b := &bounder{evaluator: e, scan: sc.item, vague: map[string]bool{}, culprit: map[string]*pg.Node{}}
-	r := &reading{scan: sc, vague: b.vague, culprit: b.culprit}
+func (x *binding) read(r *reading, sc *scan, e *evaluator) {
+	r.scan = sc
+	b := &bounder{evaluator: e, scan: sc.item, reading: r}
 	r.rows, r.loose = b.conditions(sc)
 	r.unseen = b.unseen
-	return r
 }
 
 // conditions returns the rows of the scan that may pass its conditions, and those that are not certain to, of which only a LIMIT
 // needs to know.
 func (b *bounder) conditions(sc *scan) (rows, loose region) {
-	rows = everything()
-	for _, q := range sc.quals {
-		t := b.bound(q)
+	plain := plainBox{everyName(), everyName(), market.Always}
+	var narrowed [64]bool // the others are bounded once more, which changes nothing
+	for i, q := range sc.quals {
+		if b.narrow(&plain, q) && i < len(narrowed) {
+			narrowed[i] = true
+		}
+	}
+	rows = plain.region(b.reading)
+	for i, q := range sc.quals {
+		if i < len(narrowed) && narrowed[i] {
+			continue
+		}
+		counts := sc.limit != nil && !sc.linked(q)
+		want := mayTrue
+		if counts {
+			want = mayAny
+		}
+		t := b.bound(q, want)
 		rows = rows.intersect(t.t)
-		if sc.limit != nil && !sc.linked(q) {
+		if counts {
 			loose = loose.union(t.f).union(t.n)
 		}
 	}
@@ -165,8 +200,8 @@ func (x *binding) require(r *reading, e *evaluator) {
 	if !r.rows.openTimes() {
 		return
 	}
-	if r.vague[colTS] {
-		x.reasonAt(ReasonNotConstant, "a bound of ts is not a constant that can be evaluated", r.culprit[colTS])
+	if r.vague[columnNumber(colTS)] {
+		x.reasonAt(ReasonNotConstant, "a bound of ts is not a constant that can be evaluated", r.culprit[columnNumber(colTS)])
 		return
 	}
 	for _, q := range r.scan.quals {
@@ -203,16 +238,16 @@ func (x *binding) requireSeries(r *reading, b box, series market.Series, e *eval
 	if x.stored {
 		return
 	}
-	n := x.needs[series]
-	if n == nil {
-		n = &need{}
-		x.needs[series] = n
-	}
+	n := x.needs.of(series)
 	ranges, counts := b.ts, []market.Count(nil)
 	if r.scan.limit != nil && !r.scan.item.sampled {
 		ranges, counts = r.newest(b.ts, series, e)
 	}
-	n.ranges = n.ranges.Union(ranges)
+	if len(n.ranges) == 0 {
+		n.ranges = ranges
+	} else {
+		n.ranges = n.ranges.Union(ranges)
+	}
 	for _, c := range counts {
 		if !slices.Contains(n.counts, c) {
 			n.counts = append(n.counts, c)

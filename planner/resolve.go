@@ -42,7 +42,7 @@ func (x *binding) resolve(s *statement, readings []*reading, e *evaluator) {
 		if !ok {
 			continue
 		}
-		b := &bounder{evaluator: e, scan: r.scan.item, vague: map[string]bool{}, culprit: map[string]*pg.Node{}, universe: u}
+		b := &bounder{evaluator: e, scan: r.scan.item, reading: &reading{}, universe: u}
 		rows, loose := b.conditions(r.scan)
 		if rows.openSymbols() && u.listing != nil && !b.unanswered {
 			if all, ok := b.matches("true", false); ok {

@@ -119,6 +119,7 @@ func (c *Catalog) With(version uint64, names ...string) *Catalog {
 			out.Names[name] = struct{}{}
 		}
 		maps.Copy(out.Views, c.Views)
+		out.Written = maps.Clone(c.Written)
 		out.Dynamic, out.Rows, out.Calls, out.Users = c.Dynamic, c.Rows, c.Calls, c.Users
 		out.Dependents, out.Events = c.Dependents, c.Events
 		if c.Dependents != nil && len(names) > 0 {
@@ -128,6 +129,7 @@ func (c *Catalog) With(version uint64, names ...string) *Catalog {
 	for _, name := range names {
 		out.Names[strings.ToLower(name)] = struct{}{}
 		delete(out.Views, strings.ToLower(name))
+		delete(out.Written, strings.ToLower(name))
 	}
 	return out
 }

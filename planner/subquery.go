@@ -26,6 +26,9 @@ func (e *evaluator) askData(s *pg.SubLink, form int) (Column, *question, bool) {
 		answer, known := e.args.Data[d.Key]
 		switch {
 		case !known:
+			if e.data.asked == nil {
+				e.data.asked = map[string]Data{}
+			}
 			e.data.asked[d.Key] = d
 			e.data.pending++
 			return Column{}, q, false
@@ -196,7 +199,8 @@ func (b *bounder) compareSubquery(col, op string, node *pg.Node) (truth, bool) {
 	}
 	list, exact, ok := b.dataElements(col, s)
 	if !ok {
-		b.culprit[col], b.vague[col] = node, true
+		b.blame(col, node)
+		b.unclear(col)
 		b.unseen = b.unseen || col == colSymbol
 		return unknownTruth(), true
 	}

@@ -43,12 +43,32 @@ func parseTime(text string) (zoned, bool) {
 	if z.offset, z.hasZone, ok = parseOffset(rest); !ok || (z.date && z.offset != 0) {
 		return zoned{}, false
 	}
-	z.local = market.FromTime(time.Date(year, time.Month(month), dayOfMonth, 0, 0, 0, 0, time.UTC).Add(sinceMidnight))
+	z.local = midnight(year, month, dayOfMonth).Shift(sinceMidnight)
 	return z, true
 }
 
 func daysIn(year, month int) int {
-	return time.Date(year, time.Month(month)+1, 0, 0, 0, 0, 0, time.UTC).Day()
+	switch {
+	case month == 2 && year%4 == 0 && (year%100 != 0 || year%400 == 0):
+		return 29
+	case month == 2:
+		return 28
+	case month == 4, month == 6, month == 9, month == 11:
+		return 30
+	}
+	return 31
+}
+
+// midnight returns the beginning of a day in UTC.
+func midnight(year, month, day int) market.Instant {
+	// Years are counted from March, so that a leap day is the last of its year.
+	if month -= 3; month < 0 {
+		month += 12
+		year--
+	}
+	const toEpoch = 719468 // days from 0000-03-01
+	days := 365*year + year/4 - year/100 + year/400 + (153*month+2)/5 + day - 1 - toEpoch
+	return market.Instant(days) * dayMicros
 }
 
 // digits reads a number of decimal digits only.

@@ -139,6 +139,9 @@ func (a *analyzer) anyOrigin(o operand, depth int) ([]origin, bool) {
 
 // travel hands bounds from scan to scan along their links, for as many rounds as there are columns; stopping early only widens.
 func travel(readings []*reading, e *evaluator) {
+	if !slices.ContainsFunc(readings, func(r *reading) bool { return len(r.scan.links) > 0 }) {
+		return
+	}
 	byItem := map[*item][]*reading{}
 	for _, r := range readings {
 		byItem[r.scan.item] = append(byItem[r.scan.item], r)
