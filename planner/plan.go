@@ -1,6 +1,8 @@
 package planner
 
 import (
+	"strings"
+
 	"barkeep/internal/market"
 )
 
@@ -121,6 +123,9 @@ func Unlisted(why string) *string {
 }
 
 const failedPrefix = "!"
+
+// HasFailed reports whether an answer is one of Failed or Unlisted, or looks like one.
+func HasFailed(answer *string) bool { return answer != nil && strings.HasPrefix(*answer, failedPrefix) }
 
 // Reason says why more is asked for than the statement may read, or why nothing could be planned.
 type Reason struct {

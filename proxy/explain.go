@@ -219,6 +219,9 @@ func explainLines(plan planner.Plan, list []Explanation, mode string) []string {
 		head += "; not fetched, since barkeep.mode is stored"
 	}
 	lines = slices.Insert(lines, 0, head)
+	for _, text := range plan.Found {
+		lines = append(lines, "symbols: "+text)
+	}
 	for _, reason := range plan.Reasons {
 		line := "widened: " + reason.Code + ": " + strings.TrimPrefix(reason.Detail, "barkeep: ")
 		if reason.Text != "" {

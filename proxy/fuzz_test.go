@@ -45,7 +45,7 @@ type allKnown struct{ catalog *planner.Catalog }
 
 func (a allKnown) Current() *planner.Catalog { return a.catalog }
 
-func (allKnown) Answer(context.Context, planner.Env, []planner.Question) (planner.Answers, error) {
+func (allKnown) Answer(context.Context, []planner.Question) (planner.Answers, error) {
 	return planner.Answers{}, nil
 }
 

@@ -269,7 +269,7 @@ func (s *session) planAnswered(ctx context.Context, held *hold, template *planne
 			return plan, errWouldWait
 		}
 		if len(plan.Questions) > 0 {
-			more, err := s.server.cfg.Catalog.Answer(ctx, env, plan.Questions)
+			more, err := s.server.cfg.Catalog.Answer(ctx, plan.Questions)
 			if err != nil {
 				return plan, err
 			}

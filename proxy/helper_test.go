@@ -131,7 +131,7 @@ func start(t *testing.T, change func(*Config)) *bar {
 	config, err := pgx.ParseConfig(db.URL)
 	require.NoError(t, err)
 	f := newFiller(db)
-	names := catalog.New(db.Pool, nil)
+	names := catalog.New(db.Pool, nil, "")
 	require.NoError(t, names.Refresh(t.Context()))
 	cfg := Config{
 		Upstream:    Upstream{Network: "tcp", Address: net.JoinHostPort(config.Host, itoa(int(config.Port)))},

@@ -50,7 +50,7 @@ type Coordinator interface {
 // Catalog knows the database. *catalog.Catalog implements it.
 type Catalog interface {
 	Current() *planner.Catalog
-	Answer(ctx context.Context, env planner.Env, questions []planner.Question) (planner.Answers, error)
+	Answer(ctx context.Context, questions []planner.Question) (planner.Answers, error)
 	MayRead(ctx context.Context, role string, columns []string, relation string) (bool, error)
 }
 

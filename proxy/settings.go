@@ -265,6 +265,7 @@ func (s *session) env() planner.Env {
 		TimeZone: params["TimeZone"], DateStyle: params["DateStyle"], IntervalStyle: params["IntervalStyle"],
 		ClientEncoding: params["client_encoding"], SearchPath: r.settings.searchPath,
 		NonStandardStrings: params["standard_conforming_strings"] == "off",
+		BarLimit:           s.server.cfg.MaxBars,
 		Own:                r.settings.own, Unsettled: r.blockEffects && s.inTransaction(),
 		Catalog: s.catalog(),
 	}

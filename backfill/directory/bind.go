@@ -121,6 +121,8 @@ type entry struct {
 	read     bool
 	age      time.Duration
 	failure  string
+	// wanted is for how long a reading is awaited that was asked for; zero where none is.
+	wanted time.Duration
 }
 
 // Bind binds the symbol where that can be decided now. It returns false where it has to wait for a list that was never
@@ -233,20 +235,22 @@ func unknown(symbol market.Symbol, asked, all []entry) *UnknownSymbolError {
 
 func readSources(ctx context.Context, pool *pgxpool.Pool) ([]entry, error) {
 	rows, err := pool.Query(ctx, `SELECT name, declared, read_at IS NOT NULL,
-	    coalesce(extract(epoch FROM now() - read_at), 0)::float8, error FROM barkeep.source ORDER BY name`)
+	    coalesce(extract(epoch FROM now() - read_at), 0)::float8, error,
+    CASE WHEN wanted_at > coalesce(read_at, '-infinity') THEN extract(epoch FROM now() - wanted_at) ELSE 0 END::float8
+    FROM barkeep.source ORDER BY name`)
 	if err != nil {
 		return nil, fmt.Errorf("read sources: %w", err)
 	}
 	var all []entry
 	var e entry
-	var age float64
+	var age, wanted float64
 	var declared []byte
-	_, err = pgx.ForEachRow(rows, []any{&e.name, &declared, &e.read, &age, &e.failure}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&e.name, &declared, &e.read, &age, &e.failure, &wanted}, func() error {
 		e.declared = Declared{}
 		if err := json.Unmarshal(declared, &e.declared); err != nil {
 			return fmt.Errorf("source %s: %w", e.name, err)
 		}
-		e.age = time.Duration(age * float64(time.Second))
+		e.age, e.wanted = time.Duration(age*float64(time.Second)), time.Duration(wanted*float64(time.Second))
 		all = append(all, e)
 		return nil
 	})

@@ -2,9 +2,13 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"maps"
 
 	"barkeep/backfill/coordinator"
 	"barkeep/backfill/coverage"
+	"barkeep/backfill/directory"
 	"barkeep/internal/catalog"
 	"barkeep/internal/market"
 	"barkeep/planner"
@@ -61,8 +65,47 @@ func indexOf(v proxy.Version) *coverage.Index {
 // definitions is the catalog as the proxy asks for it.
 type definitions struct {
 	*catalog.Catalog
-	work context.Context //nolint:containedctx // Current is given none; this is the process's
+	lists *coordinator.Coordinator
+	work  context.Context //nolint:containedctx // Current is given none; this is the process's
 }
 
 // Current returns the catalog, looked at anew where something may just have changed.
 func (d definitions) Current() *planner.Catalog { return d.Fresh(d.work) }
+
+// Answer answers the questions, those about symbols once the sources have been asked what they list.
+func (d definitions) Answer(ctx context.Context, questions []planner.Question) (planner.Answers, error) {
+	unlisted, rest := planner.Answers{}, make([]planner.Question, 0, len(questions))
+	known := map[string]error{}
+	for _, q := range questions {
+		if q.Listed == nil {
+			rest = append(rest, q)
+			continue
+		}
+		err, asked := known[q.Listed.Prefix]
+		if !asked {
+			err = d.lists.Listed(ctx, q.Listed.Prefix)
+			known[q.Listed.Prefix] = err
+		}
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		if err != nil {
+			unlisted[q.Key] = planner.Unlisted(whyUnlisted(err))
+			continue
+		}
+		rest = append(rest, q)
+	}
+	answers, err := d.Catalog.Answer(ctx, rest)
+	if err != nil {
+		return nil, fmt.Errorf("answer the planner's questions: %w", err)
+	}
+	maps.Copy(answers, unlisted)
+	return answers, nil
+}
+
+func whyUnlisted(err error) string {
+	if list, found := errors.AsType[*directory.ListError](err); found {
+		return "the list of source " + list.Source + " could not be read: " + list.Reason
+	}
+	return err.Error()
+}

@@ -12,6 +12,7 @@ import (
 	"barkeep/backfill/consumer"
 	"barkeep/backfill/coordinator"
 	"barkeep/backfill/coverage"
+	"barkeep/backfill/directory"
 	"barkeep/backfill/ingest"
 	"barkeep/backfill/producer"
 	"barkeep/backfill/source"
@@ -79,7 +80,7 @@ func sourceConfigs(from map[string]Source) map[string]source.Config {
 
 func (a *app) startProxy(life lifetimes) error {
 	ctx := life.intake
-	names := catalog.New(a.pool, a.log)
+	names := catalog.New(a.pool, a.log, directory.ListingSQL)
 	if err := names.Refresh(ctx); err != nil {
 		return err
 	}
@@ -102,7 +103,7 @@ func (a *app) startProxy(life lifetimes) error {
 	}
 	server := proxy.New(proxy.Config{
 		Upstream: up, Database: a.pool.Config().ConnConfig.Database, TLS: a.certificate,
-		AllowTrust: a.cfg.Auth.AllowTrust, Coordinator: filler{coord}, Explainer: filler{coord}, Catalog: definitions{names, life.work},
+		AllowTrust: a.cfg.Auth.AllowTrust, Coordinator: filler{coord}, Explainer: filler{coord}, Catalog: definitions{names, coord, life.work},
 		MaxSessions: a.cfg.Sessions.Max, MaxHolds: a.cfg.Holds.Max, MaxBars: a.cfg.Statement.MaxBars, Timeout: a.cfg.Statement.Timeout, Freshness: a.cfg.Statement.Freshness,
 		NoticeAfter: a.cfg.Holds.NoticeAfter, NoticeEvery: a.cfg.Holds.NoticeEvery, Grace: sessionGrace(a.cfg.Shutdown.Grace),
 		Skew: databaseSkew(a.coverage), Actors: a.actors, Logger: a.log, Metrics: proxy.NewMetrics(a.metrics),

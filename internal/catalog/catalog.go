@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -53,6 +54,11 @@ type Catalog struct {
 	log  *slog.Logger
 	now  func() time.Time
 
+	// constants are the IMMUTABLE results that are known, by the question's key.
+	constants *lru.Cache[string, *string]
+	// listing is a query of one text column with the symbols of a planner.Listing: $1 is its prefix, $2 its names as text[].
+	listing string
+
 	current atomic.Pointer[planner.Catalog]
 	// suspect is until when, in Unix nanoseconds, a definition may just have changed; see Suspect.
 	suspect atomic.Int64
@@ -67,12 +73,14 @@ type Catalog struct {
 }
 
 // New returns a catalog that has read nothing yet. The pool is the service's; the caller keeps and closes it. A nil log
-// drops what would be logged.
-func New(pool *pgxpool.Pool, log *slog.Logger) *Catalog {
+// drops what would be logged. listing is a query of one text column with the symbols of a planner.Listing, of which $1 is the prefix and
+// $2 the names, an array; it is run with the settings of pg_catalog alone.
+func New(pool *pgxpool.Pool, log *slog.Logger, listing string) *Catalog {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	c := &Catalog{pool: pool, log: log, now: time.Now}
+	c := &Catalog{pool: pool, log: log, now: time.Now, listing: listing}
+	c.constants, _ = lru.New[string, *string](constantsKept)
 	c.mayRead.known = map[readKey]readAnswer{}
 	return c
 }

@@ -1,8 +1,12 @@
 package catalog
 
 import (
+	"context"
+	"net"
+	"sync/atomic"
 	"testing"
 
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
@@ -16,7 +20,7 @@ func TestClosure(t *testing.T) {
 	t.Parallel()
 	db := dbtest.New(t)
 	ctx := t.Context()
-	c := New(db.Pool, nil)
+	c := New(db.Pool, nil, "")
 	require.Nil(t, c.Current())
 	require.NoError(t, c.Refresh(ctx))
 	before := c.Current()
@@ -98,7 +102,7 @@ func TestFreshLooksWhenSuspect(t *testing.T) {
 	t.Parallel()
 	db := dbtest.New(t)
 	ctx := t.Context()
-	c := New(db.Pool, nil)
+	c := New(db.Pool, nil, "")
 	require.NoError(t, c.Refresh(ctx))
 	conn, err := db.Pool.Acquire(ctx)
 	require.NoError(t, err)
@@ -124,7 +128,7 @@ func TestChunks(t *testing.T) {
 	}
 	_, err := db.Pool.Exec(ctx, `insert into public.ohlcv values ('sim:A', '1m', '2024-01-01Z', 1, 1, 1, 1, 1)`)
 	require.NoError(t, err)
-	c := New(db.Pool, nil)
+	c := New(db.Pool, nil, "")
 	require.NoError(t, c.Refresh(ctx))
 	var chunk string
 	require.NoError(t, db.Pool.QueryRow(ctx, `select relname from pg_class c join pg_inherits i on i.inhrelid = c.oid
@@ -135,9 +139,9 @@ func TestChunks(t *testing.T) {
 func TestAnswer(t *testing.T) {
 	t.Parallel()
 	db := dbtest.New(t)
-	c := New(db.Pool, nil)
+	c := New(db.Pool, nil, "")
 	env := planner.Env{TimeZone: "Asia/Tokyo", DateStyle: "ISO, DMY", IntervalStyle: "postgres"}
-	answers, err := c.Answer(t.Context(), env, []planner.Question{
+	answers, err := c.Answer(t.Context(), []planner.Question{
 		{Key: "a", Under: env.Locale(), SQL: `select extract(epoch from '02/01/2024'::timestamptz)::text`},
 		{Key: "b", Under: env.Locale(), SQL: `select '31/31/2024'::timestamptz::text`},
 		{Key: "c", Under: env.Locale(), SQL: `select null::text`},
@@ -152,7 +156,7 @@ func TestAnswer(t *testing.T) {
 	require.Equal(t, planner.Failed("22012"), answers["d"])
 	require.Equal(t, "Asia/Tokyo", *answers["e"])
 
-	again, err := c.Answer(t.Context(), planner.Env{}, []planner.Question{
+	again, err := c.Answer(t.Context(), []planner.Question{
 		{Key: "zone", SQL: `select current_setting('TimeZone')`},
 		{Key: "write", SQL: `create table pg_catalog.never (a int)`},
 	})
@@ -178,7 +182,7 @@ func TestMayRead(t *testing.T) {
 			_, _ = db.Pool.Exec(t.Context(), `drop owned by `+role)
 		}
 	})
-	c := New(db.Pool, nil)
+	c := New(db.Pool, nil, "")
 	cases := []struct {
 		role    string
 		columns []string
@@ -207,8 +211,100 @@ func TestMayRead(t *testing.T) {
 
 	_, err = db.Pool.Exec(ctx, `drop table public.ohlcv`)
 	require.NoError(t, err)
-	_, err = New(db.Pool, nil).MayRead(ctx, "catalog_all", nil, "")
+	_, err = New(db.Pool, nil, "").MayRead(ctx, "catalog_all", nil, "")
 	require.ErrorIs(t, err, NoTableError{})
-	_, err = New(db.Pool, nil).MayRead(ctx, "no such role", nil, "")
+	_, err = New(db.Pool, nil, "").MayRead(ctx, "no such role", nil, "")
 	require.ErrorIs(t, err, NoTableError{})
+}
+
+// counted counts what is written to a connection.
+type counted struct {
+	net.Conn
+	writes *atomic.Int64
+}
+
+func (c counted) Write(b []byte) (int, error) {
+	c.writes.Add(1)
+	return c.Conn.Write(b)
+}
+
+// countedCatalog is a catalog whose pool has one connection, which is open.
+func countedCatalog(t *testing.T, listing string) (*Catalog, *atomic.Int64) {
+	t.Helper()
+	db := dbtest.New(t)
+	config := db.Pool.Config()
+	config.MaxConns = 1
+	writes, dial := &atomic.Int64{}, config.ConnConfig.DialFunc
+	config.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := dial(ctx, network, addr)
+		return counted{conn, writes}, err
+	}
+	pool, err := pgxpool.NewWithConfig(t.Context(), config)
+	require.NoError(t, err)
+	t.Cleanup(pool.Close)
+	require.NoError(t, pool.Ping(t.Context()))
+	return New(pool, nil, listing), writes
+}
+
+// TestRule9_OneRoundTrip: all questions of a statement go at once, whatever settings they are asked under.
+func TestRule9_OneRoundTrip(t *testing.T) {
+	t.Parallel()
+	c, writes := countedCatalog(t, "select unnest($2::text[]) union select $1 || 'X'")
+	tokyo, delhi := planner.Locale{TimeZone: "Asia/Tokyo"}, planner.Locale{TimeZone: "Asia/Kolkata", DateStyle: "ISO, DMY"}
+	writes.Store(0)
+	answers, err := c.Answer(t.Context(), []planner.Question{
+		{Key: "a", Under: tokyo, SQL: `select current_setting('TimeZone')`},
+		{Key: "b", Under: delhi, SQL: `select current_setting('TimeZone') || current_setting('DateStyle')`},
+		{Key: "c", SQL: `select string_agg(symbol, ',' order by symbol collate "C") from listed`, Listed: &planner.Listing{Prefix: "A", Named: []string{`a"b\`, "{c,d}"}}},
+		{Key: "d", Under: tokyo, SQL: `select current_setting('TimeZone') || current_user`},
+	})
+	require.NoError(t, err)
+	require.EqualValues(t, 1, writes.Load())
+	require.Equal(t, "Asia/Tokyo", *answers["a"])
+	require.Equal(t, "Asia/KolkataISO, DMY", *answers["b"])
+	require.Equal(t, `AX,a"b\,{c,d}`, *answers["c"])
+	require.Contains(t, *answers["d"], "Asia/Tokyo")
+}
+
+// TestRule10_OnlyImmutableResultsAreKept: no other is answered without the database, and no error.
+func TestRule10_OnlyImmutableResultsAreKept(t *testing.T) {
+	t.Parallel()
+	c, writes := countedCatalog(t, "")
+	questions := []planner.Question{
+		{Key: "immutable", SQL: `select lower('A')`, Immutable: true}, {Key: "null", SQL: `select lower(null)`, Immutable: true},
+	}
+	for round := range 3 {
+		writes.Store(0)
+		answers, err := c.Answer(t.Context(), questions)
+		require.NoError(t, err)
+		require.Equal(t, "a", *answers["immutable"])
+		require.Nil(t, answers["null"])
+		require.Contains(t, answers, "null")
+		require.Equal(t, round == 0, writes.Load() > 0)
+	}
+	for _, q := range []planner.Question{
+		{Key: "stable", SQL: `select clock_timestamp()::text`},
+		{Key: "failed", SQL: `select chr(-1)`, Immutable: true},
+		{Key: "long", SQL: `select repeat('x', 5000)`, Immutable: true},
+	} {
+		first, err := c.Answer(t.Context(), []planner.Question{q})
+		require.NoError(t, err)
+		writes.Store(0)
+		second, err := c.Answer(t.Context(), []planner.Question{q})
+		require.NoError(t, err)
+		require.Positive(t, writes.Load(), q.Key)
+		require.Equal(t, q.Key == "stable", *first[q.Key] != *second[q.Key])
+	}
+}
+
+// TestRule13_CostlyPatterns: what takes long is given up, and the other questions are answered.
+func TestRule13_CostlyPatterns(t *testing.T) {
+	t.Parallel()
+	c, _ := countedCatalog(t, "")
+	answers, err := c.Answer(t.Context(), []planner.Question{
+		{Key: "costly", SQL: `select pg_sleep(30)::text`}, {Key: "cheap", SQL: `select 'x'`},
+	})
+	require.NoError(t, err)
+	require.Equal(t, planner.Failed("57014"), answers["costly"])
+	require.Equal(t, "x", *answers["cheap"])
 }

@@ -15,7 +15,7 @@ func TestRule3_WhatRunsUnnamed(t *testing.T) {
 	t.Parallel()
 	db := dbtest.New(t)
 	ctx := t.Context()
-	c := New(db.Pool, nil)
+	c := New(db.Pool, nil, "")
 	conn, err := db.Pool.Acquire(ctx) // temporary tables are a session's
 	require.NoError(t, err)
 	defer conn.Release()
@@ -104,7 +104,7 @@ func TestRule3_DynamicFunctions(t *testing.T) {
 	t.Parallel()
 	db := dbtest.New(t)
 	ctx := t.Context()
-	c := New(db.Pool, nil)
+	c := New(db.Pool, nil, "")
 	for _, sql := range []string{
 		`create function public.dyn(since timestamptz, name text) returns bigint language plpgsql as $$declare n bigint; begin execute format('select count(*) from %I', name) into n; return n; end$$`,
 		`create function public.by_oid(int, regclass) returns xml language sql as $$select table_to_xml($2, true, true, '')$$`,
@@ -157,7 +157,7 @@ func TestRule3_TimescaleRunsByName(t *testing.T) {
 	t.Parallel()
 	db := dbtest.New(t)
 	ctx := t.Context()
-	c := New(db.Pool, nil)
+	c := New(db.Pool, nil, "")
 	do := func(list ...string) {
 		t.Helper()
 		for _, sql := range list {
@@ -187,7 +187,7 @@ func TestRule3_EventTriggers(t *testing.T) {
 	t.Parallel()
 	db := dbtest.New(t)
 	ctx := t.Context()
-	c := New(db.Pool, nil)
+	c := New(db.Pool, nil, "")
 	_, err := db.Pool.Exec(ctx, `create function public.watch() returns event_trigger language plpgsql as $$begin perform count(*) from public.ohlcv; end$$`)
 	require.NoError(t, err)
 	refused := func(sql string) bool {
