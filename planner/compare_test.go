@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"regexp"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 
@@ -31,7 +33,7 @@ func TestDifferential(t *testing.T) {
 	for n := range statements {
 		g := &grammar{Rand: r}
 		zone := g.pick("UTC", "America/New_York", "Asia/Tokyo")
-		d := trial{sql: g.statement(), params: g.params, zone: zone, others: r.Uint64()}
+		d := trial{sql: g.statement(), params: g.params, zone: zone, others: r.Uint64()}.renumbered()
 		outcome, difference := d.run(t, conn)
 		if difference != "" {
 			small, difference := d.shrink(t, conn, difference)
@@ -93,6 +95,22 @@ type trial struct {
 	sql, zone string
 	params    []string // values; "\x00" is NULL
 	others    uint64   // the seed of the constants of the text whose template it shares
+}
+
+// renumbered has only the parameters that the statement names: the grammar draws more than it uses.
+func (d trial) renumbered() trial {
+	numbers := map[string]string{}
+	var kept []string
+	d.sql = regexp.MustCompile(`\$\d+`).ReplaceAllStringFunc(d.sql, func(name string) string {
+		if _, known := numbers[name]; !known {
+			n, _ := strconv.Atoi(name[1:])
+			kept = append(kept, d.params[n-1])
+			numbers[name] = "$" + strconv.Itoa(len(kept))
+		}
+		return numbers[name]
+	})
+	d.params = kept
+	return d
 }
 
 func (d trial) String() string {

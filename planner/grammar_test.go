@@ -102,19 +102,23 @@ func (g *grammar) grouped() string {
 
 // lists compares with arrays, NULL among their elements (PLANNER 11 and 12), and with a name that a cast has made shorter (PLANNER 13).
 func (g *grammar) lists() string {
-	element := func() string { return g.pick("null", g.time()+"::timestamptz", "timestamptz '2026-11-01 05:00Z'") }
-	array := g.pick("array["+element()+", "+element()+"]::timestamptz[]", "'{2026-11-01 05:00Z, 2026-11-02 03:00Z}'", "'{2026-11-01 05:00Z, NULL}'", "'{}'", "null::timestamptz[]")
+	at := g.pick("timestamptz '2026-11-01 05:00Z'", "timestamptz '2026-11-02Z'", "timestamptz '2026-10-31 00:00Z'")
 	op := g.pick("=", "<>", "<", "<=", ">", ">=")
-	condition := g.pick("ts "+op+" any ("+array+")", "ts "+op+" all ("+array+")", "ts in ("+element()+", "+element()+")", "ts not in ("+element()+", "+element()+")",
-		"symbol::varchar(1) = 'A'", "symbol::char(1) = 'A'", "symbol::varchar = 'A'", "symbol "+g.pick("= any", "<> all")+" ('{A,NULL}')",
-		"ts is "+g.pick("not ", "")+"distinct from "+g.pick("null", "null::timestamptz", g.time()), "(ts "+op+" "+g.time()+") is "+g.pick("distinct from true", "unknown"))
+	whether := " is " + g.pick("", "not ") + g.pick("true", "false", "unknown", "unknown")
+	condition := ""
 	switch g.IntN(4) {
 	case 0:
-		condition = "(" + condition + ") is " + g.pick("", "not ") + g.pick("true", "false", "unknown")
+		list := g.pick("in (null, "+at+")", "not in (null, "+at+")", "= any (array[null, "+at+"])", "<> all (array["+at+", null])", op+" any (array[null, "+at+"])",
+			op+" all ('{2026-11-01 05:00Z, NULL}')", op+" any (null::timestamptz[])", op+" all ('{}')")
+		condition = "(ts " + list + ")" + whether
 	case 1:
-		condition = "not (" + condition + g.pick("", " and "+g.leaf("")) + ")"
+		condition = "ts " + op + g.pick(" any ", " all ") + "(" + g.pick("array["+at+", timestamptz '2026-11-01 07:00Z']", "'{2026-11-01 05:00Z, 2026-11-02 03:00Z}'", "array["+at+"]") + ")"
+	case 2:
+		condition = g.pick("symbol::varchar(1) = 'A'", "symbol::varchar(1) = 'A'", "symbol::char(1) = 'A'", "symbol::varchar = 'A'", "symbol <> all ('{A}')", "(symbol = any ('{A,NULL}'))"+whether, "(symbol <> all ('{A,NULL}'))"+whether)
+	default:
+		condition = "(ts is " + g.pick("not ", "") + "distinct from " + g.pick("null", "null::timestamptz", at) + ")" + g.pick("", whether)
 	}
-	return "select symbol, timeframe, ts from ohlcv where " + g.series("") + " and " + condition
+	return "select symbol, timeframe, ts from ohlcv where " + g.series("") + " and " + g.pick("", "", "not ") + "(" + condition + g.pick("", "", " and "+g.leaf("")) + ")"
 }
 
 // counted reads so many bars from an end, or does not (PLANNER 17).
