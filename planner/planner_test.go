@@ -246,6 +246,15 @@ func BenchmarkPrepare(b *testing.B) {
 	}
 }
 
+func BenchmarkPrepareDashboard(b *testing.B) {
+	text := `SELECT time_bucket('900s', ts) AS "time", symbol AS metric, avg(close) AS value, max(high) AS high, min(low) AS low, sum(volume) AS volume ` +
+		`FROM ohlcv WHERE symbol IN ('BTCUSD', 'ETHUSD') AND timeframe = '1m' AND ts BETWEEN '2024-01-01T00:00:00Z' AND '2024-01-01T06:00:00Z' GROUP BY 1, 2 ORDER BY 1, 2`
+	b.ReportAllocs()
+	for b.Loop() {
+		Prepare(text, nil, Env{}).Bind(Args{}, Env{}, goldenBracket(), nil)
+	}
+}
+
 func BenchmarkCachedBind(b *testing.B) {
 	c := NewCache(100)
 	args := Args{Values: [][]byte{[]byte("BTCUSD"), []byte("2024-01-01"), []byte("2024-01-02")}}

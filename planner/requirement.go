@@ -79,11 +79,11 @@ func (x *binding) scans(s *statement, e *evaluator, first *reading) {
 			failure = r.failure
 		}
 	}
-	switch {
-	case unbounded > 0 && unbounded == len(readings) && !s.mentions:
-		x.unbounded()
-		return
-	case unbounded > 0:
+	if unbounded > 0 {
+		if mentions, _ := s.symbolic(); unbounded == len(readings) && !mentions {
+			x.unbounded()
+			return
+		}
 		x.noSymbol(failure)
 	}
 	for _, r := range readings {

@@ -22,7 +22,7 @@ import (
 // can be of: those that are bound, since every writer of bars binds first; those that a source lists under its prefix, since any of
 // them may be asked for by the condition alone; and of the symbols without a prefix that are not bound yet those that the statement
 // names, since nobody else has asked for them. A symbol that comes from a user's own table, or from a function, may be one of the
-// latter without being named: beside a condition with such (statement.strange) nothing is asked, unless a prefix of the condition
+// latter without being named: beside a condition with such (statement.symbolic) nothing is asked, unless a prefix of the condition
 // has the source's colon in it.
 
 // universe is the set of symbols that the conditions of a scan are decided for.
@@ -70,7 +70,8 @@ func (x *binding) universeOf(s *statement, r *reading, readings []*reading, e *e
 	if !r.scan.names {
 		return nil, false
 	}
-	strange := s.strange || slices.ContainsFunc(readings, func(o *reading) bool { return o.unseen })
+	_, strange := s.symbolic()
+	strange = strange || slices.ContainsFunc(readings, func(o *reading) bool { return o.unseen })
 	prefix := e.prefixOf(r.scan)
 	if strange && !strings.Contains(prefix, ":") {
 		return nil, false

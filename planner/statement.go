@@ -4,6 +4,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 
 	pg "github.com/pganalyze/pg_query_go/v6"
 	"google.golang.org/protobuf/proto"
@@ -18,9 +19,9 @@ type statement struct {
 	writes, writesQualified bool
 	// changes says that the statement may change what names mean: a definition.
 	changes bool
-	// mentions says that a condition may depend on a symbol, so that reading all symbols is not what was asked for; strange that one
+	// symbolic reports whether a condition may depend on a symbol, so that reading all symbols is not what was asked for; and whether one
 	// may whose symbols are not known.
-	mentions, strange bool
+	symbolic func() (mentions, strange bool)
 	// trees are the statement's and those of the views that it reads.
 	trees []proto.Message
 	// users reports whether a name may be that of a user's function or operator.
@@ -68,16 +69,16 @@ func analyzeStatement(text string, raw *pg.RawStmt, c *Catalog, created map[stri
 		a.inspect(s, root)
 	}
 	s.trees = append(slices.Clone(a.trees), root)
-	var tainted map[string]bool
-	s.mentions, tainted = mentionsSymbol(s.trees)
-	s.strange = tainted == nil
 	for _, sc := range a.scans {
 		sc.links = a.linksOf(sc.item, sc.quals)
 		sc.asks, sc.names = asksSymbols(sc.quals, sc.item), namesSymbols(sc.quals, sc.item)
-		s.strange = s.strange || sc.strange(sc.quals, tainted)
 	}
 	s.scans, s.opaque, s.barrier, s.questions = a.scans, a.opaque, a.barrier, a.questions
-	s.inferParams(root, oids)
+	s.symbolic = sync.OnceValues(s.ofSymbols)
+	s.oids = slices.Clone(oids)
+	if strings.Contains(text, "$") {
+		s.inferParams(root, oids)
+	}
 	if c != nil && c.Events && firesEvents(root) {
 		s.opaque = append(s.opaque, "it fires an event trigger that reads ohlcv")
 	}
@@ -89,6 +90,16 @@ func analyzeStatement(text string, raw *pg.RawStmt, c *Catalog, created map[stri
 		}
 	}
 	return s
+}
+
+// ofSymbols is what symbolic finds out once: of most statements nobody asks.
+func (s *statement) ofSymbols() (mentions, strange bool) {
+	mentions, tainted := mentionsSymbol(s.trees)
+	strange = tainted == nil
+	for _, sc := range s.scans {
+		strange = strange || sc.strange(sc.quals, tainted)
+	}
+	return mentions, strange
 }
 
 // top analyses a whole statement; false where it does not execute what is below it.
@@ -151,7 +162,7 @@ func (a *analyzer) top(s *statement, root *pg.Node, text string, raw *pg.RawStmt
 		for _, relation := range n.TruncateStmt.GetRelations() {
 			a.target(relation.GetRangeVar())
 		}
-		a.noteWrites(s, root)
+		a.noteWrites(s, root, text)
 		return false
 	case *pg.Node_SelectStmt, *pg.Node_InsertStmt, *pg.Node_UpdateStmt, *pg.Node_DeleteStmt, *pg.Node_MergeStmt:
 		s.unsettles = s.unsettles || root.GetUpdateStmt().GetRelation().GetRelname() == "pg_settings" // a rule makes it set_config
@@ -161,8 +172,13 @@ func (a *analyzer) top(s *statement, root *pg.Node, text string, raw *pg.RawStmt
 		a.definition(root)
 		return false
 	}
-	a.noteWrites(s, root)
+	a.noteWrites(s, root, text)
 	return true
+}
+
+// writesSomething reports whether a text may hold a statement that writes.
+func writesSomething(text string) bool {
+	return slices.ContainsFunc([]string{"insert", "update", "delete", "merge"}, func(word string) bool { return hasWord(text, word) })
 }
 
 // analyzes reports whether an EXPLAIN runs its statement.
@@ -320,7 +336,10 @@ func (a *analyzer) modify(with *pg.WithClause, env *cte, from []*pg.Node, where 
 }
 
 // noteWrites notes whether a statement, or one in its WITH clauses, writes ohlcv itself.
-func (a *analyzer) noteWrites(s *statement, root proto.Message) {
+func (a *analyzer) noteWrites(s *statement, root proto.Message, text string) {
+	if node, ok := root.(*pg.Node); ok && node.GetSelectStmt() != nil && !writesSomething(text) {
+		return
+	}
 	note := func(rv *pg.RangeVar) {
 		if isOurs(rv) {
 			s.writes = true

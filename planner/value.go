@@ -77,8 +77,11 @@ func (v value) widen(below, above time.Duration) value {
 
 // isUTC reports whether a TimeZone is UTC under one of its names.
 func isUTC(zone string) bool {
+	if zone == "" || zone == "UTC" || zone == "Etc/UTC" { // as they are nearly always written
+		return true
+	}
 	switch strings.ToLower(zone) {
-	case "", "utc", "etc/utc", "gmt", "etc/gmt", "zulu", "etc/zulu", "universal", "etc/universal", "uct", "etc/uct", "gmt0",
+	case "utc", "etc/utc", "gmt", "etc/gmt", "zulu", "etc/zulu", "universal", "etc/universal", "uct", "etc/uct", "gmt0",
 		"etc/gmt0", "etc/gmt+0", "etc/gmt-0", "greenwich", "etc/greenwich":
 		return true
 	}

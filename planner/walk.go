@@ -2,36 +2,68 @@ package planner
 
 import (
 	"maps"
+	"reflect"
+	"sync"
 
 	pg "github.com/pganalyze/pg_query_go/v6"
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
 // walk calls visit for every message below root, itself among them, and goes on below it where visit returns true.
 func walk(root proto.Message, visit func(proto.Message) bool) {
-	if root != nil {
-		walkReflect(root.ProtoReflect(), visit)
+	if root == nil || reflect.ValueOf(root).IsNil() || !visit(root) {
+		return
+	}
+	eachBelow(root, func(m proto.Message) { walk(m, visit) })
+}
+
+// eachBelow calls f for the messages that are fields of a message. It looks at the Go fields themselves, which takes a tenth of the
+// time that protoreflect does: of a text that is new, most of the time would go there.
+func eachBelow(m proto.Message, f func(proto.Message)) {
+	v := reflect.ValueOf(m).Elem()
+	for _, i := range messageFields(v.Type()) {
+		switch field := v.Field(i); field.Kind() {
+		case reflect.Pointer:
+			if !field.IsNil() {
+				f(field.Interface().(proto.Message)) //nolint:errcheck,forcetypeassert // by messageFields
+			}
+		case reflect.Slice:
+			for j := range field.Len() {
+				f(field.Index(j).Interface().(proto.Message)) //nolint:errcheck,forcetypeassert // by messageFields
+			}
+		default: // a oneof, whose wrapper has one field
+			if !field.IsNil() {
+				if one, ok := reflect.TypeAssert[proto.Message](field.Elem().Elem().Field(0)); ok {
+					f(one)
+				}
+			}
+		}
 	}
 }
 
-func walkReflect(m protoreflect.Message, visit func(proto.Message) bool) {
-	if !m.IsValid() || !visit(m.Interface()) {
-		return
+var (
+	messageType = reflect.TypeFor[proto.Message]() //nolint:gochecknoglobals // a constant that Go cannot declare
+	knownFields sync.Map                           //nolint:gochecknoglobals // reflect.Type → []int, filled once for each type
+)
+
+// messageFields returns the numbers of a message's fields that are messages, lists of them, or a oneof.
+func messageFields(t reflect.Type) []int {
+	if known, ok := knownFields.Load(t); ok {
+		return known.([]int) //nolint:errcheck,forcetypeassert // nothing else is stored
 	}
-	m.Range(func(field protoreflect.FieldDescriptor, v protoreflect.Value) bool {
-		switch {
-		case field.Message() == nil:
-		case field.IsList():
-			list := v.List()
-			for i := range list.Len() {
-				walkReflect(list.Get(i).Message(), visit)
-			}
-		default:
-			walkReflect(v.Message(), visit)
+	fields := []int{}
+	for i := range t.NumField() {
+		field := t.Field(i)
+		switch kind := field.Type.Kind(); {
+		case !field.IsExported():
+		case kind == reflect.Pointer && field.Type.Implements(messageType),
+			kind == reflect.Slice && field.Type.Elem().Implements(messageType),
+			kind == reflect.Interface && field.Tag.Get("protobuf_oneof") != "":
+			fields = append(fields, i)
 		}
-		return true
-	})
+	}
+	knownFields.Store(t, fields)
+	return fields
 }
 
 // scalarFunctions are functions of pg_catalog and TimescaleDB that give one value for one row: a SELECT list of them is
@@ -87,37 +119,22 @@ func aggregatesOutside(sel *pg.SelectStmt, aliases map[string]bool) bool {
 		noteAliases(node, aliases)
 	}
 	outside := false
-	sel.ProtoReflect().Range(func(_ protoreflect.FieldDescriptor, v protoreflect.Value) bool {
-		below := func(m protoreflect.Message) {
-			walkReflect(m, func(m proto.Message) bool {
-				switch n := m.(type) {
-				case *pg.SelectStmt:
-					outside = outside || aggregatesOutside(n, aliases)
-					return false
-				case *pg.FuncCall:
-					name, ok := callName(n.GetFuncname())
-					if n.GetOver() == nil && (!ok || !scalarFunctions[name]) {
-						outside = outside || onlyOuter(n, aliases)
-					}
-				case *pg.JsonObjectAgg, *pg.JsonArrayAgg, *pg.JsonAggConstructor, *pg.GroupingFunc:
-					outside = true
+	eachBelow(sel, func(m proto.Message) {
+		walk(m, func(m proto.Message) bool {
+			switch n := m.(type) {
+			case *pg.SelectStmt:
+				outside = outside || aggregatesOutside(n, aliases)
+				return false
+			case *pg.FuncCall:
+				name, ok := callName(n.GetFuncname())
+				if n.GetOver() == nil && (!ok || !scalarFunctions[name]) {
+					outside = outside || onlyOuter(n, aliases)
 				}
-				return !outside
-			})
-		}
-		switch list, ok := v.Interface().(protoreflect.List); {
-		case ok:
-			for i := range list.Len() {
-				if m, ok := list.Get(i).Interface().(protoreflect.Message); ok {
-					below(m)
-				}
+			case *pg.JsonObjectAgg, *pg.JsonArrayAgg, *pg.JsonAggConstructor, *pg.GroupingFunc:
+				outside = true
 			}
-		default:
-			if m, ok := v.Interface().(protoreflect.Message); ok {
-				below(m)
-			}
-		}
-		return !outside
+			return !outside
+		})
 	})
 	return outside
 }
