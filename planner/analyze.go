@@ -1,6 +1,7 @@
 package planner
 
 import (
+	"slices"
 	"strings"
 
 	pg "github.com/pganalyze/pg_query_go/v6"
@@ -214,6 +215,7 @@ func (a *analyzer) fromNode(l *level, node *pg.Node, env *cte) *source {
 	default:
 		it = &item{opaque: true}
 	}
+	it.place(node, l)
 	l.items = append(l.items, it)
 	return &source{item: it}
 }
@@ -345,9 +347,9 @@ func (a *analyzer) spread(l *level, f *source, quals []*pred, lim *limit) {
 		toLeft = append(append(toLeft, quals...), on...)
 		toRight = toLeft
 	case pg.JoinType_JOIN_LEFT:
-		toLeft, toRight = quals, on
+		toLeft, toRight = quals, append(slices.Clip(on), only(quals, f.left.items())...)
 	case pg.JoinType_JOIN_RIGHT:
-		toLeft, toRight = on, quals
+		toLeft, toRight = append(slices.Clip(on), only(quals, f.right.items())...), quals
 	default: // FULL: a row of either side appears whatever the conditions say
 	}
 	a.spread(l, f.left, toLeft, nil)
@@ -389,6 +391,9 @@ func (a *analyzer) joinCondition(l *level, f *source) []*pred {
 func (a *analyzer) joinColumn(l *level, f *source, col string) *pred {
 	one := func(items []*item) operand {
 		var found operand
+		if len(items) == 1 && items[0].askable() && !l.hidden {
+			return operand{refs: []ref{{items[0], col}}}
+		}
 		for _, it := range items {
 			switch {
 			case a.has(it, col):

@@ -1,6 +1,8 @@
 package planner
 
 import (
+	"slices"
+
 	pg "github.com/pganalyze/pg_query_go/v6"
 )
 
@@ -10,10 +12,16 @@ func (a *analyzer) conjuncts(l *level, node *pg.Node) []*pred {
 		return nil
 	}
 	p := a.compile(l, node)
+	list := []*pred{p}
 	if p.kind == predAnd {
-		return p.kids
+		list = p.kids
 	}
-	return []*pred{p}
+	for _, q := range list {
+		if q.from != nil && q.from.GetSubLink() != nil {
+			list = append(slices.Clip(list), a.implied(l, q.from)...)
+		}
+	}
+	return list
 }
 
 // compile turns a condition into a predicate over the level's items. What it does not understand is unknown.
@@ -22,6 +30,7 @@ func (a *analyzer) compile(l *level, node *pg.Node) *pred {
 	if p.kind == predUnknown {
 		p.node = node
 	}
+	p.from, p.at = node, l
 	a.keepSource(l, p, node)
 	return p
 }

@@ -74,14 +74,16 @@ type question struct {
 	params []int
 	strs   bool // it has texts among its constants
 
-	once [2]sync.Once
-	text [2]string
+	once [forms]sync.Once
+	text [forms]string
 }
 
-// The forms of a question: values that are compared as texts, and all others.
+// The forms of a question: values that are compared as texts, all others, and what these lie between.
 const (
 	formText = iota
 	formPlain
+	formEnds // the least and the greatest value
+	forms
 )
 
 // sublinks registers the subqueries in what a column is compared with.
@@ -118,7 +120,7 @@ func (a *analyzer) question(sel *pg.SelectStmt, l *level) *question {
 	if q.why = q.bringCTEs(l.within); q.why != "" {
 		return q
 	}
-	if q.why = q.takeTies(); q.why != "" {
+	if q.why = q.relax(); q.why != "" {
 		return q
 	}
 	c := checker{catalog: a}
@@ -169,35 +171,6 @@ func (q *question) bringCTEs(env *cte) string {
 	return ""
 }
 
-// takeTies has the question of a LIMIT give every row that may be among those that the LIMIT leaves.
-func (q *question) takeTies() string {
-	s := q.sub
-	if !limited(s) {
-		s.LimitCount, s.LimitOffset, s.LimitOption = nil, nil, pg.LimitOption_LIMIT_OPTION_DEFAULT
-		return ""
-	}
-	if s.GetLimitCount() == nil {
-		s.LimitOffset = nil // the first rows are more than the subquery has
-		q.among, q.empty = true, true
-		return ""
-	}
-	q.among = true
-	q.empty = s.GetLimitOffset() != nil || s.GetLimitCount().GetAConst().GetIval().GetIval() <= 0
-	if len(s.GetSortClause()) == 0 {
-		s.LimitCount, s.LimitOffset, s.LimitOption = nil, nil, pg.LimitOption_LIMIT_OPTION_DEFAULT
-		return ""
-	}
-	if s.GetLimitOffset() != nil {
-		count, offset := s.GetLimitCount().GetAConst().GetIval(), s.GetLimitOffset().GetAConst().GetIval()
-		if count == nil || offset == nil {
-			return "its LIMIT and OFFSET are not numbers"
-		}
-		s.LimitCount, s.LimitOffset = pg.MakeAConstIntNode(int64(count.GetIval())+int64(offset.GetIval()), -1), nil
-	}
-	s.LimitOption = pg.LimitOption_LIMIT_OPTION_WITH_TIES
-	return ""
-}
-
 // renumber makes the parameters $1 … without holes.
 func (q *question) renumber() {
 	for _, m := range []proto.Message{q.sub, q.with} {
@@ -211,10 +184,11 @@ func (q *question) renumber() {
 }
 
 // The questions in which "SELECT 1" stands for the subquery. The texts of the first form are told apart byte by byte.
-var questionForms = [2]string{ //nolint:gochecknoglobals // a table
+var questionForms = [forms]string{ //nolint:gochecknoglobals // a table
 	formText: `SELECT DISTINCT q.v COLLATE "C", (SELECT c.collisdeterministic FROM pg_catalog.pg_collation c WHERE c.oid =
  pg_catalog.pg_collation_for((SELECT q.v FROM (SELECT 1) AS q(v) LIMIT 0))::pg_catalog.regcollation) FROM (SELECT 1) AS q(v)`,
 	formPlain: `SELECT DISTINCT q.v FROM (SELECT 1) AS q(v)`,
+	formEnds:  `SELECT u.v FROM (SELECT pg_catalog.min(q.v) AS low, pg_catalog.max(q.v) AS high FROM (SELECT 1) AS q(v)) e, LATERAL (VALUES (e.low), (e.high)) u(v)`,
 }
 
 // sql returns the question's text, empty where it cannot be written down.
@@ -225,7 +199,7 @@ func (q *question) sql(form int) string {
 			return
 		}
 		walk(tree, func(m proto.Message) bool {
-			if rs, ok := m.(*pg.RangeSubselect); ok {
+			if rs, ok := m.(*pg.RangeSubselect); ok && isBareSelect(rs.GetSubquery().GetSelectStmt()) {
 				rs.Subquery = &pg.Node{Node: &pg.Node_SelectStmt{SelectStmt: q.sub}}
 				return false
 			}

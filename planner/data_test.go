@@ -106,6 +106,43 @@ func (g *grammar) picked(col string) string {
 		"select at::timestamp from picks"+where+last, "select max(ts) from ohlcv where "+g.where(""), "select ts from ohlcv where "+g.where("")+" order by close desc, ts limit 1")
 }
 
+// joinedToData joins ohlcv to the user's own tables, or asks whether they have a row for it.
+func (g *grammar) joinedToData() string {
+	item := g.pick("picks", "picks", "(select * from picks where n < 4)", "(select symbol, at, n, owner, day from picks order by n, symbol limit 3)", "(select distinct symbol, at, n, owner, day from picks)",
+		"(select symbol, max(ts) as at, 1 as n, 'me' as owner, date '2026-11-01' as day from ohlcv where "+g.where("")+" group by symbol)")
+	filter := g.pick("", "", " and p.n < 3", " and p.owner = 'me'", " and n = "+g.constant("2"), " and p.at > "+g.time(), " and (p.n = 1 or p.n = 2)", " and p.n between 1 and 2", " and p.day is null")
+	symbol := g.pick("p.symbol = o.symbol", "o.symbol = p.symbol", "o.symbol = p.symbol", "o.symbol = 'A'")
+	ts := g.pick("", "", " and o.ts >= p.at", " and o.ts between p.at - interval '3 hours' and p.at", " and o.ts::date = p.day", " and o.ts < p.day", " and o.ts = p.at", " and p.at::date = o.ts::date",
+		" and o.ts > p.at - interval '1 day' and o.ts <= p.at + interval '1 day'")
+	tf := g.pick("o.timeframe = '1h'", "o.timeframe = '1d'", "o.timeframe in ('1h', '1d')", g.where("o."))
+	more := g.pick("", "", " and "+g.leaf("o."))
+	switch g.IntN(9) {
+	case 0, 1:
+		return "select o.symbol, o.ts, p.n from " + item + " p " + g.pick("join", "join", "left join", "right join", "full join") + " ohlcv o on " + symbol + ts + g.pick(filter, "") + " and " + tf + more +
+			g.pick("", " where true"+filter, " where "+tf, " where o.ts is null", " where p.n is not null")
+	case 2:
+		return "select o.symbol, o.ts, p.n from ohlcv o " + g.pick("join", "left join", "right join") + " " + item + " p on " + symbol + ts + " where " + tf + filter + more
+	case 3:
+		return "select o.symbol, o.ts, p.n from ohlcv o, " + item + " p where " + symbol + ts + " and " + tf + filter + more
+	case 4:
+		return "select symbol, o.ts, p.n from " + item + " p " + g.pick("join", "left join", "right join") + " ohlcv o using (symbol) where " + tf + g.pick(filter, "") + more
+	case 5:
+		return "select o.symbol, o.ts from ohlcv o where " + g.pick("", "", "not ") + "exists (select 1 from " + item + " p where " + symbol + ts + filter + ") and " + tf + more
+	case 6:
+		return "select o.symbol, o.ts from ohlcv o where o.symbol " + g.pick("in", "in", "not in") + " (select p.symbol from " + item + " p where p.n is not null" + ts + filter + ") and " + tf + more
+	case 7:
+		join, on := " p cross join lateral", ""
+		if g.IntN(2) == 0 {
+			join, on = " p left join lateral", " on true"
+		}
+		return "select p.n, p.at, l.ts, l.symbol from " + item + join + " (select o.ts, o.symbol from ohlcv o where " + symbol + " and " + tf + g.pick("", more) +
+			" and o.ts " + g.pick("<=", "<", ">=") + " p.at order by o.ts " + g.pick("desc", "asc") + ", o.symbol, o.timeframe limit 2) l" + on + " where true" + filter
+	}
+	cte := "with w as (select symbol, at, n, owner, day from " + item + " p where true" + filter + g.pick("", " order by n desc, symbol limit 2") + ") "
+	return cte + g.pick("select o.symbol, o.ts from ohlcv o join w p on "+symbol+ts+" where "+tf, "select o.symbol, o.ts from ohlcv o where o.symbol in (select symbol from w) and "+tf,
+		"select o.symbol, o.ts from ohlcv o where (o.symbol, o.timeframe) in (select symbol, "+g.pick("'1h'", "'1d'")+" from w) and "+tf)
+}
+
 // fromData bounds ohlcv by what the user's own tables hold (PLANNER 19).
 func (g *grammar) fromData() string {
 	leaf := func() string {

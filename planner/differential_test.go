@@ -325,7 +325,9 @@ func (g *grammar) given() string {
 func (g *grammar) statement() string {
 	columns := "symbol, timeframe, ts, close"
 	plain := func() string { return "select " + columns + " from ohlcv where " + g.where("") }
-	switch g.IntN(54) {
+	switch g.IntN(60) {
+	case 54, 55, 56, 57, 58, 59:
+		return g.joinedToData()
 	case 50, 51, 52, 53:
 		return g.fromData()
 	case 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47, 48, 49:

@@ -15,9 +15,12 @@ type origin struct {
 	values []*pg.Node
 	// series is a call of generate_series that gives the value.
 	series *pg.FuncCall
+	// asked gives the values that an item of the user's data has; instant says that only timestamptz will do.
+	asked   *question
+	instant bool
 }
 
-func (o origin) made() bool { return o.series != nil || len(o.values) > 0 }
+func (o origin) made() bool { return o.series != nil || len(o.values) > 0 || o.asked != nil }
 
 const seriesName = "generate_series"
 
@@ -164,6 +167,9 @@ func (o origin) steps(e *evaluator, fn *derived) bool {
 // holds returns the rows whose column has a value that the origin's constants give; false where those are not known. Alone says
 // that one constant is all that the column is made of.
 func (o origin) holds(e *evaluator, col string, alone bool) (box, bool) {
+	if o.asked != nil {
+		return o.askedRows(e, col)
+	}
 	out := box{everyName(), everyName(), always()}
 	if o.series != nil {
 		args := o.series.GetArgs()

@@ -68,6 +68,9 @@ type pred struct {
 	left, right operand
 	test        pg.BoolTestType
 	node        *pg.Node // of what is unknown
+	// from is the condition as it stands in the statement, and at the level whose columns it names; nil for a part of one.
+	from *pg.Node
+	at   *level
 	// source is the condition as it is written, where it is one on one column that the database has to decide if that is a symbol
 	// (keepSource); one is the column. stable says that source is not IMMUTABLE.
 	source *pg.Node

@@ -23,6 +23,9 @@ type item struct {
 	parent *level
 	// series is the call of generate_series that the item is.
 	series *pg.FuncCall
+	// node is the item as it stands in the FROM clause of home, nil where it cannot be asked by itself.
+	node *pg.Node
+	home *level
 	// branches are the sides of a set operation that was analysed.
 	branches []*item
 }
@@ -141,7 +144,7 @@ func (a *analyzer) resolveIn(l *level, alias, col string) operand {
 	for _, it := range l.items {
 		if it.alias != "" && it.alias == alias {
 			matches++
-			if a.has(it, col) {
+			if a.has(it, col) || it.askable() {
 				found = operand{refs: []ref{{it, col}}}
 			}
 		}
@@ -157,6 +160,11 @@ func (a *analyzer) resolveBare(l *level, col string) operand {
 	for _, it := range l.items {
 		if a.has(it, col) {
 			refs = append(refs, ref{it, col})
+		}
+	}
+	if len(refs) == 0 {
+		if it := a.askedBare(l, col); it != nil {
+			return operand{refs: []ref{{it, col}}}
 		}
 	}
 	switch {

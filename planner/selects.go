@@ -74,7 +74,7 @@ func (a *analyzer) fromSubqueries(env *cte, nodes ...*pg.Node) {
 func (a *analyzer) setOperation(it *item, quals []*pred) {
 	sel := it.sub
 	if limited(sel) || len(sel.GetLockingClause()) > 0 {
-		a.barrier = a.barrier || mention(quals, it)
+		a.barrier = a.barrier || a.mention(quals, it)
 		quals = nil
 	}
 	for _, branch := range []*pg.SelectStmt{sel.GetLarg(), sel.GetRarg()} {
@@ -93,12 +93,15 @@ func (a *analyzer) setOperation(it *item, quals []*pred) {
 	}
 }
 
-// mention reports whether one of the conditions is on a column of the item.
-func mention(quals []*pred, it *item) bool {
+// mention reports whether one of the conditions is on a column that the item is known to have.
+func (a *analyzer) mention(quals []*pred, it *item) bool {
 	for _, q := range quals {
-		_, left := q.left.of(it)
-		_, right := q.right.of(it)
-		if left || right || mention(q.kids, it) {
+		for _, o := range []operand{q.left, q.right} {
+			if col, on := o.of(it); on && a.has(it, col) {
+				return true
+			}
+		}
+		if a.mention(q.kids, it) {
 			return true
 		}
 	}
@@ -218,7 +221,7 @@ func (a *analyzer) plainSelect(it *item, quals []*pred, lim *limit) {
 		}
 		a.spread(l, f, all, lim)
 	}
-	a.barrier = a.barrier || s.blocked && len(a.scans) > scans && mention(quals, it)
+	a.barrier = a.barrier || s.blocked && len(a.scans) > scans && a.mention(quals, it)
 }
 
 // limitOf returns the LIMIT that applies to the rows of the only item of the FROM clause, if there is one.

@@ -70,7 +70,7 @@ func analyzeStatement(text string, raw *pg.RawStmt, c *Catalog, created map[stri
 	}
 	s.trees = append(slices.Clone(a.trees), root)
 	for _, sc := range a.scans {
-		sc.links = a.linksOf(sc.item, sc.quals)
+		sc.links = a.linksOf(sc.item, sc.quals, sc.quals)
 		sc.asks, sc.names = asksSymbols(sc.quals, sc.item), namesSymbols(sc.quals, sc.item)
 	}
 	s.scans, s.opaque, s.barrier, s.questions = a.scans, a.opaque, a.barrier, a.questions

@@ -13,13 +13,18 @@ func (e *evaluator) askData(s *pg.SubLink, form int) (Column, *question, bool) {
 	if q == nil {
 		return Column{}, nil, false
 	}
+	answer, known := e.askQuestion(q, form)
+	return answer, q, known
+}
+
+func (e *evaluator) askQuestion(q *question, form int) (Column, bool) {
 	e.start.used = true // the plan holds for this moment only
 	if e.given != nil {
 		e.start.ownTree = true // the question has the constants of the text that was analysed
-		return Column{}, q, false
+		return Column{}, false
 	}
 	if e.data == nil {
-		return Column{}, q, false
+		return Column{}, false
 	}
 	d, why := e.dataOf(q, form)
 	if why == "" {
@@ -31,14 +36,14 @@ func (e *evaluator) askData(s *pg.SubLink, form int) (Column, *question, bool) {
 			}
 			e.data.asked[d.Key] = d
 			e.data.pending++
-			return Column{}, q, false
+			return Column{}, false
 		case answer.Unknown == "":
-			return answer, q, true
+			return answer, true
 		}
 		why = answer.Unknown
 	}
 	e.data.unasked = why
-	return Column{}, q, false
+	return Column{}, false
 }
 
 // dataOf returns the question as it is asked in this execution, or why it cannot be.

@@ -269,7 +269,7 @@ func (p *pred) compares(it *item) bool {
 }
 
 // strange reports whether one of the conditions may be on the scan's symbol, and is neither decided here nor by the database nor
-// one that links the scan with another: the symbols that it means may be ones that nobody has named yet. tainted are the names
+// one that links the scan with another scan, or constants: the symbols that it means may be ones that nobody has named yet. tainted are the names
 // that may stand for a symbol.
 func (sc *scan) strange(quals []*pred, tainted map[string]bool) bool {
 	return slices.ContainsFunc(quals, func(p *pred) bool {
@@ -278,7 +278,7 @@ func (sc *scan) strange(quals []*pred, tainted map[string]bool) bool {
 			return false
 		case len(p.kids) > 0:
 			return sc.strange(p.kids, tainted)
-		case p.decided() || slices.ContainsFunc(sc.links, func(l link) bool { return l.by == p }):
+		case p.decided() || slices.ContainsFunc(sc.links, func(l link) bool { return l.by == p && !l.asks() }):
 			return false
 		case p.compares(sc.item):
 			return true

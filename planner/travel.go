@@ -26,13 +26,13 @@ func (l link) leads() bool {
 // picks reports whether a link leaves all rows of a series or none.
 func (l link) picks() bool { return l.col != colTS && l.op == "=" }
 
-// linksOf finds the links among the conditions that hold for every row of the scan that matters.
-func (a *analyzer) linksOf(it *item, quals []*pred) []link {
+// linksOf finds the links among the conditions that hold for every row of the scan that matters; all are these conditions.
+func (a *analyzer) linksOf(it *item, quals, all []*pred) []link {
 	var links []link
 	for _, q := range quals {
 		switch q.kind { //nolint:exhaustive // under any other a comparison need not hold
 		case predAnd:
-			links = append(links, a.linksOf(it, q.kids)...)
+			links = append(links, a.linksOf(it, q.kids, all)...)
 		case predCompare:
 			for _, side := range []struct {
 				op          string
@@ -43,8 +43,8 @@ func (a *analyzer) linksOf(it *item, quals []*pred) []link {
 				if !ok || !compared || own != nil && col != colTS || other != nil && col != colTS {
 					continue
 				}
-				for _, r := range side.others.refs {
-					if from, ok := a.origins(r, 0); ok && r.item != it && fit(from, col) {
+				for _, from := range a.sources(side.others.refs, it, all, own != nil || other != nil) {
+					if fit(from, col) {
 						links = append(links, link{col, side.op, from, own, other, q})
 					}
 				}
@@ -52,6 +52,23 @@ func (a *analyzer) linksOf(it *item, quals []*pred) []link {
 		}
 	}
 	return links
+}
+
+// sources returns what the values of each of the columns are, where that can be said or asked; instant says that they have to be
+// timestamptz.
+func (a *analyzer) sources(refs []ref, it *item, quals []*pred, instant bool) [][]origin {
+	var list [][]origin
+	for _, r := range refs {
+		from, ok := a.origins(r, 0)
+		switch {
+		case r.item == it:
+		case ok:
+			list = append(list, from)
+		case r.item.askable():
+			list = append(list, []origin{{ref: r, asked: a.itemQuestion(r, quals), instant: instant}})
+		}
+	}
+	return list
 }
 
 // comparedAs returns what is compared of two columns, on one line: nil stands for the column itself. It is false where that is not
@@ -147,12 +164,23 @@ func travel(readings []*reading, e *evaluator) {
 		byItem[r.scan.item] = append(byItem[r.scan.item], r)
 		r.byItem, r.evaluator = byItem, e
 	}
+	spread(readings, false)
+	if e.data != nil && e.data.pending == 0 {
+		spread(readings, true) // only where the rest leaves it open
+	}
+}
+
+// spread follows the links until nothing changes; asking says that questions are asked for it.
+func spread(readings []*reading, asking bool) {
 	for range 3 * len(readings) {
 		changed := false
 		for _, r := range readings {
 			for _, l := range r.scan.links {
 				if r.scan.limit != nil && !l.picks() {
 					continue // rows that fail it would be counted
+				}
+				if l.asks() && (!asking || !r.open(l)) {
+					continue
 				}
 				changed = r.follow(l) || changed
 			}

@@ -161,8 +161,8 @@ func TestRule19_ErrorsOfTheQuestion(t *testing.T) {
 		"no relation":   {fromData("select symbol from nothing"), "42P01", `relation "nothing" does not exist`},
 		"no column":     {fromData("select nothing from watchlist"), "42703", `column "nothing" does not exist`},
 		"division":      {fromData("select symbol from watchlist where 1 / (length(symbol) - length(symbol)) = 1"), "22012", "division by zero"},
-		"correlated":    {strings.Replace(fromData("select w.symbol from watchlist w where w.added = o.ts"), "ohlcv", "ohlcv o", 1), "0A000", "cannot tell which symbols"},
-		"volatile":      {fromData("select symbol from watchlist where random() < 2"), "0A000", "it calls the function random"},
+		"correlated":    {strings.Replace(fromData("select max(w.symbol) from watchlist w where w.added = o.ts"), "ohlcv", "ohlcv o", 1), "0A000", "cannot tell which symbols"},
+		"volatile":      {fromData("select symbol from watchlist group by symbol having random() < 2"), "0A000", "it calls the function random"},
 		"own function":  {fromData("select mine(symbol) from watchlist"), "0A000", "it calls the function mine"},
 		"shadowed":      {fromData("select lower(w) from watchlist w"), "0A000", "it calls lower"},
 		"as a column":   {fromData("select w.shout from watchlist w"), "0A000", "it calls shout"},
@@ -372,4 +372,49 @@ func TestRule19_PreparedStatements(t *testing.T) {
 	require.Equal(t, []string{"sim:XRPUSD"}, b.symbols())
 	require.NoError(t, simpleExec(conn, "prepare r(name) as "+fromData("select symbol from watchlist where owner = $1")))
 	require.Equal(t, "0A000", code(simpleExec(conn, "execute r('you')")))
+}
+
+// PLANNER 19: a join with the user's own table bounds symbols and times by what the table holds, under the conditions on it alone;
+// so do EXISTS and a correlated IN.
+func TestRule19_JoinsWithTheUsersTable(t *testing.T) {
+	b := startWithLists(t)
+	_, err := b.db.Pool.Exec(t.Context(), `create table public.fills (symbol text, at timestamptz, size int);
+		insert into public.fills values ('sim:BTCUSD', '2024-01-01 00:03Z', 1), ('sim:BTCUSD', '2024-01-01 00:06Z', 1), ('sim:ETHUSD', '2024-01-01 00:02Z', 2)`)
+	require.NoError(t, err)
+	const day = " o.timeframe = '1m' and o.ts >= '2024-01-01Z' and o.ts < '2024-01-02Z' and "
+	for name, each := range map[string]struct {
+		sql     string
+		want    int
+		symbols []string
+	}{
+		"join":        {"select count(*) from watchlist w join ohlcv o on o.symbol = w.symbol where" + day + "w.owner = 'me'", 20, []string{"sim:BTCUSD", "sim:ETHUSD"}},
+		"using":       {"select count(*) from watchlist join ohlcv o using (symbol) where" + day + "owner = 'you'", 10, []string{"sim:XRPUSD"}},
+		"left join":   {"select count(o.ts) from watchlist w left join ohlcv o on" + day + "o.symbol = w.symbol where w.owner = 'you'", 10, []string{"sim:XRPUSD"}},
+		"exists":      {"select count(*) from ohlcv o where" + day + "exists (select from watchlist w where w.symbol = o.symbol and w.owner = 'you')", 10, []string{"sim:XRPUSD"}},
+		"correlated":  {"select count(*) from ohlcv o where" + day + "o.symbol in (select w.symbol from watchlist w where w.added <= o.ts and w.owner = 'you')", 5, []string{"sim:XRPUSD"}},
+		"unnest":      {"select count(*) from unnest(array['sim:XRPUSD']) s(symbol) join ohlcv o on o.symbol = s.symbol where" + day + "true", 10, []string{"sim:XRPUSD"}},
+		"around them": {"select count(*) from fills f join ohlcv o on o.symbol = f.symbol and o.timeframe = '1m' and o.ts between f.at - interval '1 minute' and f.at where f.size = 1", 4, []string{"sim:BTCUSD"}},
+		"asof": {
+			"select count(*) from fills f cross join lateral (select o.close from ohlcv o where o.symbol = f.symbol and o.timeframe = '1m' and o.ts <= f.at order by o.ts desc limit 1) l",
+			3,
+			[]string{"sim:BTCUSD", "sim:ETHUSD"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, mode := range askModes {
+				b.forget(nil)
+				b.symbols()
+				var n int
+				require.NoError(t, b.connect(t, nil).QueryRow(t.Context(), each.sql, mode).Scan(&n))
+				require.Equal(t, each.want, n)
+				b.mu.Lock()
+				if name == "around them" {
+					ranges := b.asked[0].Requirements[0].Ranges
+					require.Equal(t, "[2024-01-01T00:02:00Z, 2024-01-01T00:07:00Z)", ranges.String())
+				}
+				b.mu.Unlock()
+				require.Equal(t, each.symbols, b.symbols())
+			}
+		})
+	}
 }
