@@ -324,7 +324,7 @@ func (b *bounder) paramElements(col string, number int32, cast uint32) ([]value,
 			continue
 		}
 		v, ok := decodeBinary(elementOID, r)
-		if !ok {
+		if !ok || v.kind == kindText && !b.readable(r) {
 			return nil, arrayOpaque
 		}
 		list = append(list, v)

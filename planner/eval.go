@@ -126,7 +126,7 @@ func (e *evaluator) param(number int32) value {
 		return value{}
 	case e.binary(i):
 		v, ok := decodeBinary(oid, raw)
-		if !ok {
+		if !ok || v.kind == kindText && !e.readable(raw) {
 			return value{}
 		}
 		return v

@@ -317,7 +317,7 @@ func (e *evaluator) arrayLiteral(at int) (*pg.Node, bool) {
 	list := &pg.A_ArrayExpr{}
 	for _, r := range raws {
 		v, known := decodeBinary(element, r)
-		ok = ok && known && v.kind == kindText && r != nil && !strings.Contains(v.text, "\x00")
+		ok = ok && known && v.kind == kindText && r != nil && e.readable(r) && !strings.Contains(v.text, "\x00")
 		list.Elements = append(list.Elements, pg.MakeAConstStrNode(v.text, -1))
 	}
 	return typed(&pg.Node{Node: &pg.Node_AArrayExpr{AArrayExpr: list}}, "text", bounds), ok

@@ -16,10 +16,13 @@ var errUnlisted = &Error{
 	Advice:  "Is a barkeep producer running? Ask again in a moment.",
 }
 
-// Listed returns when the lists of all sources are known that may have a symbol with the prefix, as new as ListAge: a symbol that one
+// patternAge is the age up to which the list of a vendor is believed to hold all that a pattern may match: producers read it hourly.
+const patternAge = 2 * time.Hour
+
+// Listed returns when the lists of all sources are known that may have a symbol with the prefix, no older than they are kept: a symbol that one
 // of them has is in directory.ListingSQL then. It waits for at most ListWait; a list that was read before is good enough after that.
 func (c *Coordinator) Listed(ctx context.Context, prefix string) error {
-	began, maxAge := c.config.Now(), c.config.ListAge
+	began, maxAge := c.config.Now(), max(patternAge, c.config.ListAge)
 	for {
 		listed := c.listedChan()
 		waited := c.config.Now().Sub(began)

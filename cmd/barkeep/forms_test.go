@@ -315,3 +315,33 @@ func (a argument) literal() string {
 	}
 	return string(text)
 }
+
+// patterns is a condition on symbol that only the database decides (PLANNER 13), for the symbols of the scene: by a prefix, where the
+// source has no others, or by name.
+func (g *grammar) patterns(column string) string {
+	source, name, _ := strings.Cut(g.pick("symbol", g.scene.symbols...), ":")
+	text := func(value string) string { return g.text(value, "::text") }
+	of := g.pick("function", "lower("+column+")", "split_part("+column+", ':', 2)", column+"::varchar(6)", "right("+column+", 3)", "reverse("+column+")",
+		"("+column+` collate "C")`, column+" || ''", "replace("+column+", 'A', 'B')", "substr("+column+", 6)")
+	var more string
+	switch rapid.IntRange(0, 6).Draw(g.t, "pattern") {
+	case 0:
+		more = column + g.pick("like", " like ", " not like ", " ilike ", " ~ ", " !~ ", " similar to ") + text(g.pick("pattern", "%"+name, "%B%", source+":_"+name[1:], name))
+	case 1:
+		more = column + g.pick("operator", " < ", " >= ", " <> ", " > ", " <= ") + text(source+":"+name)
+	case 2:
+		more = of + g.pick("operator", " = ", " <> ", " < ", " >= ") + text(g.pick("value", name, strings.ToLower(source+":"+name), source+":"+name[:1]))
+	case 3:
+		more = column + " between " + text(source+":B") + " and " + text(source+":"+name)
+	case 4:
+		more = of + g.pick("list", " in ", " not in ") + "('" + name + "', " + text(source+":"+name[:1]) + ")"
+	case 5:
+		more = column + " = " + text(source) + " || ':' || " + g.pick("made", "upper('"+strings.ToLower(name)+"')", "'"+name+"'")
+	default:
+		more = column + g.pick("array", " = any(string_to_array('", " <> all(string_to_array('") + strings.Join(g.scene.symbols[:1], ",") + "," + source + ":" + name + "', ','))"
+	}
+	if source == "file" && g.chance("by prefix", 60) {
+		return "(" + g.pick("prefix", column+" like 'file:%'", "starts_with("+column+", 'file:')", column+" ^@ 'file:'") + " and " + more + ")"
+	}
+	return "(" + column + " in ('" + strings.Join(g.scene.symbols, "', '") + "') and " + more + ")"
+}

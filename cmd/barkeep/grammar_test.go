@@ -238,7 +238,9 @@ func (g *grammar) symbols(alias string) string {
 	if g.way == asExtended && g.chance("as array", 15) {
 		return g.symbolArray(column)
 	}
-	switch rapid.IntRange(0, 4).Draw(g.t, "symbol form") {
+	switch rapid.IntRange(0, 5).Draw(g.t, "symbol form") {
+	case 5:
+		return g.patterns(column)
 	case 0:
 		return column + " in (" + one() + ", " + one() + ")"
 	case 1:
