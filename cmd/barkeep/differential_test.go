@@ -72,11 +72,10 @@ func simulated(t *testing.T) *comparison {
 		timeframes: []string{"1h", "1m", "1d"}, start: start, window: fmt.Sprintf("between '%s' and '%s'", window.Start, window.End-1),
 	}
 	bars := map[market.Series][]market.Bar{}
-	for _, coin := range sim.Coins() {
-		if !slices.Contains([]string{"BTCUSD", "GAPUSD", "NEWUSD", "OLDUSD"}, coin.Symbol()) {
-			continue
+	for _, coin := range sim.Coins() { // all of them: a condition on symbol may fit any
+		if slices.Contains([]string{"BTCUSD", "GAPUSD", "NEWUSD", "OLDUSD"}, coin.Symbol()) {
+			at.symbols = append(at.symbols, "sim:"+coin.Symbol())
 		}
-		at.symbols = append(at.symbols, "sim:"+coin.Symbol())
 		for _, tf := range []market.Timeframe{market.M1, market.H1, market.D1} {
 			series := market.Series{Symbol: market.Symbol("sim:" + coin.Symbol()), Timeframe: tf}
 			bars[series] = coin.Bars(nil, tf, window)
@@ -133,7 +132,12 @@ func newComparison(t *testing.T, name, dir string, bars map[market.Series][]mark
 	t.Helper()
 	full := dbtest.New(t)
 	fill(t, full.Pool, bars)
-	c := &comparison{name: name, stack: startStack(t, dir), at: at}
+	c := &comparison{name: name, stack: startStack(t, dir, func(cfg *Config) {
+		if !strings.HasPrefix(at.symbols[0], "sim:") {
+			no := false
+			cfg.Sources["sim"] = Source{Enabled: &no} // whose symbols a condition may fit, and the other database has not
+		}
+	}), at: at}
 	var err error
 	c.direct, err = pgx.Connect(t.Context(), full.URL)
 	require.NoError(t, err)
