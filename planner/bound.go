@@ -218,7 +218,7 @@ func (p *plainBox) region(r *reading) region {
 		return nil
 	}
 	r.times[0] = p.ts
-	r.box[0] = box{p.symbols, p.timeframes, r.times[:]}
+	r.box[0] = box{symbols: p.symbols, timeframes: p.timeframes, ts: r.times[:]}
 	return r.box[:]
 }
 

@@ -193,7 +193,7 @@ func (a *analyzer) pairs(l, inner *level, test *pg.Node, targets []*pg.Node) []*
 
 // askedRows returns the rows whose column has a value that the answer to an item's question holds; false where there is none.
 func (o origin) askedRows(e *evaluator, col string) (box, bool) {
-	out := box{everyName(), everyName(), always()}
+	out := box{symbols: everyName(), timeframes: everyName(), ts: always()}
 	if col == colTS {
 		answer, known := e.askQuestion(o.asked, formEnds)
 		if !known || o.instant && answer.OID != oidTimestamptz {

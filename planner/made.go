@@ -170,7 +170,7 @@ func (o origin) holds(e *evaluator, col string, alone bool) (box, bool) {
 	if o.asked != nil {
 		return o.askedRows(e, col)
 	}
-	out := box{everyName(), everyName(), always()}
+	out := box{symbols: everyName(), timeframes: everyName(), ts: always()}
 	if o.series != nil {
 		args := o.series.GetArgs()
 		first, last := e.eval(args[0]).kind, e.eval(args[1]).kind

@@ -70,12 +70,14 @@ func keep(list []string, pass func(string) bool) []string {
 type box struct {
 	symbols, timeframes names
 	ts                  market.RangeSet
+	// hull says that the box may hold more than what it stands for: it took the place of too many others.
+	hull bool
 }
 
 func (b box) empty() bool { return b.symbols.empty() || b.timeframes.empty() || b.ts.Empty() }
 
 func (b box) intersect(o box) box {
-	return box{b.symbols.intersect(o.symbols), b.timeframes.intersect(o.timeframes), b.ts.Intersect(o.ts)}
+	return box{b.symbols.intersect(o.symbols), b.timeframes.intersect(o.timeframes), b.ts.Intersect(o.ts), b.hull || o.hull}
 }
 
 // region is a set of rows of ohlcv: a union of boxes, none of them empty. The nil region is empty.
@@ -86,19 +88,23 @@ const maxBoxes = 64
 
 // allRows and allTimes are shared: no region and no set of ranges is changed once it is made.
 var (
-	allTimes = market.RangeSet{market.Always}               //nolint:gochecknoglobals // constants that Go cannot declare
-	allRows  = region{{everyName(), everyName(), allTimes}} //nolint:gochecknoglobals // as above
+	allTimes = market.RangeSet{market.Always}                                        //nolint:gochecknoglobals // constants that Go cannot declare
+	allRows  = region{{symbols: everyName(), timeframes: everyName(), ts: allTimes}} //nolint:gochecknoglobals // as above
 )
 
 func everything() region { return allRows }
 
 func always() market.RangeSet { return allTimes }
 
-func symbolsIn(n names) region { return boxed(box{n, everyName(), always()}) }
+func symbolsIn(n names) region { return boxed(box{symbols: n, timeframes: everyName(), ts: always()}) }
 
-func timeframesIn(n names) region { return boxed(box{everyName(), n, always()}) }
+func timeframesIn(n names) region {
+	return boxed(box{symbols: everyName(), timeframes: n, ts: always()})
+}
 
-func timesIn(ts market.RangeSet) region { return boxed(box{everyName(), everyName(), ts}) }
+func timesIn(ts market.RangeSet) region {
+	return boxed(box{symbols: everyName(), timeframes: everyName(), ts: ts})
+}
 
 // columnNumber returns the place of a column that bounds a scan.
 func columnNumber(col string) int { return slices.Index(ohlcvColumns[:3], col) }
@@ -182,13 +188,14 @@ func (r region) compact() region {
 func join(a, b box) (box, bool) {
 	symbols, timeframes := a.symbols.equal(b.symbols), a.timeframes.equal(b.timeframes)
 	times := slices.Equal(a.ts, b.ts)
+	hull := a.hull || b.hull
 	switch {
 	case symbols && timeframes:
-		return box{a.symbols, a.timeframes, a.ts.Union(b.ts)}, true
+		return box{a.symbols, a.timeframes, a.ts.Union(b.ts), hull}, true
 	case symbols && times:
-		return box{a.symbols, a.timeframes.union(b.timeframes), a.ts}, true
+		return box{a.symbols, a.timeframes.union(b.timeframes), a.ts, hull}, true
 	case timeframes && times:
-		return box{a.symbols.union(b.symbols), a.timeframes, a.ts}, true
+		return box{a.symbols.union(b.symbols), a.timeframes, a.ts, hull}, true
 	}
 	return box{}, false
 }
@@ -197,7 +204,7 @@ func join(a, b box) (box, bool) {
 func (r region) hull() box {
 	h := r[0]
 	for _, b := range r[1:] {
-		h = box{h.symbols.union(b.symbols), h.timeframes.union(b.timeframes), h.ts.Union(b.ts)}
+		h = box{h.symbols.union(b.symbols), h.timeframes.union(b.timeframes), h.ts.Union(b.ts), true}
 	}
 	return h
 }

@@ -197,6 +197,9 @@ func (x *binding) require(r *reading, e *evaluator) {
 		refusal.Hint = "Add timeframe = '…', one of " + market.TimeframeNames() + "."
 		x.unplanned(ReasonNoTimeframe, refusal)
 	}
+	if slices.ContainsFunc(r.rows, func(b box) bool { return b.hull }) {
+		x.reason(ReasonBoxes, "its conditions have more alternatives than are kept apart")
+	}
 	if !r.rows.openTimes() {
 		return
 	}

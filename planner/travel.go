@@ -193,14 +193,14 @@ func spread(readings []*reading, asking bool) {
 
 // other returns a box that holds the rows of the link's other side; false where nothing is known of it.
 func (r *reading) other(l link) (box, bool) {
-	from := box{names{}, names{}, nil}
+	from := box{}
 	for _, origin := range l.from {
 		if origin.made() {
 			b, known := origin.holds(r.evaluator, l.col, len(l.from) == 1 && len(origin.values) == 1)
 			if !known || l.other != nil && !origin.steps(r.evaluator, l.other) {
 				return box{}, false
 			}
-			from = box{from.symbols.union(b.symbols), from.timeframes.union(b.timeframes), from.ts.Union(b.ts)}
+			from = box{symbols: from.symbols.union(b.symbols), timeframes: from.timeframes.union(b.timeframes), ts: from.ts.Union(b.ts)}
 			continue
 		}
 		list := r.byItem[origin.item]
@@ -209,7 +209,7 @@ func (r *reading) other(l link) (box, bool) {
 		}
 		for _, o := range list {
 			for _, b := range o.rows {
-				from = box{from.symbols.union(b.symbols), from.timeframes.union(b.timeframes), from.ts.Union(b.ts)}
+				from = box{symbols: from.symbols.union(b.symbols), timeframes: from.timeframes.union(b.timeframes), ts: from.ts.Union(b.ts)}
 			}
 		}
 	}

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -189,5 +190,25 @@ func TestRule8_WrongSettingsAreRefused(t *testing.T) {
 			require.Contains(t, strings.Join(got, "\n"), c.code)
 			require.Equal(t, c.shown, got[len(got)-3], "%s", strings.Join(got, "\n"))
 		})
+	}
+}
+
+// Every setting is in docs/sql.md, with the values that its error lists.
+func TestSettingsAreInTheReference(t *testing.T) {
+	t.Parallel()
+	raw, err := os.ReadFile("../docs/sql.md")
+	require.NoError(t, err)
+	for _, own := range ownSettings {
+		_, line, found := strings.Cut(string(raw), "\n| `"+own.name+"` |")
+		require.True(t, found, own.name)
+		line, _, _ = strings.Cut(line, "\n")
+		if list, ok := strings.CutPrefix(own.allowed, "Available values: "); ok {
+			for value := range strings.SplitSeq(strings.TrimSuffix(list, "."), ", ") {
+				require.Contains(t, line, "`"+value+"`", own.name)
+			}
+		}
+	}
+	for unit := range durationUnits {
+		require.Contains(t, string(raw), "`"+unit+"`")
 	}
 }
