@@ -346,8 +346,14 @@ func (g *grammar) statement() string {
 		return "with x as (" + plain() + ") select p.ts, q.ts, p.symbol from x p " + g.pick("", "left ", "full ") + "join x q on p.ts " + g.pick("=", "<=", ">") + " q.ts and " +
 			g.condition("q.", 1) + " where " + g.condition("p.", 1)
 	case 20:
+		if g.IntN(3) == 0 {
+			return "select * from (select distinct on (" + g.pick("symbol", "symbol, timeframe", "ts") + ") symbol, timeframe, ts, rank() over (partition by " + g.pick("symbol", "timeframe", "symbol, timeframe") +
+				" order by ts, symbol, timeframe) from ohlcv where " + g.where("") + " order by " + g.pick("symbol, timeframe, ts", "symbol, timeframe, ts desc", "ts, symbol, timeframe") + ") x where " +
+				g.pick("symbol = 'A'", "symbol <> 'A'", "timeframe = '1h'", "ts > "+g.time(), "symbol in ('A', 'B') and ts < "+g.time())
+		}
 		return "select * from (select " + g.pick("distinct symbol, ts", "distinct on (ts) symbol, ts", "symbol, ts, count(*) over (partition by symbol)",
-			"symbol, ts, row_number() over (order by ts, symbol)") + " from ohlcv where " + g.where("") + g.pick("", " order by ts, symbol") + ") x where " +
+			"symbol, ts, row_number() over (order by ts, symbol)",
+			"symbol, ts, lag(close) over (partition by symbol, timeframe order by ts), count(*) over (partition by "+g.pick("symbol", "ts", "symbol, ts")+")") + " from ohlcv where " + g.where("") + g.pick("", " order by ts, symbol") + ") x where " +
 			g.pick("ts >= ", "ts < ") + g.time() + " and symbol <> 'C'"
 	case 21:
 		return "select o.ts, l.* from ohlcv o left join lateral (select i.ts, i.close from ohlcv i where " + g.where("i.") +

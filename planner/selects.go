@@ -132,23 +132,75 @@ type shape struct {
 	grouped bool // rows are grouped by keys
 	blocked bool // no condition on the rows is one on the rows of the FROM clause
 	keys    []ref
+	// parts are the columns, for each window and DISTINCT ON, by which it takes the rows apart.
+	parts [][]ref
 }
 
 func (a *analyzer) shapeOf(sel *pg.SelectStmt, l *level) shape {
-	plain, windowed := rowByRow(slices.Concat(sel.GetTargetList(), sel.GetSortClause()))
+	plain, windowed := rowByRow(slices.Concat(sel.GetTargetList(), sel.GetSortClause(), sel.GetDistinctClause()))
 	distinctOn := false
 	for _, d := range sel.GetDistinctClause() {
 		distinctOn = distinctOn || d.GetNode() != nil
 	}
 	s := shape{grouped: len(sel.GetGroupClause()) > 0}
-	s.blocked = limited(sel) || distinctOn || windowed || len(sel.GetWindowClause()) > 0 || len(sel.GetLockingClause()) > 0 ||
-		(!s.grouped && (!plain || sel.GetHavingClause() != nil))
+	s.blocked = limited(sel) || len(sel.GetLockingClause()) > 0 || (!s.grouped && (!plain || sel.GetHavingClause() != nil))
 	s.plain = plain && !s.grouped && !windowed && sel.GetHavingClause() == nil && len(sel.GetDistinctClause()) == 0 &&
 		len(sel.GetWindowClause()) == 0 && len(sel.GetLockingClause()) == 0
 	if s.grouped {
 		s.keys = a.groupKeys(sel, l)
 	}
+	if windowed {
+		s.parts = a.partitionKeys(sel, l)
+	}
+	if distinctOn {
+		s.parts = append(s.parts, a.distinctKeys(sel, l))
+	}
 	return s
+}
+
+// partitionKeys returns the columns by which each of the windows is partitioned: what leaves out a whole partition leaves the
+// others' rows as they are.
+func (a *analyzer) partitionKeys(sel *pg.SelectStmt, l *level) [][]ref {
+	var parts [][]ref
+	for _, node := range slices.Concat(sel.GetTargetList(), sel.GetSortClause(), sel.GetDistinctClause()) {
+		walk(node, func(m proto.Message) bool {
+			if f, ok := m.(*pg.FuncCall); ok && f.GetOver() != nil {
+				var keys []ref
+				for _, by := range partitionOf(f.GetOver(), sel.GetWindowClause()) {
+					keys = append(keys, a.resolve(l, by.GetColumnRef().GetFields()).refs...)
+				}
+				parts = append(parts, keys)
+			}
+			_, inner := m.(*pg.SelectStmt)
+			return !inner
+		})
+	}
+	return parts
+}
+
+// partitionOf returns what a window is partitioned by, where it may be, or be made of, one of the WINDOW clause.
+func partitionOf(w *pg.WindowDef, named []*pg.Node) []*pg.Node {
+	for range len(named) + 1 {
+		name := w.GetRefname()
+		if len(w.GetPartitionClause()) == 0 && name == "" {
+			name = w.GetName()
+		}
+		at := slices.IndexFunc(named, func(n *pg.Node) bool { return n.GetWindowDef() != w && n.GetWindowDef().GetName() == name })
+		if name == "" || at < 0 {
+			break
+		}
+		w = named[at].GetWindowDef()
+	}
+	return w.GetPartitionClause()
+}
+
+// distinctKeys returns the columns that a SELECT is DISTINCT ON.
+func (a *analyzer) distinctKeys(sel *pg.SelectStmt, l *level) []ref {
+	var keys []ref
+	for _, node := range sel.GetDistinctClause() {
+		keys = append(keys, a.sortColumn(sel, l, node).refs...)
+	}
+	return keys
 }
 
 // groupKeys returns the columns that rows are grouped by; none where they are grouped by several sets.
@@ -177,9 +229,22 @@ func (s shape) keep(o operand) operand {
 	if !s.grouped {
 		return o
 	}
+	return o.among(s.keys)
+}
+
+// outer returns the operand's columns on which a condition on the SELECT's rows is one on those of its FROM clause.
+func (s shape) outer(o operand) operand {
+	o = s.keep(o)
+	for _, keys := range s.parts {
+		o = o.among(keys)
+	}
+	return o
+}
+
+func (o operand) among(keys []ref) operand {
 	out := operand{cast: o.cast, fn: o.fn}
 	for _, r := range o.refs {
-		if slices.Contains(s.keys, r) {
+		if slices.Contains(keys, r) {
 			out.refs = append(out.refs, r)
 		}
 	}
@@ -194,14 +259,16 @@ func (a *analyzer) plainSelect(it *item, quals []*pred, lim *limit) {
 	a.fromSubqueries(env, sel.GetFromClause()...)
 	s := a.shapeOf(sel, l)
 	all := a.conjuncts(l, sel.GetWhereClause())
-	scans := len(a.scans)
+	scans, lost := len(a.scans), s.blocked && a.mention(quals, it)
 	if !s.blocked {
 		for _, q := range quals {
 			all = append(all, q.rewrite(func(r ref) operand {
 				if r.item != it {
 					return operand{refs: []ref{r}}
 				}
-				return s.keep(a.output(it, r.col))
+				kept := s.outer(a.output(it, r.col))
+				lost = lost || len(s.parts) > 0 && len(kept.refs) == 0
+				return kept
 			}))
 		}
 	}
@@ -221,7 +288,7 @@ func (a *analyzer) plainSelect(it *item, quals []*pred, lim *limit) {
 		}
 		a.spread(l, f, all, lim)
 	}
-	a.barrier = a.barrier || s.blocked && len(a.scans) > scans && a.mention(quals, it)
+	a.barrier = a.barrier || lost && len(a.scans) > scans
 }
 
 // limitOf returns the LIMIT that applies to the rows of the only item of the FROM clause, if there is one.

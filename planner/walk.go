@@ -90,11 +90,12 @@ func rowByRow(nodes []*pg.Node) (plain, windowed bool) {
 				plain = plain && !aggregatesOutside(n, nil)
 				return false
 			case *pg.FuncCall:
-				name, ok := callName(n.GetFuncname())
 				if n.GetOver() != nil {
 					windowed = true
+					return true
 				}
-				if !ok || !scalarFunctions[name] || n.GetOver() != nil || n.GetAggStar() || n.GetAggFilter() != nil ||
+				name, ok := callName(n.GetFuncname())
+				if !ok || !scalarFunctions[name] || n.GetAggStar() || n.GetAggFilter() != nil ||
 					n.GetAggDistinct() || len(n.GetAggOrder()) > 0 || n.GetAggWithinGroup() {
 					plain = false
 				}
