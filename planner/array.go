@@ -204,6 +204,9 @@ func (b *bounder) literalElements(col string, node *pg.Node, cast bool) ([]value
 		}
 		list := make([]value, 0, len(n.AArrayExpr.GetElements()))
 		for _, el := range n.AArrayExpr.GetElements() {
+			if v := b.eval(el); !v.null && v.kind != kindUnknown && v.kind != kindText {
+				return nil, arrayOpaque // it may be an array itself
+			}
 			list = append(list, b.columnValue(col, el))
 		}
 		return list, arrayKnown
