@@ -266,8 +266,9 @@ func (a *analyzer) plainSelect(it *item, quals []*pred, lim *limit) {
 				if r.item != it {
 					return operand{refs: []ref{r}}
 				}
-				kept := s.outer(a.output(it, r.col))
-				lost = lost || len(s.parts) > 0 && len(kept.refs) == 0
+				out := a.output(it, r.col)
+				kept := s.outer(out)
+				lost = lost || len(s.parts) > 0 && len(kept.refs) == 0 && a.bounds(out)
 				return kept
 			}))
 		}
@@ -289,6 +290,14 @@ func (a *analyzer) plainSelect(it *item, quals []*pred, lim *limit) {
 		a.spread(l, f, all, lim)
 	}
 	a.barrier = a.barrier || lost && len(a.scans) > scans
+}
+
+// bounds reports whether a condition on an operand may bound a scan.
+func (a *analyzer) bounds(o operand) bool {
+	return slices.ContainsFunc(o.refs, func(r ref) bool {
+		from, ok := a.origins(r, 0)
+		return ok && slices.ContainsFunc(from, func(o origin) bool { return !o.made() && slices.Contains(ohlcvColumns[:3], o.col) })
+	})
 }
 
 // limitOf returns the LIMIT that applies to the rows of the only item of the FROM clause, if there is one.
