@@ -108,7 +108,9 @@ func (g *grammar) symbolic(symbol string) string {
 	of := g.pick("lower("+symbol+")", "upper("+symbol+")", "left("+symbol+", 1)", "split_part("+symbol+", 'A', 1)", "("+symbol+" || 'x')",
 		"reverse("+symbol+")", "replace("+symbol+", 'A', 'B')", "nullif("+symbol+", 'B')", symbol+"::varchar(1)", symbol+"::char(3)", symbol+"::name",
 		"md5("+symbol+")", "coalesce(nullif("+symbol+", 'A'), 'C')", "substring("+symbol+" from 1 for 1)", "("+symbol+` collate "C")`)
-	switch g.IntN(13) {
+	switch g.IntN(14) {
+	case 12:
+		return "(nullif(" + symbol + ", " + quote(g.pick("A", "B")) + ")" + op + g.constant(one) + ") is " + g.pick("unknown", "unknown", "not unknown", "not true", "not false")
 	case 0, 1:
 		return symbol + like + g.constant(one)
 	case 2, 3:

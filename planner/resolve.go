@@ -51,7 +51,7 @@ func (x *binding) resolve(s *statement, readings []*reading, e *evaluator) {
 		}
 		r.rows, r.loose, r.failure = r.rows.intersect(rows), loose, b.failure
 		r.resolved = u.listing != nil && !r.rows.openSymbols()
-		if x.explained && !b.unanswered {
+		if x.explained && !b.unanswered && !r.rows.openSymbols() {
 			x.found(r)
 		}
 	}

@@ -2,7 +2,7 @@ package proxy
 
 import (
 	"context"
-	"strconv"
+	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -18,12 +18,10 @@ type growing struct {
 }
 
 func (g *growing) Answer(_ context.Context, questions []planner.Question) (planner.Answers, error) {
-	answers, list := planner.Answers{}, ""
-	for n := range min(g.calls.Add(1), 3) {
-		list += `,"S` + strconv.Itoa(int(n)) + `"`
-	}
+	answers, names := planner.Answers{}, []string{`"S1"`, `"S2"`, `"S3"`}
+	there := names[:min(g.calls.Add(1), 3)]
 	for _, q := range questions {
-		text := `{"t":[` + list[1:] + `]}`
+		text := `{"t":[` + strings.Join(there, ",") + `]}`
 		answers[q.Key] = &text
 	}
 	return answers, nil
