@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"maps"
 	"slices"
 	"strings"
@@ -242,6 +243,9 @@ func (s *session) unplanned(ctx context.Context, u unit, template *planner.Templ
 		return errWouldWait
 	}
 	s.count(plan.Reasons)
+	if template.ParseErr != nil {
+		s.log.InfoContext(ctx, "statement not understood", slog.Any("error", template.ParseErr), slog.Int("bytes", len(template.Text)))
+	}
 	return s.upstreamsWord(ctx, u, template, err)
 }
 
