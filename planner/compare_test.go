@@ -211,12 +211,14 @@ func onPlanned(t *testing.T, conn *pgx.Conn, sql string, values [][]byte, full [
 	case slices.Equal(full, got):
 		return ""
 	}
-	return fmt.Sprintf("%d rows on all bars, %d on those planned\nonly on all bars: %.10v\nonly on those planned: %.10v", len(full), len(got), without(full, got), without(got, full))
+	return fmt.Sprintf("%d rows on all bars, %d on those planned\nonly on all bars: %.300v\nonly on those planned: %.300v", len(full), len(got), without(full, got), without(got, full))
 }
 
-// without returns what of a list another one lacks.
+// without returns what of a list another one lacks, the first few of it.
 func without(list, other []string) []string {
-	return slices.DeleteFunc(slices.Clone(list), func(row string) bool { _, found := slices.BinarySearch(other, row); return found })
+	const shown = 5
+	lacking := slices.DeleteFunc(slices.Clone(list), func(row string) bool { _, found := slices.BinarySearch(other, row); return found })
+	return lacking[:min(shown, len(lacking))]
 }
 
 func rows(t *testing.T, conn *pgx.Conn, sql string, values [][]byte) ([]string, error) {

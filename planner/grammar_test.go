@@ -87,6 +87,10 @@ func (g *grammar) nullSide() string {
 
 // grouped groups by several sets, with conditions above them (PLANNER 12 and 16).
 func (g *grammar) grouped() string {
+	if g.IntN(5) == 0 {
+		return "select * from (select distinct on (symbol) symbol, ts, close from ohlcv where " + g.series("") + " order by symbol, ts" + g.pick("", " desc") + ") x where " +
+			g.pick("ts < ", "ts >= ") + g.time()
+	}
 	sets := g.pick("grouping sets ((symbol), ())", "grouping sets ((symbol, timeframe), (timeframe), ())", "rollup (symbol)", "cube (symbol, timeframe)",
 		"symbol", "symbol, ts", "symbol, rollup (timeframe)", "()")
 	columns := "count(*) as n, max(ts) as m, grouping(symbol) as q"
