@@ -1,6 +1,7 @@
 package planner
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -147,3 +148,43 @@ func (e *evaluator) shift(v value, s span) (value, bool) {
 
 // monthSlack is how far the result of adding months can be from a monotone one (PLANNER 14), with a day for the zone.
 const monthSlack = 5 * 24 * time.Hour
+
+type intervalField struct {
+	name string
+	one  span
+}
+
+// intervalFields are the arguments of make_interval, in their order.
+var intervalFields = []intervalField{ //nolint:gochecknoglobals // a table
+	{"years", span{months: 12}},
+	{"months", span{months: 1}},
+	{"weeks", span{days: 7}},
+	{"days", span{days: 1}},
+	{"hours", span{rest: time.Hour}},
+	{"mins", span{rest: time.Minute}},
+	{"secs", span{rest: time.Second}},
+}
+
+// makeInterval is make_interval of whole numbers.
+func (e *evaluator) makeInterval(args []*pg.Node) value {
+	const most = 1_000_000
+	var total span
+	for at, arg := range args {
+		if named := arg.GetNamedArgExpr(); named != nil {
+			at = slices.IndexFunc(intervalFields, func(f intervalField) bool { return f.name == named.GetName() })
+			arg = named.GetArg()
+		}
+		v := e.convert(e.eval(arg), kindInt)
+		if at < 0 || at >= len(intervalFields) || v.kind != kindInt || v.null || abs(v.n) > most {
+			return value{}
+		}
+		one := intervalFields[at].one
+		total.months += v.n * one.months
+		total.days += v.n * one.days
+		total.rest += time.Duration(v.n) * one.rest
+	}
+	if !total.small() {
+		return value{}
+	}
+	return value{kind: kindInterval, span: total}
+}

@@ -111,7 +111,7 @@ func (a *analyzer) deriveCall(l *level, f *pg.FuncCall, depth int) (refs []ref, 
 		return nil, derived{}, false
 	}
 	at := 1
-	if name == "floor" || name == "to_timestamp" {
+	if name == "floor" || name == "to_timestamp" || name == "date" {
 		at = 0
 	}
 	if at >= len(args) || slices.ContainsFunc(args, func(n *pg.Node) bool { return n.GetNamedArgExpr() != nil }) {
@@ -134,6 +134,8 @@ func (d derived) call(name string, args []*pg.Node) (derived, bool) {
 		return derived{steps: d.steps, kind: kindTimestamptz}, true
 	case d.kind == kindInt:
 		return derived{}, false
+	case name == "date" && len(args) == 1:
+		return d.castTo(oidDate)
 	case name == "timezone" && len(args) == 2:
 		if d.kind == kindTimestamp {
 			return d.then(kindTimestamptz, step{kind: stepToInstant, zone: args[0]}), true

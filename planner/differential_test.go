@@ -49,7 +49,8 @@ func (g *grammar) time() string {
 		return g.constant(day+" "+clock+zone) + "::timestamptz " + g.pick("+", "-") + " interval '" +
 			g.pick("1 day", "2 hours", "1 month", "1 day 03:00:00", "90 minutes", "1 week") + "'"
 	case 8:
-		return "now() - interval '" + g.pick("20 days", "21 days", "23 days 5 hours", "1 month", "24 days", "550 hours") + "'"
+		return "now() - " + g.pick("interval '"+g.pick("20 days", "21 days", "23 days 5 hours", "1 month", "24 days", "550 hours")+"'", "make_interval("+
+			g.pick("days => 21", "0, 0, 3, 1", "months => 1, hours => -30", "weeks => 3, secs => 5400", "days => "+g.constant("22"), "mins => 33000")+")")
 	case 9:
 		return "date_trunc('" + g.pick("day", "hour", "week", "month") + "', " + g.constant(day+" "+clock+zone) + "::timestamptz)"
 	case 10:
@@ -150,7 +151,7 @@ func (g *grammar) derived(ts string) string {
 		months := "interval '" + g.pick("1 month", "2 months", "5 months", "1 year", "1 hour", "10 days") + "'"
 		return "time_bucket(" + months + ", " + g.pick(ts, "("+ts+" "+span+")") + ")" + op + g.pick("'2026-11-01Z'", "'2026-10-01Z'", "timestamptz '2026-11-03'", g.time())
 	case 0, 1:
-		return g.pick(ts, wall) + "::date" + op + g.constant(day)
+		return g.pick(g.pick(ts, wall)+"::date", "date("+g.pick(ts, wall)+")") + op + g.constant(day)
 	case 2:
 		return "(" + wall + ")" + op + g.pick("", "timestamp ") + "'" + moment + "'"
 	case 3:

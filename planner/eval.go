@@ -401,6 +401,8 @@ func (e *evaluator) call(f *pg.FuncCall) value {
 		if v := e.truncate(e.eval(args[0]), e.eval(args[1])); v.kind != kindOpaque {
 			return v
 		}
+	case name == "make_interval":
+		return e.makeInterval(args)
 	}
 	return value{}
 }
