@@ -169,13 +169,23 @@ func (e *evaluator) askable(node *pg.Node, depth int) bool {
 	case *pg.Node_FuncCall:
 		name, ok := callName(n.FuncCall.GetFuncname())
 		return ok && pureFunctions[name] && n.FuncCall.GetOver() == nil && n.FuncCall.GetAggFilter() == nil &&
-			all(n.FuncCall.GetArgs())
+			(byFormat(name, n.FuncCall.GetArgs()) || all(n.FuncCall.GetArgs()))
 	case *pg.Node_AExpr:
 		op, ok := callName(n.AExpr.GetName())
 		return ok && n.AExpr.GetKind() == pg.A_Expr_Kind_AEXPR_OP && (op == "+" || op == "-" || op == "*" || op == "/") &&
 			(n.AExpr.GetLexpr() == nil || e.askable(n.AExpr.GetLexpr(), depth+1)) && e.askable(n.AExpr.GetRexpr(), depth+1)
 	}
 	return false
+}
+
+// byFormat reports whether a call reads a literal by a format whose result is a matter of the two and of TimeZone: not by the
+// abbreviation of a zone, nor by names in the language of lc_time.
+func byFormat(name string, args []*pg.Node) bool {
+	if name != "to_timestamp" && name != "to_date" || len(args) != 2 || args[0].GetAConst().GetSval() == nil {
+		return false
+	}
+	format := args[1].GetAConst().GetSval()
+	return format != nil && !containsFold(format.GetSval(), "tz") && !containsFold(format.GetSval(), "tm")
 }
 
 // abbreviated reports whether a literal may have the abbreviation of a zone in it: what those mean is a setting of the user's session
