@@ -220,6 +220,16 @@ select ts from ohlcv where symbol='A' and timeframe='1d' and ts > '2026-11-02Z' 
 select ts from ohlcv where symbol='A' and timeframe='1d' and ts > '2026-11-02' and not ts is distinct from '2026-11-03Z'
 select ts from ohlcv where symbol='A' and timeframe='1d' and (ts is not distinct from null or ts > '2026-11-02Z')
 select ts from ohlcv where symbol='A' and timeframe='1d' and (ts, symbol) in (select b.ts, 'A' from ohlcv b where b.symbol='C' and b.timeframe='1h' and b.ts > '2026-11-01Z')
+with p as (select timestamp '2026-11-01 00:00' as d) select o.ts from ohlcv o join p on o.ts >= p.d at time zone 'Asia/Tokyo' where o.symbol='A' and o.timeframe='1h'
+with p as (select '2026-11-01 03:00+05' as d) select o.ts from ohlcv o join p on o.ts::date = p.d::date where o.symbol='A' and o.timeframe='1h'
+with p as (select timestamp '2026-10-31 23:30' as d) select o.ts from ohlcv o join p on o.ts >= date_bin('1 day', p.d, '2001-01-01') where o.symbol='A' and o.timeframe='1h'
+select g.t, o.ts from generate_series(timestamp '2026-10-31 12:00', timestamp '2026-11-01 06:00', interval '1 hour') g(t) join ohlcv o on o.ts = g.t at time zone 'America/New_York' and o.symbol='A' and o.timeframe='1h'
+select ts from (select * from ohlcv where symbol='A' and timeframe='1h' order by ts) x limit 5
+select count(*) from ohlcv where timeframe='1d' and symbol = any(array[['A','B'],['C','AA']]) and symbol in ('A','B','C')
+select * from (select symbol, ts, count(*) over w n, lag(close) over (w order by ts) p from ohlcv where timeframe='1h' window w as (partition by symbol)) x where symbol='A' and ts > '2026-11-02Z'
+select * from (select ts, symbol, count(*) over (partition by ts) n, lag(close) over (partition by symbol order by ts) p from ohlcv where timeframe='1h' and symbol in ('A','B')) x where symbol='A' and ts > '2026-11-02Z'
+select * from (select b.symbol s, a.ts, count(*) over (partition by b.symbol) n from ohlcv a left join ohlcv b on b.ts=a.ts and b.symbol='B' and b.timeframe='1d' where a.timeframe='1h' and a.symbol in ('A','C')) x where s is null
+select * from (select distinct on (symbol, timeframe) * from ohlcv order by symbol, timeframe, ts desc) x where symbol='A' and timeframe in ('1h','1d') and close > 4
 `
 
 // TestOddStatements runs statements written by hand twice on PostgreSQL, as TestDifferential does with random ones.
