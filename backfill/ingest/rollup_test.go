@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
 
 	"barkeep/backfill/coverage"
 	"barkeep/backfill/ingest"
@@ -97,9 +98,7 @@ func TestRule9_RollUpsAreThoseOfTheirBase(t *testing.T) {
 				if !base.Divides(tf) || whole.Empty() || bases[tf] != (market.Range{}) {
 					continue
 				}
-				_, err := w.Pool.Exec(t.Context(), `SET barkeep.maintenance = on`)
-				require.NoError(t, err)
-				_, err = w.Pool.Exec(t.Context(), `DELETE FROM public.ohlcv WHERE timeframe = $1`, tf.String())
+				_, err := w.Pool.Exec(t.Context(), `DELETE FROM public.ohlcv WHERE timeframe = $1`, tf.String())
 				require.NoError(t, err)
 				_, err = w.Pool.Exec(t.Context(), `DELETE FROM barkeep.coverage WHERE timeframe = $1`, tf.String())
 				require.NoError(t, err)
@@ -264,4 +263,59 @@ func TestRule9_OrdersThatDoNotHold(t *testing.T) {
 	b.Records = append(b.Records, order)
 	_, err := w.writer.Commit(t.Context(), b)
 	require.ErrorContains(t, err, "a roll-up begins a batch")
+}
+
+// Whatever comes in whatever order, readings of all states, late ones, roll-ups and withdrawals: settled coverage of a derived
+// series says that its rows are those that the stored ones of its base make, and that these are settled too.
+func TestRule9_WhatIsSettledIsWhatTheBaseMakes(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, dbtest.NewPlain(t))
+	derived := []market.Timeframe{market.H2, market.H4, market.D1}
+	seen := 0
+	rapid.Check(t, func(rt *rapid.T) {
+		_, err := w.Pool.Exec(t.Context(), `DELETE FROM public.ohlcv; DELETE FROM barkeep.coverage`, pgx.QueryExecModeSimpleProtocol)
+		require.NoError(t, err)
+		clock := t0
+		for range rapid.IntRange(3, 14).Draw(rt, "steps") {
+			from := rapid.IntRange(0, 60).Draw(rt, "from")
+			r := hours(from, from+rapid.IntRange(1, 40).Draw(rt, "hours"))
+			clock += market.Instant(rapid.Int64Range(-2, 5).Draw(rt, "later"))
+			switch rapid.IntRange(0, 5).Draw(rt, "step") {
+			case 0, 1, 2:
+				state := rapid.SampledFrom([]coverage.State{coverage.Final, coverage.Final, coverage.Provisional, coverage.Absent, coverage.Unavailable}).Draw(rt, "state")
+				var bars []market.Bar
+				if state == coverage.Final || state == coverage.Provisional {
+					for _, b := range flat(r, float64(rapid.IntRange(1, 9).Draw(rt, "price"))) {
+						if rapid.IntRange(0, 3).Draw(rt, "there") > 0 {
+							bars = append(bars, b)
+						}
+					}
+				}
+				w.commit(t, pageOf(series(market.H1), r, state, bars, clock))
+			case 3, 4:
+				now := market.PosInf
+				if rapid.Bool().Draw(rt, "forming") {
+					now = r.End
+				}
+				w.rollUp(t, market.H1, rapid.SampledFrom(derived).Draw(rt, "timeframe"), r, now)
+			default:
+				require.NoError(t, pgx.BeginFunc(t.Context(), w.Pool, func(tx pgx.Tx) error {
+					return coverage.Withdraw(t.Context(), tx, series(market.H1), market.RangeSet{r})
+				}))
+			}
+			base := w.bars(t, market.H1)
+			settled := w.stretches(t, market.H1, coverage.Final).Union(w.stretches(t, market.H1, coverage.Absent))
+			for _, tf := range derived {
+				vouched := w.stretches(t, tf, coverage.Final).Union(w.stretches(t, tf, coverage.Absent))
+				within := func(b market.Bar) bool { return !vouched.Contains(b.TS) }
+				got := slices.DeleteFunc(w.bars(t, tf), within)
+				want := slices.DeleteFunc(sourcetest.RollUp(base, tf), within)
+				if !slices.Equal(want, got) || !vouched.Subtract(settled).Empty() {
+					rt.Fatalf("%s in %s:\nwant %v\ngot  %v\nbase settled in %s", tf, vouched, want, got, settled)
+				}
+				seen += len(got)
+			}
+		}
+	})
+	require.Greater(t, seen, 100, "nothing is shown")
 }

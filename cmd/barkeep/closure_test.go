@@ -57,6 +57,18 @@ func TestRule3_NothingReadsUnseen(t *testing.T) {
 		do("rollback")
 		do("reset barkeep.mode")
 	}
+	// What is read of these is not ohlcv's.
+	do(`create table orders (x int, n bigint); create trigger fire before insert or update on orders for each row execute function fire()`)
+	refused(`insert into orders values (1)`)
+	refused(`with o as (update orders set x = 2 returning *) select * from o`)
+	refused(`copy orders from stdin`)
+	do(`select * from orders o join a on a.x = o.x left join b on b.x = o.x where exists (select from f) or o.n = (select max(n) from h)`)
+	do(`select * from orders for update; copy orders to stdout; declare c cursor with hold for select * from orders; create temp table copied as select * from orders`)
+	do(`create view open_orders as select * from orders where n > 0`)
+	do(`select count(*) from open_orders`)
+	refused(`insert into open_orders values (1)`)
+	do(`create function place(int) returns int language sql as $$insert into orders values ($1); select 1$$`)
+	refused(`select place(1)`)
 	do(`create temp table mine (like ohlcv); insert into mine select * from ohlcv where symbol='sim:BTCUSD' and timeframe='1d' and ts = '2024-01-01Z'`)
 	do(`create domain positive as int check (value > 0); create temp table free (x positive default 1, d timestamptz default now()); insert into free default values`)
 }

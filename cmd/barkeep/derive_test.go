@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 
 	"barkeep/backfill/source/sourcetest"
@@ -111,8 +113,11 @@ func TestRule20_AFolderOfMinutes(t *testing.T) {
 	require.NoError(t, err)
 	require.Contains(t, plan, "  derived from 1m")
 	_, err = conn.Exec(t.Context(), `select * from ohlcv where symbol = 'file:DDD' and timeframe = '7m'`)
-	require.ErrorContains(t, err, "SQLSTATE 22023")
-	require.ErrorContains(t, err, `unknown timeframe "7m"`)
+	refused, found := errors.AsType[*pgconn.PgError](err)
+	require.True(t, found, "%v", err)
+	require.Equal(t, "22023", refused.Code)
+	require.Contains(t, refused.Message, `unknown timeframe "7m"`)
+	require.Contains(t, refused.Hint, market.TimeframeNames())
 }
 
 // Coinbase has neither 4h nor weeks: they are its hours' and its days', and each page of these is asked for once.

@@ -25,8 +25,8 @@ type node struct {
 	// words are the words of source, and mentions says that ohlcv is among them or may be, in Unicode escapes.
 	words    map[string]struct{}
 	mentions bool
-	// reads are the objects that it depends on, by key.
-	reads []string
+	// reads are the objects that it depends on, by key; writes those on which it depends only when it is written.
+	reads, writes []string
 }
 
 // graph holds the objects that may read ohlcv, by a key that is unique in the database.
@@ -54,6 +54,7 @@ func (g *graph) load(ctx context.Context, tx pgx.Tx) error {
 		root       *bool
 		passing    bool
 		from, upon string
+		written    bool
 	)
 	_, err = pgx.ForEachRow(rows, []any{&key, &name, &source, &view, &root, &passing}, func() error {
 		n := &node{name: strings.ToLower(name), view: view, passing: passing}
@@ -73,7 +74,12 @@ func (g *graph) load(ctx context.Context, tx pgx.Tx) error {
 	}
 	edge := func(opaque bool) func() error {
 		return func() error {
-			if n := g.nodes[from]; n != nil && from != upon {
+			n := g.nodes[from]
+			switch {
+			case n == nil || from == upon:
+			case written:
+				n.writes = append(n.writes, upon)
+			default:
 				n.reads = append(n.reads, upon)
 				n.view = n.view && !opaque
 			}
@@ -84,7 +90,7 @@ func (g *graph) load(ctx context.Context, tx pgx.Tx) error {
 	if err != nil {
 		return fmt.Errorf("read dependencies: %w", err)
 	}
-	if _, err = pgx.ForEachRow(rows, []any{&from, &upon}, edge(false)); err != nil {
+	if _, err = pgx.ForEachRow(rows, []any{&from, &upon, &written}, edge(false)); err != nil {
 		return fmt.Errorf("read dependencies: %w", err)
 	}
 	if err := g.loadTaken(ctx, tx); err != nil {
@@ -105,6 +111,7 @@ func (g *graph) load(ctx context.Context, tx pgx.Tx) error {
 	if err != nil {
 		return fmt.Errorf("read continuous aggregates: %w", err)
 	}
+	written = false
 	follow := edge(true)
 	_, err = pgx.ForEachRow(rows, []any{&from, &upon}, func() error {
 		g.aggregates = true
@@ -164,7 +171,8 @@ func (g *graph) catalog(version uint64) *planner.Catalog {
 	}
 	g.noteCalls(reached, dynamic)
 	return &planner.Catalog{
-		Version: version, Names: names, Views: views, Users: users, Dynamic: dynamic, Rows: g.rows(reached, dynamic), Calls: g.calls,
+		Version: version, Names: names, Written: g.written(reached, count), Views: views, Users: users, Dynamic: dynamic,
+		Rows: g.rows(reached, dynamic), Calls: g.calls,
 		Dependents: g.dependents, Events: slices.ContainsFunc(g.events, func(key string) bool { return contains(reached, key) }),
 	}
 }
@@ -194,12 +202,46 @@ func (g *graph) grow(reached, names map[string]struct{}) {
 			if _, in := reached[key]; in {
 				continue
 			}
-			if g.readsAny(n, reached) || meet(n.words, names) {
+			if readsAny(n.reads, reached) || readsAny(n.writes, reached) || meet(n.words, names) {
 				reached[key], names[n.name] = struct{}{}, struct{}{}
 				grown = true
 			}
 		}
 	}
+}
+
+// written returns those of the names through which ohlcv is read only when something is written to them. A function that is in reach
+// may write, whoever calls it. Where two objects have a name, it is none of them.
+func (g *graph) written(reached map[string]struct{}, count map[string]int) map[string]struct{} {
+	read, readNames := map[string]struct{}{}, map[string]struct{}{}
+	for _, key := range append(g.roots, textKey) {
+		read[key] = struct{}{}
+	}
+	for key := range reached {
+		if n := g.nodes[key]; n != nil && (n.mentions || !strings.HasPrefix(key, "r")) {
+			read[key], readNames[n.name] = struct{}{}, struct{}{}
+		}
+	}
+	for grown := true; grown; {
+		grown = false
+		for key := range reached {
+			n := g.nodes[key]
+			if _, in := read[key]; in || n == nil {
+				continue
+			}
+			if readsAny(n.reads, read) || meet(n.words, readNames) {
+				read[key], readNames[n.name] = struct{}{}, struct{}{}
+				grown = true
+			}
+		}
+	}
+	only := map[string]struct{}{}
+	for key := range reached {
+		if n := g.nodes[key]; n != nil && count[n.name] == 1 && n.name != table && !contains(readNames, n.name) {
+			only[n.name] = struct{}{}
+		}
+	}
+	return only
 }
 
 // dependents returns the names through which the objects of the given names are read, with these.
@@ -222,8 +264,8 @@ func (g *graph) dependents(given []string) []string {
 	return slices.Sorted(maps.Keys(names))
 }
 
-func (*graph) readsAny(n *node, reached map[string]struct{}) bool {
-	for _, key := range n.reads {
+func readsAny(keys []string, reached map[string]struct{}) bool {
+	for _, key := range keys {
 		if _, in := reached[key]; in {
 			return true
 		}

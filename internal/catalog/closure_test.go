@@ -74,6 +74,16 @@ func TestRule3_WhatRunsUnnamed(t *testing.T) {
 		require.Contains(t, c.Current().Names, each.name, each.sql)
 	}
 
+	for _, name := range []string{
+		"kept_default", "late_default", "passing_default", "passing_check", "passing_trigger", "passing_when", "passing_rule", "made_column",
+		"indexed", "partly", "upper_half", "lower_half", "by_text", "handed", "pulls", "pulled",
+	} {
+		require.Contains(t, c.Current().Written, name)
+	}
+	for _, name := range []string{"parted", "guarded_rows", "checked", "filled", "of_checked", "pair", "bars", "ok", "fire", "takes", "total", "coin"} {
+		require.NotContains(t, c.Current().Written, name)
+	}
+
 	do(`create temp table harmless_one (x int, n bigint default public.harmless(), s text default 'text', d timestamptz default now())`,
 		`create temp table legitimate as select * from public.ohlcv`,
 		`create domain public.positive as int check (value > 0)`,

@@ -81,7 +81,7 @@ func (g *graph) dynamic(reached, names map[string]struct{}, views map[string]str
 			_, known := reached[key]
 			_, in := found[key]
 			if known || in || !n.view && n.taken.positions == 0 ||
-				!n.taken.runs && !g.readsAny(n, found) && !meet(n.words, words) {
+				!n.taken.runs && !readsAny(n.reads, found) && !readsAny(n.writes, found) && !meet(n.words, words) {
 				continue
 			}
 			grown = true

@@ -38,7 +38,8 @@ select 't' || t.oid, t.typname::text, null, false, null, false
 // likewise, tables on the functions of their triggers, policies, defaults, constraints, indexes, partition keys and
 // columns' types, on the tables that their foreign keys look into or change, operators on their functions, types on what
 // checks, makes, casts, compares and sorts them, which need not be named. Parents and children depend on each other: a chunk holds what its hypertable shows, and
-// what is written to a parent fires the triggers of the child. An expression with the name of ohlcv in one of its
+// what is written to a parent fires the triggers of the child. The last column says that it is only when the dependent is written that what
+// it depends on is run: triggers, defaults, checks, keys and indexes, and rules but those of SELECT. An expression with the name of ohlcv in one of its
 // constants, and with a function to which it may be handed, depends on textKey: it may be run as SQL. It is found in the
 // tree, without the lock that printing it would wait for.
 const edgesSQL = `
@@ -48,77 +49,79 @@ with target as (
   where d.refobjid >= 16384 and d.refclassid in ('pg_class'::regclass, 'pg_proc'::regclass, 'pg_operator'::regclass, 'pg_type'::regclass)
     and d.deptype in ('n', 'a')
 ), said as (
- select 'r' || adrelid as key, adbin::text as tree from pg_attrdef
+ select 'r' || d.adrelid as key, d.adbin::text as tree, a.attgenerated <> 'v' as written
+   from pg_attrdef d join pg_attribute a on a.attrelid = d.adrelid and a.attnum = d.adnum
  union all
- select case when contypid <> 0 then 't' || contypid else 'r' || conrelid end, conbin::text from pg_constraint where conbin is not null
+ select case when contypid <> 0 then 't' || contypid else 'r' || conrelid end, conbin::text, contypid = 0 from pg_constraint where conbin is not null
  union all
- select 'r' || polrelid, concat(polqual, polwithcheck) from pg_policy
+ select 'r' || polrelid, concat(polqual, polwithcheck), false from pg_policy
  union all
- select 'r' || indrelid, concat(indexprs, indpred) from pg_index where coalesce(indexprs, indpred) is not null
+ select 'r' || indrelid, concat(indexprs, indpred), true from pg_index where coalesce(indexprs, indpred) is not null
  union all
- select 'r' || tgrelid, tgqual::text from pg_trigger where tgqual is not null and not tgisinternal
+ select 'r' || tgrelid, tgqual::text, true from pg_trigger where tgqual is not null and not tgisinternal
  union all
- select 'r' || ev_class, concat(ev_qual, ev_action) from pg_rewrite where ev_class >= 16384
+ select 'r' || ev_class, concat(ev_qual, ev_action), ev_type <> '1' from pg_rewrite where ev_class >= 16384
  union all
- select 'f' || oid, concat(prosqlbody, proargdefaults) from pg_proc where oid >= 16384 and (prosqlbody is not null or proargdefaults is not null)
+ select 'f' || oid, concat(prosqlbody, proargdefaults), false from pg_proc where oid >= 16384 and (prosqlbody is not null or proargdefaults is not null)
  union all
- select 't' || oid, typdefaultbin::text from pg_type where typdefaultbin is not null
+ select 't' || oid, typdefaultbin::text, false from pg_type where typdefaultbin is not null
 )
-select key, 'text' from said
+select key, 'text', written from said
  where case when tree ~ '` + inTree + `' then exists (
    select from pg_proc p
     where strpos(tree, format(':funcid %s ', p.oid)) > 0 and (p.proname ~ '_to_xml|^crosstab|^connectby|^dblink|^ts_stat|^ts_rewrite'
        or p.oid >= 16384 and not exists (select from pg_depend e where e.classid = 'pg_proc'::regclass and e.objid = p.oid and e.deptype = 'e'))) end
 union
-select 'r' || tgrelid, 'text' from pg_trigger where not tgisinternal and encode(tgargs, 'escape') ~* 'ohlcv'
+select 'r' || tgrelid, 'text', true from pg_trigger where not tgisinternal and encode(tgargs, 'escape') ~* 'ohlcv'
 union
-select 'r' || r.ev_class, t.ref from pg_rewrite r join target t on t.classid = 'pg_rewrite'::regclass and t.objid = r.oid
+select 'r' || r.ev_class, t.ref, r.ev_type <> '1' from pg_rewrite r join target t on t.classid = 'pg_rewrite'::regclass and t.objid = r.oid
 union
-select 'f' || t.objid, t.ref from target t where t.classid = 'pg_proc'::regclass
+select 'f' || t.objid, t.ref, false from target t where t.classid = 'pg_proc'::regclass
 union
-select 'o' || t.objid, t.ref from target t where t.classid = 'pg_operator'::regclass
+select 'o' || t.objid, t.ref, false from target t where t.classid = 'pg_operator'::regclass
 union
-select 't' || t.objid, t.ref from target t where t.classid = 'pg_type'::regclass
+select 't' || t.objid, t.ref, false from target t where t.classid = 'pg_type'::regclass
 union
-select 't' || side, 'o' || oid from pg_operator, unnest(array[oprleft, oprright]) side where oid >= 16384 and side >= 16384
+select 't' || side, 'o' || oid, false from pg_operator, unnest(array[oprleft, oprright]) side where oid >= 16384 and side >= 16384
 union
-select 't' || c.opcintype, 'f' || p.amproc::oid from pg_opclass c join pg_amproc p on p.amprocfamily = c.opcfamily where c.opcintype >= 16384 and p.amproc::oid >= 16384
+select 't' || c.opcintype, 'f' || p.amproc::oid, false from pg_opclass c join pg_amproc p on p.amprocfamily = c.opcfamily where c.opcintype >= 16384 and p.amproc::oid >= 16384
 union
-select 't' || oid, 't' || typelem from pg_type where typelem <> 0 and oid >= 16384
+select 't' || oid, 't' || typelem, false from pg_type where typelem <> 0 and oid >= 16384
 union
-select 't' || rngmultitypid, 't' || rngtypid from pg_range where rngtypid >= 16384
+select 't' || rngmultitypid, 't' || rngtypid, false from pg_range where rngtypid >= 16384
 union
-select 't' || oid, 'r' || typrelid from pg_type where typrelid >= 16384
+select 't' || oid, 'r' || typrelid, false from pg_type where typrelid >= 16384
 union
-select 't' || k.castsource, 'f' || k.castfunc from pg_cast k where k.castfunc >= 16384
+select 't' || k.castsource, 'f' || k.castfunc, false from pg_cast k where k.castfunc >= 16384
 union
-select 't' || k.casttarget, 'f' || k.castfunc from pg_cast k where k.castfunc >= 16384
+select 't' || k.casttarget, 'f' || k.castfunc, false from pg_cast k where k.castfunc >= 16384
 union
-select 'r' || coalesce(i.indrelid, t.objid), t.ref
+select 'r' || coalesce(i.indrelid, t.objid), t.ref, i.indrelid is not null
   from target t left join pg_index i on i.indexrelid = t.objid
  where t.classid = 'pg_class'::regclass and t.ref not like 'r%'
 union
-select 'r' || tgrelid, 'f' || tgfoid from pg_trigger where not tgisinternal
+select 'r' || tgrelid, 'f' || tgfoid, true from pg_trigger where not tgisinternal
 union
-select 'r' || g.tgrelid, t.ref from pg_trigger g join target t on t.classid = 'pg_trigger'::regclass and t.objid = g.oid
+select 'r' || g.tgrelid, t.ref, true from pg_trigger g join target t on t.classid = 'pg_trigger'::regclass and t.objid = g.oid
  where not g.tgisinternal and t.ref not like 'r%'
 union
-select 'r' || p.polrelid, t.ref from pg_policy p join target t on t.classid = 'pg_policy'::regclass and t.objid = p.oid
+select 'r' || p.polrelid, t.ref, false from pg_policy p join target t on t.classid = 'pg_policy'::regclass and t.objid = p.oid
 union
-select 'r' || a.adrelid, t.ref from pg_attrdef a join target t on t.classid = 'pg_attrdef'::regclass and t.objid = a.oid
+select 'r' || a.adrelid, t.ref, c.attgenerated <> 'v' from pg_attrdef a join target t on t.classid = 'pg_attrdef'::regclass and t.objid = a.oid
+   join pg_attribute c on c.attrelid = a.adrelid and c.attnum = a.adnum
  where t.ref not like 'r%'
 union
-select case when k.contypid <> 0 then 't' || k.contypid else 'r' || k.conrelid end, t.ref
+select case when k.contypid <> 0 then 't' || k.contypid else 'r' || k.conrelid end, t.ref, k.contypid = 0
   from pg_constraint k join target t on t.classid = 'pg_constraint'::regclass and t.objid = k.oid
  where t.ref not like 'r%' and t.ref <> 't' || k.contypid
 union
-select 'r' || conrelid, 'r' || confrelid from pg_constraint where contype = 'f' and confrelid = to_regclass('public.ohlcv')
+select 'r' || conrelid, 'r' || confrelid, true from pg_constraint where contype = 'f' and confrelid = to_regclass('public.ohlcv')
 union
-select 'r' || confrelid, 'r' || conrelid from pg_constraint where contype = 'f' and (confupdtype not in ('a', 'r') or confdeltype not in ('a', 'r'))
+select 'r' || confrelid, 'r' || conrelid, true from pg_constraint where contype = 'f' and (confupdtype not in ('a', 'r') or confdeltype not in ('a', 'r'))
 union
-select 'r' || inhrelid, 'r' || inhparent from pg_inherits
+select 'r' || inhrelid, 'r' || inhparent, false from pg_inherits
 union
-select 'r' || inhparent, 'r' || inhrelid from pg_inherits`
+select 'r' || inhparent, 'r' || inhrelid, false from pg_inherits`
 
 // inTree matches the name of ohlcv, in any case, in a constant of an expression's tree, where it stands as numbers.
 const inTree = `(111|79) (104|72) (108|76) (99|67) (118|86)`
