@@ -96,7 +96,7 @@ func (g *grammar) picked(col string) string {
 	switch col {
 	case "symbol":
 		return g.pick("select symbol from picks"+where+last, "select symbol from picks"+where+last, "select distinct symbol from picks"+where,
-			"select max(symbol) from picks"+where, "select upper(p.symbol) from picks p", "select symbol from ohlcv where "+g.where("")+" group by symbol order by "+
+			"select max(symbol) from picks"+where, "select "+g.pick("max", "min")+"(symbol) from (select symbol from picks"+where+g.pick(" limit 2", " order by n desc limit 1", " order by owner limit 1")+") x", "select upper(p.symbol) from picks p", "select symbol from ohlcv where "+g.where("")+" group by symbol order by "+
 				g.pick("sum(close)", "count(*) desc", "max(ts) desc, symbol")+" limit "+g.pick("1", "2"), "select 'A' union select symbol from picks"+where,
 			"select o.symbol from ohlcv o join picks p using (symbol) where "+g.where("o."), "select symbol from picks where at > (select min(ts) from ohlcv where "+g.where("")+")")
 	case "timeframe":

@@ -129,7 +129,9 @@ func (g *grammar) moment() time.Time {
 
 // further draws the forms that are not one SELECT over ohlcv and its subqueries.
 func (g *grammar) further() (sql string, ordered bool) {
-	switch rapid.IntRange(0, 8).Draw(g.t, "further") {
+	switch rapid.IntRange(0, 11).Draw(g.t, "further") {
+	case 9, 10, 11:
+		return g.fromData(), false
 	case 0, 1:
 		return g.grouped(), false
 	case 2:
@@ -148,6 +150,45 @@ func (g *grammar) further() (sql string, ordered bool) {
 			return g.write(), false
 		}
 		return g.grouped(), false
+	}
+}
+
+// picked selects from the user's own table, in rows that are the statement's to say.
+func (g *grammar) picked(columns string) string {
+	at := "timestamptz '" + g.start.Add(time.Duration(rapid.IntRange(-24, 60).Draw(g.t, "hours"))*time.Hour).Format(time.RFC3339) + "'"
+	return "select " + columns + " from mine m where m.timeframe = '" + g.pick("timeframe", g.timeframes...) + "'" +
+		g.pick("rows", "", " and m.symbol <> '"+g.scene.symbols[0]+"'", " and m.ts < "+at, " and m.ts >= "+at, " and m.note = 'note 3'", " and false") +
+		g.pick("picks", "", "", " order by m.ts, m.symbol limit 2", " order by m.note limit 3", " limit 1")
+}
+
+// fromData takes symbols, timeframes and times from the user's own table, or from ohlcv itself (PLANNER 19).
+func (g *grammar) fromData() string {
+	const columns = "select o.symbol, o.timeframe, o.ts, o.close from "
+	rest := strings.Join(append([]string{g.timeframe("o."), g.condition("o.", 1)}, g.bounds("o.")...), " and ")
+	join := g.pick("join", "join", "left join", "right join")
+	switch rapid.IntRange(0, 7).Draw(g.t, "from data") {
+	case 0:
+		if g.chance("not in", 20) {
+			return columns + "ohlcv o where o.symbol not in (" + g.picked("m.symbol") + ") and " + g.symbols("o.") + " and " + rest
+		}
+		return columns + "ohlcv o where o.symbol " + g.pick("in", "in", "= any") + " (" + g.picked("m.symbol") + ") and " + rest
+	case 1:
+		return columns + "ohlcv o where o.symbol in (select symbol from (" + g.picked("m.symbol") + ") x) and o.ts " + g.pick("operator", ">=", "<", "=") + " (select " +
+			g.pick("end", "max", "min") + "(ts) from mine) - interval '" + g.pick("span", "0", "1 day", "30 hours") + "' and " + rest
+	case 2:
+		return columns + "(" + g.picked("m.symbol, m.ts, m.note") + ") w " + join + " ohlcv o on o.symbol = w.symbol and " + rest
+	case 3:
+		return columns + "mine w join ohlcv o on o.symbol = w.symbol and o.ts between w.ts - interval '2 hours' and w.ts where w.note in ('note 0', 'note 9') and w.timeframe = o.timeframe and " + rest
+	case 4:
+		return columns + "ohlcv o where " + g.pick("not", "", "", "not ") + "exists (" + g.picked("1") + ") and exists (select from mine e where e.symbol = o.symbol and e.note = 'note 3') and " + rest
+	case 5:
+		return "with top as (select symbol from ohlcv where " + g.where("") + " group by symbol order by " + g.pick("order", "max(close) desc", "sum(volume), symbol", "count(*)") + " limit 1) " +
+			columns + "ohlcv o where o.symbol in (select symbol from top) and " + rest
+	case 6:
+		return columns + "ohlcv o where (o.symbol, o.timeframe) in (" + g.picked("m.symbol, m.timeframe") + ") and " + rest
+	default:
+		return columns + "(" + g.picked("m.symbol, m.ts") + ") w cross join lateral (select * from ohlcv b where b.symbol = w.symbol and b.timeframe = '" + g.timeframes[0] +
+			"' and b.ts <= w.ts order by b.ts desc limit 2) o where " + strings.Join(append([]string{g.tsLeaf("o.")}, g.bounds("o.")...), " and ")
 	}
 }
 
