@@ -152,12 +152,14 @@ func hasWord(text, word string) bool { return containsFold(text, word) }
 const (
 	maxTokens  = 200_000
 	maxChain   = 3_000
+	maxTree    = 2 * maxChain // of chains inside of each other
 	maxNesting = 400
 	maxBytes   = 4 << 20
 )
 
 // checkText returns an error unless the parser can take the text: operator chains and nesting within bounds, UTF-8, no
-// NUL. A chain is what stands between two separators at one depth of parentheses.
+// NUL. A chain is what stands between two separators at one depth of parentheses. The tree is as deep as the chain, and that of the
+// deepest parentheses in it: (((1 + 1 …) + 1 …) + 1 …) grows with each of them.
 func checkText(text string) error {
 	if len(text) > maxBytes || !utf8.ValidString(text) || strings.IndexByte(text, 0) >= 0 {
 		return errUnreadable
@@ -176,12 +178,15 @@ func checkText(text string) error {
 			chain = append(chain, growth{})
 		case tok.kind == tokenPunct && (tok.text == ")" || tok.text == "]"):
 			if len(chain) > 1 {
+				inner := top.depth() + 1
 				chain = chain[:len(chain)-1]
+				top = &chain[len(chain)-1]
+				top.inner = max(top.inner, inner)
 			}
 		case tok.kind == tokenPunct && tok.text == ";" && len(chain) == 1:
 			*top, cases = growth{}, 0
 		case tok.kind == tokenPunct && tok.text == ",":
-			top.terms = 0
+			top.longest, top.terms = max(top.longest, top.terms), 0
 		case tok.kind == tokenWord && setWords[tok.text]:
 			top.sets++
 		case tok.kind == tokenOp, tok.kind == tokenPunct, tok.kind == tokenWord && chains[tok.text]:
@@ -190,15 +195,18 @@ func checkText(text string) error {
 				cases++
 			}
 		}
-		if len(chain) > maxNesting || top.terms > maxChain || top.sets > maxChain || tokens > maxTokens || cases > maxNesting {
+		if len(chain) > maxNesting || top.depth() > maxTree || top.terms > maxChain || top.sets > maxChain || tokens > maxTokens || cases > maxNesting {
 			return errUnreadable
 		}
 	}
 }
 
 // growth counts the links at one depth of parentheses: of the expression in hand, and of the set operation around it,
-// which goes on past commas.
-type growth struct{ terms, sets int }
+// which goes on past commas; the longest expression before, and the depth of the deepest parentheses.
+type growth struct{ terms, sets, longest, inner int }
+
+// depth is the most that the tree of this depth of parentheses can be deep.
+func (g *growth) depth() int { return max(g.longest, g.terms) + g.sets + g.inner }
 
 var setWords = map[string]bool{ //nolint:gochecknoglobals // a table
 	"union": true, "intersect": true, "except": true, "select": true, "values": true, "table": true,
