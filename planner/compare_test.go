@@ -63,15 +63,16 @@ func barsConn(t *testing.T) *pgx.Conn {
 	return conn
 }
 
-// fillBars makes the table that the statements are run on: B has gaps, C is listed later, and what AA's name begins with is another symbol.
+// fillBars makes the table that the statements are run on: B has gaps, C is listed later, what AA's name begins with is another symbol, and
+// a symbol is called as a timeframe is.
 func fillBars(t *testing.T, conn *pgx.Conn) {
 	t.Helper()
 	mustExec(t, conn, `create temp table ohlcv (symbol text, timeframe text, ts timestamptz, open float8, high float8, low float8,
 		close float8, volume float8, primary key (symbol, timeframe, ts))`)
 	for timeframe, step := range map[string]string{"1h": "1 hour", "1d": "1 day"} {
 		mustExec(t, conn, `insert into ohlcv select s, '`+timeframe+`', g, 1, 2, 0, abs(hashtext(s || g) % 24), abs(hashtext(s || g) % 7)
-			from unnest(array['A','AA','B','C']) s, generate_series(case s when 'C' then '2026-10-31Z' else timestamptz '2026-10-30Z' end, '2026-11-04Z', interval '`+step+`') g
-			where s <> 'B' or abs(hashtext(g::text) % 10) < 8`)
+			from unnest(array['A','AA','B','C','1h']) s, generate_series(case s when 'C' then '2026-10-31Z' else timestamptz '2026-10-30Z' end, '2026-11-04Z', interval '`+step+`') g
+			where (s <> '1h' or g > '2026-11-02Z') and (s <> 'B' or abs(hashtext(g::text) % 10) < 8)`)
 	}
 }
 

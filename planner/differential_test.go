@@ -268,13 +268,13 @@ func (g *grammar) edges() string {
 		where = " where o.symbol in ('A', 'C') and o.timeframe = " + g.pick("'1h'", "'1d'") + g.pick("", " and o.ts "+g.pick("<", ">=", "<>", "=")+" "+g.time())
 	}
 	value := func() string {
-		return g.pick("max(o.ts)", "max(o.ts)", "min(o.ts)", "max(o.ts) - interval '1 day'", "count(*)", "max(o.close)", "date_trunc('day', max(o.ts))", "'x'", "max(o.ts) filter (where o.close > 3)")
+		return g.pick("max(o.ts)", "max(o.ts)", "min(o.ts)", "max(o.ts) - interval '1 day'", "count(*)", "max(o.close)", "date_trunc('day', max(o.ts))", "'x'", "max(o.ts) filter (where o.close > "+g.pick("3", "12", "18")+")", "min(o.ts) filter (where o.close > 12)")
 	}
 	switch g.IntN(6) {
 	case 0:
 		return "select " + value() + g.pick("", ", "+value()) + " from " + from + where + g.pick("", "", " having count(*) > 2")
 	case 1:
-		by := g.pick("o.symbol", "o.symbol, o.timeframe", "o.timeframe", "rollup (o.symbol)", "o.symbol, o.ts")
+		by := g.pick("o.symbol", "o.symbol, o.timeframe", "o.timeframe", "rollup (o.symbol)", "o.symbol, o.ts", "o.symbol, o.close")
 		return "select o.symbol, " + value() + " from " + from + where + " group by " + by + g.pick("", " having max(o.close) > 3")
 	case 2:
 		on := g.pick("o.symbol", "o.symbol, o.timeframe", "o.timeframe", "o.ts")

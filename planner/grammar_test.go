@@ -109,7 +109,7 @@ func (g *grammar) lists() string {
 	at := g.pick("timestamptz '2026-11-01 05:00Z'", "timestamptz '2026-11-02Z'", "timestamptz '2026-10-31 00:00Z'")
 	op := g.pick("=", "<>", "<", "<=", ">", ">=")
 	whether := " is " + g.pick("", "not ") + g.pick("true", "false", "unknown", "unknown")
-	condition := ""
+	var condition string
 	switch g.IntN(4) {
 	case 0:
 		list := g.pick("in (null, "+at+")", "not in (null, "+at+")", "= any (array[null, "+at+"])", "<> all (array["+at+", null])", op+" any (array[null, "+at+"])",
@@ -130,14 +130,18 @@ func (g *grammar) counted() string {
 	series := g.series("") + g.pick("", " and ts "+g.pick(">=", "<")+" "+g.time())
 	direction := g.pick("", " desc")
 	limit := g.pick(" limit 3", " limit 2 offset 3", " limit 1", " limit all", " fetch first 2 rows only")
-	switch g.IntN(9) {
+	switch g.IntN(11) {
+	case 8: // how many there are says whether what is counted are bars
+		return "select count(*) from (select " + g.pick("distinct ts::date", "distinct close, timeframe") + " from ohlcv where " + series + limit + ") x"
+	case 9:
+		return "select count(*) from (select " + g.pick("ts::date", "date_trunc('day', ts)", "close", "timeframe") + " as d from ohlcv where " + series + " group by 1" + limit + ") x"
 	case 0:
 		return "select symbol, ts from ohlcv tablesample bernoulli (40) repeatable (7) where " + series + " order by ts" + direction + ", symbol" + limit
 	case 1:
 		return "select ts from ohlcv where " + series + " order by " + g.pick("ts", "date_trunc('day', ts)", "timeframe, date_trunc('day', ts)") + direction + " fetch first 3 rows with ties"
 	case 2:
-		by := g.pick("open", "close", "ts", "ts", "volume")
-		return "select " + g.pick("", "symbol, ") + g.pick("first", "last") + "(close, " + by + ")" + g.pick("", ", count(*)", ", max(close)") + " from ohlcv where " + series + " and symbol = 'A'" +
+		by := g.pick("open", "close", "ts", "volume")
+		return "select " + g.pick("", "symbol, ") + g.pick("first", "last") + "(close, " + by + ")" + g.pick("", "", "", ", count(*)", ", max(close)") + " from ohlcv where " + strings.ReplaceAll(series, "in ('B', 'C')", "= 'A'") +
 			g.pick(" group by symbol", " group by symbol, timeframe", " group by symbol, close")
 	case 3:
 		return "select time_bucket('" + g.pick("1 day", "6 hours") + "', ts) as b, max(high) from ohlcv where " + series + " group by b order by b" + direction + limit
@@ -175,6 +179,6 @@ func (g *grammar) made() string {
 			g.pick("3", "10") + ") select r.t, o.ts, o.close from r " + g.pick("join", "left join") + " ohlcv o on o.ts " + op + " r.t and " + series
 	default:
 		return "select a.ts, o.ts from ohlcv a join ohlcv o on " + g.pick("(a.ts = o.ts or a.close > o.close)", "(a.ts "+op+" o.ts or a.symbol = o.symbol)", "a.ts "+op+" o.ts + interval '1 day'", "a.symbol = o.timeframe or a.ts "+op+" o.ts",
-			"a.symbol = o.timeframe", "a.timeframe = o.symbol or o.ts = a.ts") + " where " + series + " and a.symbol = 'B' and a.timeframe = '1d' and a.ts " + g.pick("<", ">=", "=") + " " + g.time()
+			"a.symbol = o.timeframe", "a.timeframe = o.symbol or o.ts = a.ts") + " where " + series + " and a.symbol = " + g.pick("'B'", "'B'", "'1h'") + " and a.timeframe = '1d' and a.ts " + g.pick("<", ">=", "=") + " " + g.time()
 	}
 }
