@@ -179,6 +179,6 @@ func (g *grammar) made() string {
 			g.pick("3", "10") + ") select r.t, o.ts, o.close from r " + g.pick("join", "left join") + " ohlcv o on o.ts " + op + " r.t and " + series
 	default:
 		return "select a.ts, o.ts from ohlcv a join ohlcv o on " + g.pick("(a.ts = o.ts or a.close > o.close)", "(a.ts "+op+" o.ts or a.symbol = o.symbol)", "a.ts "+op+" o.ts + interval '1 day'", "a.symbol = o.timeframe or a.ts "+op+" o.ts",
-			"a.symbol = o.timeframe", "a.timeframe = o.symbol or o.ts = a.ts") + " where " + series + " and a.symbol = " + g.pick("'B'", "'B'", "'1h'") + " and a.timeframe = '1d' and a.ts " + g.pick("<", ">=", "=") + " " + g.time()
+			"a.symbol = o.timeframe", "a.symbol = o.timeframe", "a.symbol = o.timeframe", "a.timeframe = o.symbol or o.ts = a.ts") + " where " + series + " and a.symbol = " + g.pick("'B'", "'1h'") + " and a.timeframe = '1d' and a.ts " + g.pick("<", ">=", "=") + " " + g.time()
 	}
 }
