@@ -59,10 +59,8 @@ func (c *checker) visit(m proto.Message) {
 		c.relation(n)
 	case *pg.FuncCall:
 		c.call(n)
-	case *pg.A_Expr:
-		c.operator(n.GetName())
-	case *pg.SubLink:
-		c.operator(n.GetOperName())
+	case *pg.A_Expr, *pg.SubLink, *pg.CaseExpr, *pg.JoinExpr:
+		c.compares(n)
 	case *pg.SortBy:
 		c.operator(n.GetUseOp())
 	case *pg.TypeName:
@@ -139,6 +137,33 @@ func (c *checker) call(f *pg.FuncCall) {
 		c.why = "it computes " + name + " over a window"
 	case len(names) == 1 || bucket:
 		c.names.Functions = append(c.names.Functions, name)
+	}
+}
+
+// compares notes the operators of an expression, also those that the grammar implies: they are found by the search_path as the
+// written ones are, and a user's for (varchar, varchar) goes before pg_catalog's for text.
+func (c *checker) compares(m proto.Message) {
+	switch n := m.(type) {
+	case *pg.A_Expr:
+		switch n.GetKind() {
+		case pg.A_Expr_Kind_AEXPR_BETWEEN, pg.A_Expr_Kind_AEXPR_NOT_BETWEEN, pg.A_Expr_Kind_AEXPR_BETWEEN_SYM, pg.A_Expr_Kind_AEXPR_NOT_BETWEEN_SYM:
+			c.names.Operators = append(c.names.Operators, "<", "<=", ">", ">=")
+		default:
+			c.operator(n.GetName())
+		}
+	case *pg.SubLink:
+		c.operator(n.GetOperName())
+		if n.GetSubLinkType() == pg.SubLinkType_ANY_SUBLINK && len(n.GetOperName()) == 0 {
+			c.names.Operators = append(c.names.Operators, "=")
+		}
+	case *pg.CaseExpr:
+		if n.GetArg() != nil {
+			c.names.Operators = append(c.names.Operators, "=")
+		}
+	case *pg.JoinExpr:
+		if n.GetIsNatural() || len(n.GetUsingClause()) > 0 {
+			c.names.Operators = append(c.names.Operators, "=")
+		}
 	}
 }
 

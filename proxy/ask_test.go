@@ -197,6 +197,43 @@ func TestRule19_ErrorsOfTheQuestion(t *testing.T) {
 	require.Zero(t, b.requests())
 }
 
+// A user's cast is called where nothing names it, and a user's operator where the grammar implies one.
+func TestRule19_CallsThatNothingNames(t *testing.T) {
+	b := startWithLists(t)
+	exec := func(sql string) {
+		t.Helper()
+		_, err := b.db.Pool.Exec(t.Context(), sql)
+		require.NoError(t, err)
+	}
+	conn := b.connect(t, nil)
+	refused := func(sub, why string) {
+		t.Helper()
+		_, err := conn.Exec(t.Context(), fromData(sub), pgx.QueryExecModeSimpleProtocol)
+		require.Equal(t, "0A000", code(err), "%s: %v", sub, err)
+		require.ErrorContains(t, err, why)
+	}
+	exec("create type public.mixed as (a text); create table public.mix (c public.mixed); insert into public.mix values (row('x'))")
+	exec("create function public.toss(public.mixed) returns text language sql as $$ select case when random() < 0.5 then 'sim:BTCUSD' else 'sim:ETHUSD' end $$")
+	exec("create cast (public.mixed as text) with function public.toss(public.mixed)")
+	refused("select c::text from mix", "it calls toss")
+	exec("drop cast (public.mixed as text)")
+
+	exec("create function public.chance(varchar, varchar) returns boolean language sql as 'select random() < 0.5'")
+	exec("create operator public.= (leftarg = varchar, rightarg = varchar, function = public.chance)")
+	for _, sub := range []string{
+		"select max(symbol) from watchlist where symbol in (select symbol from watchlist)",
+		"select max(w.symbol) from watchlist w join watchlist v using (symbol)",
+		"select max(w.symbol) from watchlist w natural join watchlist v",
+		"select max(case symbol when symbol then symbol end) from watchlist",
+	} {
+		refused(sub, "it calls chance")
+	}
+	exec("drop operator public.= (varchar, varchar)")
+	exec("create operator public.<= (leftarg = varchar, rightarg = varchar, function = public.chance)")
+	refused("select max(symbol) from watchlist where symbol between symbol and symbol", "it calls chance")
+	require.Zero(t, b.requests())
+}
+
 // A table that changes during the hold is asked again, until nothing is missing of what it holds then.
 func TestRule19_AskedAgainAfterTheHold(t *testing.T) {
 	b := startWithLists(t)

@@ -25,7 +25,7 @@ func textArray(list []string) []byte {
 // lookSQL looks behind the names of a question ($1 relations, $2 functions, $3 what may be a function in a column's place, $4
 // operators). Each row is a letter with what follows: d the definition of a view or policy that the question passes through, e a policy's
 // expression, and n what keeps it from being asked: a relation that is none of the known kinds, a user's function or operator, or an
-// extension's that is volatile. It is executed with the user's search_path, which decides what the names mean.
+// extension's that is volatile. Casts are called where nothing names them: a user's function among them keeps every question from it. It is executed with the user's search_path, which decides what the names mean.
 const lookSQL = `with recursive rel(oid) as (
  select pg_catalog.to_regclass(n)::pg_catalog.oid from pg_catalog.unnest($1::pg_catalog.text[]) n
  union
@@ -50,6 +50,8 @@ const lookSQL = `with recursive rel(oid) as (
  union all
  select p.oid from pg_catalog.pg_proc p join pg_catalog.pg_type t on t.oid = p.proargtypes[0]
   where p.proname = any($3::pg_catalog.text[]) and p.pronargs = 1 and p.pronamespace <> 'pg_catalog'::pg_catalog.regnamespace and t.typtype in ('c', 'p')
+ union all
+ select k.castfunc from pg_catalog.pg_cast k where k.castfunc <> 0
  union all
  select o.oprcode::pg_catalog.oid from pg_catalog.pg_operator o where o.oprname = any($4::pg_catalog.text[]) and o.oprnamespace <> 'pg_catalog'::pg_catalog.regnamespace
 )
