@@ -13,6 +13,8 @@ type derived struct {
 	steps []step
 	// kind is that of the result; kindInt stands for seconds since 1970.
 	kind kind
+	// base is what the column is, where it is one that a subquery computes and no timestamptz; zero where it is one.
+	base kind
 }
 
 type stepKind uint8
@@ -42,7 +44,16 @@ type step struct {
 var dayUnit = pg.MakeAConstStrNode("day", -1) //nolint:gochecknoglobals // a constant
 
 func (d derived) then(k kind, steps ...step) derived {
-	return derived{steps: append(slices.Clone(d.steps), steps...), kind: k}
+	return derived{steps: append(slices.Clone(d.steps), steps...), kind: k, base: d.base}
+}
+
+// of returns d of what inner is of its column; false where inner is not what d was made of.
+func (d derived) of(inner derived) (derived, bool) {
+	base := d.base
+	if base == kindOpaque {
+		base = kindTimestamptz
+	}
+	return derived{steps: slices.Concat(inner.steps, d.steps), kind: d.kind, base: inner.base}, base == inner.kind
 }
 
 // wall returns d as a timestamp.
@@ -50,7 +61,7 @@ func (d derived) wall() derived {
 	if d.kind == kindTimestamptz {
 		return d.then(kindTimestamp, step{kind: stepToWall})
 	}
-	return derived{steps: d.steps, kind: kindTimestamp}
+	return derived{steps: d.steps, kind: kindTimestamp, base: d.base}
 }
 
 // instant returns d as a timestamptz.
@@ -69,7 +80,11 @@ func (a *analyzer) derive(l *level, node *pg.Node, depth int) (refs []ref, d der
 	switch n := node.GetNode().(type) {
 	case *pg.Node_ColumnRef:
 		o := a.resolve(l, n.ColumnRef.GetFields())
-		return o.refs, derived{kind: kindTimestamptz}, len(o.refs) > 0 && o.cast == 0
+		d := derived{kind: kindTimestamptz}
+		if k := a.computedKind(o); k != kindOpaque && k != kindTimestamptz {
+			d = derived{kind: k, base: k}
+		}
+		return o.refs, d, len(o.refs) > 0 && o.cast == 0
 	case *pg.Node_TypeCast:
 		oid, known := castOID(n.TypeCast.GetTypeName())
 		if !known {
@@ -131,7 +146,7 @@ func (d derived) call(name string, args []*pg.Node) (derived, bool) {
 	case d.kind == kindInt && name == "floor" && len(args) == 1:
 		return d.then(kindInt, step{kind: stepBucket, seconds: true, arg: pg.MakeAConstIntNode(1, -1)}), true
 	case d.kind == kindInt && name == "to_timestamp" && len(args) == 1:
-		return derived{steps: d.steps, kind: kindTimestamptz}, true
+		return derived{steps: d.steps, kind: kindTimestamptz, base: d.base}, true
 	case d.kind == kindInt:
 		return derived{}, false
 	case name == "date" && len(args) == 1:
@@ -155,7 +170,7 @@ func (d derived) call(name string, args []*pg.Node) (derived, bool) {
 	case name == "date_bin" && len(args) == 3 && d.kind != kindDate:
 		return d.then(d.kind, step{kind: stepBucket, arg: args[0], origin: args[2], of: d.kind}), true
 	case (name == "extract" || name == "date_part") && len(args) == 2 && strings.EqualFold(args[0].GetAConst().GetSval().GetSval(), "epoch"):
-		return derived{steps: d.steps, kind: kindInt}, true
+		return derived{steps: d.steps, kind: kindInt, base: d.base}, true
 	}
 	return derived{}, false
 }

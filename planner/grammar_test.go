@@ -4,7 +4,9 @@ import "strings"
 
 // more draws the forms that single rules are about, close to where they are easily got wrong.
 func (g *grammar) more() string {
-	switch g.IntN(7) {
+	switch g.IntN(8) {
+	case 7:
+		return g.computed()
 	case 0:
 		return g.zoned()
 	case 1:
@@ -181,4 +183,38 @@ func (g *grammar) made() string {
 		return "select a.ts, o.ts from ohlcv a join ohlcv o on " + g.pick("(a.ts = o.ts or a.close > o.close)", "(a.ts "+op+" o.ts or a.symbol = o.symbol)", "a.ts "+op+" o.ts + interval '1 day'", "a.symbol = o.timeframe or a.ts "+op+" o.ts",
 			"a.symbol = o.timeframe", "a.symbol = o.timeframe", "a.symbol = o.timeframe", "a.timeframe = o.symbol or o.ts = a.ts") + " where " + series + " and a.symbol = " + g.pick("'B'", "'1h'") + " and a.timeframe = '1d' and a.ts " + g.pick("<", ">=", "=") + " " + g.time()
 	}
+}
+
+// computed has conditions on columns that subqueries compute of ts (PLANNER 14 and 16).
+func (g *grammar) computed() string {
+	column := g.pick("date_trunc('day', ts)", "date_trunc('day', ts)", "ts::date", "time_bucket('6 hours', ts)", "date_trunc('day', ts)::date", "ts at time zone 'America/New_York'",
+		"ts::timestamp", "ts - interval '1 day'", "extract(epoch from ts)", "date_trunc('day', ts at time zone 'America/New_York') at time zone 'America/New_York'")
+	where := " where " + g.series("") + g.pick("", "", " and "+g.leaf(""))
+	var inner string
+	switch g.IntN(7) {
+	case 0:
+		inner = "select symbol, " + column + " as d, count(*) as n, max(close) as h from ohlcv" + where + " group by " + g.pick("1, 2", "symbol, d", "symbol, "+column, "symbol, ts", "symbol, rollup (d)", "symbol, grouping sets ((d), ())")
+	case 1:
+		inner = "select distinct " + g.pick("", "on (d) ", "on (symbol, ts) ") + "symbol, " + column + " as d, 1 as n from ohlcv" + where + " order by " + g.pick("d, symbol, ts", "symbol, ts, d")
+	case 2:
+		inner = "select symbol, " + column + " as d, count(*) over (partition by " + g.pick("symbol", "ts", "symbol, date_trunc('day', ts)") + ") as n from ohlcv" + where
+	case 3:
+		inner = "select symbol, " + column + " as d, 1 as n from ohlcv" + where + " union all select symbol, " + g.pick("ts", column) + ", 2 from ohlcv" + where
+	case 4:
+		inner = "select symbol, " + g.pick("d", "d::date", "date_trunc('day', d)", "d + interval '6 hours'") + " as d, 1 as n from (select symbol, " + column + " as d from ohlcv" + where + ") y"
+	case 5:
+		inner = "select symbol, " + column + " as d, ts as n from ohlcv" + where + " order by ts" + g.pick("", " desc") + ", symbol" + g.pick("", " limit 5")
+	default:
+		inner = "select symbol, " + column + " as d, 1 as n from ohlcv" + where
+	}
+	value := "'2026-11-01" + g.pick("'", " 05:00Z'", " 00:30'", "'::date", " 05:00Z'::timestamptz", " 01:30'::timestamp")
+	if column == "extract(epoch from ts)" {
+		value = g.pick("1793509200", "1793581200", "'1793509200'")
+	}
+	op := g.pick(">=", "<", "=", "<=", ">", "<>", "is distinct from")
+	condition := g.pick("d", "d", "d", "d::date", "date_trunc('month', d)", "(d + interval '1 day')") + " " + op + " " + value
+	if g.IntN(6) == 0 {
+		return "select x.*, o.ts from (" + inner + ") x " + g.pick("join", "left join") + " ohlcv o on o.ts = x.d and " + g.series("o.") + " where " + g.pick("not ", "") + "(" + condition + ")"
+	}
+	return "select * from (" + inner + ") x where " + g.pick("", "", "not ") + "(" + condition + ")" + g.pick("", " and symbol = 'A'", " or d is null")
 }

@@ -17,7 +17,7 @@ func (b *bounder) compareDerived(p *pred) (truth, bool) {
 		op, left, right = flipped[op], right, left
 	}
 	col, ours := left.of(b.scan)
-	if left.fn == nil || !ours || col != colTS || right.constant == nil || op == "" {
+	if left.fn == nil || left.fn.base != kindOpaque || !ours || col != colTS || right.constant == nil || op == "" {
 		return truth{}, false
 	}
 	return b.derivedValue(*left.fn, op, right.constant), true

@@ -230,6 +230,23 @@ select * from (select symbol, ts, count(*) over w n, lag(close) over (w order by
 select * from (select ts, symbol, count(*) over (partition by ts) n, lag(close) over (partition by symbol order by ts) p from ohlcv where timeframe='1h' and symbol in ('A','B')) x where symbol='A' and ts > '2026-11-02Z'
 select * from (select b.symbol s, a.ts, count(*) over (partition by b.symbol) n from ohlcv a left join ohlcv b on b.ts=a.ts and b.symbol='B' and b.timeframe='1d' where a.timeframe='1h' and a.symbol in ('A','C')) x where s is null
 select * from (select distinct on (symbol, timeframe) * from ohlcv order by symbol, timeframe, ts desc) x where symbol='A' and timeframe in ('1h','1d') and close > 4
+select * from (select date_trunc('day', ts) d, max(high) from ohlcv where symbol='A' and timeframe='1h' group by 1) x where d >= '2026-11-02Z'
+select * from (select date_trunc('day', ts) d, max(high) from ohlcv where symbol='A' and timeframe='1h' group by date_trunc('hour', ts), 1) x where d >= '2026-11-02Z'
+select * from (select max(date_trunc('day', ts)) d from ohlcv where symbol='A' and timeframe='1h' group by date_trunc('hour', ts)) x where d >= '2026-11-02Z'
+select * from (select ts::date d, count(*) over () n from ohlcv where symbol='A' and timeframe='1h') x where d = '2026-11-02'
+select * from (select ts::date as ts, close from ohlcv where symbol='A' and timeframe='1h') x join ohlcv o using (ts) where ts >= '2026-11-02 05:00Z' and o.symbol='A' and o.timeframe='1h'
+select * from (select ts::date as ts, close from ohlcv where symbol='A' and timeframe='1h') x natural join (select ts, high from ohlcv where symbol='A' and timeframe='1d') o where ts >= '2026-11-01 04:00Z'
+select * from (select ts::date d from ohlcv where symbol='A' and timeframe='1h' union all select ts from ohlcv where symbol='B' and timeframe='1h') x where d > '2026-11-02 05:00Z'
+select * from (select d from (select ts::date d from ohlcv where symbol='A' and timeframe='1h') y union all select ts from ohlcv where symbol='B' and timeframe='1h') x where d > '2026-11-02 00:00Z'
+select * from (select ts::date d from ohlcv where symbol='A' and timeframe='1h') x where d::timestamptz >= '2026-11-02 05:00Z'
+select * from (select d::timestamp e from (select ts::date d from ohlcv where symbol='A' and timeframe='1h') y) x where e::date = '2026-11-02'
+select * from (select ts::date d from ohlcv where symbol='A' and timeframe='1h' order by ts limit 30) x where d > '2026-10-31'
+select * from (select *, ts - interval '1 day' d from ohlcv where symbol='A' and timeframe='1h') x where d > '2026-11-02Z' order by ts limit 2
+select * from (select ts, ts::date d from ohlcv where symbol='A' and timeframe='1h') x where d > '2026-11-01' order by d desc, ts limit 2
+select * from (select ts::date d, max(close) from ohlcv where symbol='A' and timeframe='1h' group by ts::date having ts::date > '2026-11-01') x(e, c) where e < '2026-11-03'
+select * from ohlcv o left join (select ts::date d, max(close) c from ohlcv where symbol='A' and timeframe='1h' group by d) x on x.d = o.ts::date where o.symbol='A' and o.timeframe='1d' and (x.d > '2026-11-01') is not true
+select * from (select symbol::date d, ts from ohlcv where timeframe='1h' and symbol='A' and ts < '1900-01-01Z') x where d > '2026-11-01'
+select * from (select ts::date d, ts from ohlcv where symbol='A' and timeframe='1h') x where d in ('2026-11-01', '2026-11-03') and not d = '2026-11-03'
 `
 
 // TestOddStatements runs statements written by hand twice on PostgreSQL, as TestDifferential does with random ones.

@@ -99,6 +99,9 @@ func (p *pred) obscure() *pg.Node {
 func (p *pred) rewrite(f func(ref) operand) *pred {
 	out := *p
 	out.left, out.right, out.one = p.left.rewrite(f), p.right.rewrite(f), p.one.rewrite(f)
+	if out.one.fn != nil {
+		out.one = operand{} // of a column that is computed the condition says something else
+	}
 	out.kids = make([]*pred, len(p.kids))
 	for i, kid := range p.kids {
 		out.kids[i] = kid.rewrite(f)
@@ -112,9 +115,30 @@ func (o operand) rewrite(f func(ref) operand) operand {
 	}
 	out := operand{cast: o.cast, fn: o.fn}
 	for _, r := range o.refs {
-		out.refs = append(out.refs, f(r).refs...)
+		is := f(r)
+		switch {
+		case is.fn == nil:
+			out.refs = append(out.refs, is.refs...)
+		case len(o.refs) == 1:
+			return o.ofComputed(is)
+		}
 	}
 	return out
+}
+
+// ofComputed returns the operand where its column is one that a subquery computes.
+func (o operand) ofComputed(is operand) operand {
+	switch {
+	case o.cast == 0, o.cast == oidTimestamptz && is.fn.kind == kindTimestamptz:
+		return is
+	case o.fn == nil:
+		return operand{}
+	}
+	d, ok := o.fn.of(*is.fn)
+	if !ok {
+		return operand{}
+	}
+	return operand{refs: is.refs, cast: castDerived, fn: &d}
 }
 
 // outcome is a set of truth values.

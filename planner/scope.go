@@ -176,7 +176,8 @@ func (a *analyzer) resolveBare(l *level, col string) operand {
 	case l.outer || (!l.merged[col] && !l.joined):
 		return operand{} // PostgreSQL calls it ambiguous, or it is one of several
 	}
-	return operand{refs: refs}
+	// The column has the type that all have in common, which need not be that of one that is computed.
+	return operand{refs: slices.DeleteFunc(refs, func(r ref) bool { return a.computedKind(operand{refs: []ref{r}}) != kindOpaque })}
 }
 
 // has reports whether the item certainly has a column of that name.
@@ -192,7 +193,7 @@ func (a *analyzer) has(it *item, col string) bool {
 	case it.sub == nil:
 		return false
 	}
-	return len(a.output(it, col).refs) > 0
+	return len(a.output(it, col).refs) > 0 || len(a.computed(it, col).refs) > 0
 }
 
 // renamed returns the names of a scan's columns, in order.

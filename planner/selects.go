@@ -86,7 +86,11 @@ func (a *analyzer) setOperation(it *item, quals []*pred) {
 				if r.item != it {
 					return operand{refs: []ref{r}}
 				}
-				return a.branchColumn(child, a.position(it, r.col))
+				column := a.branchColumn(child, a.position(it, r.col))
+				if k := a.computedKind(column); k != kindOpaque && k != kindTimestamptz {
+					return operand{} // compared as what the branches have in common
+				}
+				return column
 			})
 		}
 		a.selectItem(child, down, nil)
@@ -132,6 +136,8 @@ type shape struct {
 	grouped bool // rows are grouped by keys
 	blocked bool // no condition on the rows is one on the rows of the FROM clause
 	keys    []ref
+	// made are grouping keys that are functions of a column.
+	made []operand
 	// parts are the columns, for each window and DISTINCT ON, by which it takes the rows apart.
 	parts [][]ref
 }
@@ -147,7 +153,7 @@ func (a *analyzer) shapeOf(sel *pg.SelectStmt, l *level) shape {
 	s.plain = plain && !s.grouped && !windowed && sel.GetHavingClause() == nil && len(sel.GetDistinctClause()) == 0 &&
 		len(sel.GetWindowClause()) == 0 && len(sel.GetLockingClause()) == 0
 	if s.grouped {
-		s.keys = a.groupKeys(sel, l)
+		s.keys, s.made = a.groupKeys(sel, l)
 	}
 	if windowed {
 		s.parts = a.partitionKeys(sel, l)
@@ -203,30 +209,47 @@ func (a *analyzer) distinctKeys(sel *pg.SelectStmt, l *level) []ref {
 	return keys
 }
 
-// groupKeys returns the columns that rows are grouped by; none where they are grouped by several sets.
-func (a *analyzer) groupKeys(sel *pg.SelectStmt, l *level) []ref {
-	var keys []ref
-	star := slices.ContainsFunc(sel.GetTargetList(), func(t *pg.Node) bool {
-		return isStar(t.GetResTarget().GetVal().GetColumnRef().GetFields()) || expands(t.GetResTarget().GetVal())
-	})
+// groupKeys returns the columns that rows are grouped by, and the functions of columns; none where they are grouped by several sets.
+func (a *analyzer) groupKeys(sel *pg.SelectStmt, l *level) (keys []ref, made []operand) {
 	for _, node := range sel.GetGroupClause() {
 		if node.GetGroupingSet() != nil {
-			return nil
+			return nil, nil
 		}
-		column := node.GetColumnRef()
-		if at := node.GetAConst().GetIval(); at != nil && !star && int(at.GetIval()) <= len(sel.GetTargetList()) && at.GetIval() > 0 {
-			column = sel.GetTargetList()[at.GetIval()-1].GetResTarget().GetVal().GetColumnRef()
-		}
-		if column != nil {
+		node = a.groupedBy(sel, l, node)
+		if column := node.GetColumnRef(); column != nil {
 			keys = append(keys, a.resolve(l, column.GetFields()).refs...)
+		} else if o := a.computedBy(l, node); len(o.refs) > 0 {
+			made = append(made, o)
 		}
 	}
-	return keys
+	return keys, made
+}
+
+// groupedBy returns the expression that an item of GROUP BY stands for: a number is that of an output column, and a name is one of an
+// output column where the FROM clause certainly has no such column.
+func (a *analyzer) groupedBy(sel *pg.SelectStmt, l *level, node *pg.Node) *pg.Node {
+	targets := sel.GetTargetList()
+	star := slices.ContainsFunc(targets, func(t *pg.Node) bool {
+		return isStar(t.GetResTarget().GetVal().GetColumnRef().GetFields()) || expands(t.GetResTarget().GetVal())
+	})
+	if at := node.GetAConst().GetIval(); at != nil && !star && int(at.GetIval()) <= len(targets) && at.GetIval() > 0 {
+		return targets[at.GetIval()-1].GetResTarget().GetVal()
+	}
+	fields := node.GetColumnRef().GetFields()
+	if len(fields) != 1 || star || l.hidden || !a.lacks(l, fields[0].GetString_().GetSval()) {
+		return node
+	}
+	for _, t := range targets {
+		if t.GetResTarget().GetName() == fields[0].GetString_().GetSval() {
+			return t.GetResTarget().GetVal() // of several PostgreSQL takes none
+		}
+	}
+	return node
 }
 
 // keep returns the operand's columns that are grouping keys.
 func (s shape) keep(o operand) operand {
-	if !s.grouped {
+	if !s.grouped || o.fn != nil && slices.ContainsFunc(s.made, o.same) {
 		return o
 	}
 	return o.among(s.keys)
@@ -267,6 +290,9 @@ func (a *analyzer) plainSelect(it *item, quals []*pred, lim *limit) {
 					return operand{refs: []ref{r}}
 				}
 				out := a.output(it, r.col)
+				if len(out.refs) == 0 {
+					out = a.computed(it, r.col)
+				}
 				kept := s.outer(out)
 				lost = lost || len(s.parts) > 0 && len(kept.refs) == 0 && a.bounds(out)
 				return kept

@@ -75,7 +75,7 @@ func (a *analyzer) sources(refs []ref, it *item, quals []*pred, instant bool) []
 // understood.
 func comparedAs(own, other operand) (*derived, *derived, bool) {
 	for _, o := range []operand{own, other} {
-		if o.cast != 0 && o.fn == nil {
+		if o.cast != 0 && o.fn == nil || o.fn != nil && o.fn.base != kindOpaque {
 			return nil, nil, false
 		}
 	}
