@@ -299,6 +299,7 @@ func (b *bounder) paramElements(col string, number int32, cast uint32) ([]value,
 	if i < len(b.args.OIDs) {
 		oid = b.args.OIDs[i]
 	}
+	b.noteUntyped(i, oid)
 	fits := oid == oidTextArray || oid == oidVarcharArray
 	if col == colTS {
 		fits = oid == oidTimestamptzArray

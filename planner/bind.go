@@ -154,6 +154,8 @@ type start struct {
 	used  bool
 	// ownTree says that the plan needs the parse tree of its very text.
 	ownTree bool
+	// untyped says that a parameter's value was asked for whose type neither Parse nor its uses tell.
+	untyped bool
 }
 
 func (s *start) bracket() Bracket {
@@ -179,6 +181,7 @@ func (x *binding) finish() Plan {
 	})
 	slices.SortFunc(x.asked.list, func(a, b Question) int { return strings.Compare(a.Key, b.Key) })
 	p.Questions = x.asked.list
+	p.Untyped = x.start.untyped && (len(p.Reasons) > 0 || p.Refusal != nil)
 	if len(x.data.asked) > 0 {
 		for _, key := range slices.Sorted(maps.Keys(x.data.asked)) {
 			p.Data = append(p.Data, x.data.asked[key])

@@ -119,6 +119,7 @@ func (e *evaluator) param(number int32) value {
 	}
 	k := kindOf(oid)
 	raw := e.args.Values[i]
+	e.noteUntyped(i, oid)
 	switch {
 	case raw == nil:
 		return nullOf(k)
@@ -141,6 +142,17 @@ func (e *evaluator) param(number int32) value {
 		return text
 	}
 	return e.convert(text, k)
+}
+
+// noteUntyped notes that a parameter's value is not what it would be were its type known: in binary it is nothing, and as text
+// it may be of any type.
+func (e *evaluator) noteUntyped(at int, oid uint32) {
+	if oid != 0 && oid != oidUnknown || e.args.Values[at] == nil {
+		return
+	}
+	if e.unsure[int32(at+1)] || e.binary(at) { //nolint:gosec // there are at most 65,535
+		e.start.untyped = true
+	}
 }
 
 // ambiguousText is a parameter whose type is inferred from a use that is not understood here. As text it is itself

@@ -58,7 +58,7 @@ type Catalog struct {
 
 // Args are the parameters of one execution.
 type Args struct {
-	// OIDs are the parameter types as described by Parse; a missing or zero OID means inferred from its use.
+	// OIDs are the parameter types as given by Parse or told by the upstream; a missing or zero OID means inferred from its use.
 	OIDs []uint32
 	// Formats are as in Bind: none (all text), one for all, or one for each; 0 is text, 1 binary.
 	Formats []int16
@@ -184,6 +184,9 @@ type Plan struct {
 	// but for what statements before in the same text set (PLANNER 8). Requirements are without those of statements whose
 	// mode is stored. There is always one.
 	Under []Own
+	// Untyped says that the plan is wider than it need be, or refused, and may be neither once the types of all parameters
+	// are known: they are what the upstream has inferred.
+	Untyped bool
 	// tentative says that the answers may take the Refusal away.
 	tentative bool
 }

@@ -316,6 +316,7 @@ func (e *evaluator) arrayLiteral(at int) (*pg.Node, bool) {
 	if at < len(e.args.OIDs) && e.args.OIDs[at] != 0 {
 		oid = e.args.OIDs[at]
 	}
+	e.noteUntyped(at, oid)
 	bounds := pg.MakeIntNode(-1)
 	switch {
 	case oid != oidTextArray && oid != oidVarcharArray:

@@ -155,21 +155,9 @@ func (q *asking) describe(ctx context.Context, list []planner.Data) error {
 	if !unknown {
 		return nil
 	}
-	s := q.session
-	reply, err := s.patient(ctx, slices.Concat(
-		encode(&pgproto3.Close{ObjectType: 'S', Name: ownName}),
-		encode(&pgproto3.Parse{Name: ownName, Query: q.unit.stmt.text, ParameterOIDs: q.unit.stmt.oids}),
-		encode(&pgproto3.Describe{ObjectType: 'S', Name: ownName}),
-		encode(&pgproto3.Close{ObjectType: 'S', Name: ownName})))
-	switch {
-	case err != nil:
-		return err
-	case reply.err != nil:
-		s.reader.checked = true
-		return &refusal{message: reply.err}
-	}
-	q.oids = reply.parameters
-	return nil
+	var err error
+	q.oids, err = q.session.askTypes(ctx, q.unit)
+	return err
 }
 
 // parameters are those of the statement that a question uses.

@@ -266,8 +266,15 @@ func refusalError(r *planner.Refusal) *Error {
 // is asked of the user's data where it returns an error.
 func (s *session) planAnswered(ctx context.Context, held *hold, template *planner.Template, u unit, env planner.Env) (planner.Plan, error) {
 	answers, args := planner.Answers{}, u.args
+	args.OIDs = s.types(u.stmt)
 	args.Data, args.Unaskable = map[string]planner.Column{}, s.unaskable(u)
 	plan := template.Bind(args, env, held.bracket, answers)
+	if more, err := s.learnTypes(ctx, u, plan); err != nil {
+		return plan, err
+	} else if more {
+		template, args.OIDs = s.template(u.stmt, env), s.types(u.stmt)
+		plan = template.Bind(args, env, held.bracket, answers)
+	}
 	for asked := 0; asked < maxQuestions && plan.Unanswered(); asked++ {
 		if s.reader.trying {
 			return plan, errWouldWait

@@ -16,6 +16,16 @@ type statement struct {
 	since                 int
 	encoding              string
 	nonStandard           bool
+	// described are the types of its parameters as the upstream has inferred them; nil until it was asked.
+	described []uint32
+}
+
+// types returns the types of the statement's parameters, as far as they are known. The caller holds mu.
+func (st *statement) types() []uint32 {
+	if st.described != nil {
+		return st.described
+	}
+	return st.oids
 }
 
 // template returns the statement's template in env. Its text is in the encoding, and its strings in the form, of when it came.
@@ -24,8 +34,9 @@ func (s *session) template(st *statement, env planner.Env) *planner.Template {
 	if st.registered {
 		env.ClientEncoding, env.NonStandardStrings = st.encoding, st.nonStandard
 	}
+	oids := st.types()
 	s.mu.Unlock()
-	return s.server.cache.Prepare(st.text, st.oids, env)
+	return s.server.cache.Prepare(st.text, oids, env)
 }
 
 // The kinds of entries. Those of the first line are answered by ReadyForQuery.

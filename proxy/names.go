@@ -21,7 +21,7 @@ type candidates []*statement
 func (c candidates) with(st *statement) candidates {
 	for _, each := range c {
 		if each.text == st.text && slices.Equal(each.oids, st.oids) {
-			each.unsettled = each.unsettled || st.unsettled
+			each.unsettled, each.described = each.unsettled || st.unsettled, nil
 			return c
 		}
 	}

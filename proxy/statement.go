@@ -15,6 +15,9 @@ import (
 type unit struct {
 	stmt *statement
 	args planner.Args
+	// name is what a Bind calls the statement; alone says that the upstream has it under that name, and can have no other.
+	name  string
+	alone bool
 	// parseOnly says that nothing is executed; parsed that the upstream has not seen the statement yet.
 	parseOnly, parsed bool
 	// behind says that something may have been executed before it in its own segment.
@@ -265,7 +268,7 @@ func (s *session) parse(body []byte) {
 	r.pending = append(r.pending, entry{kind: kindParse, name: string(name), stmt: st})
 	if st.reads {
 		r.gated = true
-		r.units = append(r.units, unit{stmt: st, args: planner.Args{OIDs: st.oids}, parseOnly: true, parsed: true})
+		r.units = append(r.units, unit{stmt: st, parseOnly: true, parsed: true})
 	}
 }
 
@@ -282,19 +285,20 @@ func (s *session) bind(body []byte, size int) int {
 	if len(found) == 0 {
 		return s.bindUnknown(string(name), size)
 	}
+	u := unit{name: string(name), alone: len(found) == 1 && !fresh, parsed: fresh, behind: r.used, unsettled: r.segmentEffects}
 	if s.explains(found[0]) {
-		x := &explained{}
-		r.explained[string(portal)] = x
-		r.units = append(r.units, unit{stmt: found[0], args: arguments(body, found[0].oids), explained: x, behind: r.used, unsettled: r.segmentEffects})
+		u.stmt, u.args, u.explained = found[0], arguments(body), &explained{}
+		r.explained[string(portal)] = u.explained
+		r.units = append(r.units, u)
 		r.gated, r.used, r.snapshot = true, true, true
 		return size
 	}
 	for _, st := range found {
 		s.reconsider(st)
 		if st.reads {
-			r.gated = true
 			// What was changed by this very segment cannot be read before it is executed: gate refuses that.
-			r.units = append(r.units, unit{stmt: st, args: arguments(body, st.oids), parsed: fresh, portal: true, behind: r.used, unsettled: r.segmentEffects})
+			r.gated, u.stmt, u.args, u.portal = true, st, arguments(body), true
+			r.units = append(r.units, u)
 		}
 		s.goesOn(s.before(st))
 	}
@@ -333,10 +337,10 @@ func (s *session) bindEffects(portal string, found candidates) {
 	}
 }
 
-// arguments decodes the parameters of a Bind.
-func arguments(body []byte, oids []uint32) planner.Args {
+// arguments decodes the parameters of a Bind. Their types are the statement's.
+func arguments(body []byte) planner.Args {
 	var message pgproto3.Bind
-	args := planner.Args{OIDs: oids}
+	var args planner.Args
 	if err := message.Decode(append([]byte(nil), body...)); err != nil {
 		return args // the upstream will refuse it as well
 	}

@@ -1,0 +1,51 @@
+package planner
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"barkeep/internal/market"
+)
+
+// A plan that is wide for the want of a parameter's type says so, in text and in binary, and is exact once the type is told; one
+// that is as good as it can be does not.
+func TestUntyped(t *testing.T) {
+	t.Parallel()
+	from := market.FromTime(time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC))
+	const bars = "select close from ohlcv where symbol = 'BTCUSD' and timeframe = '1m' and "
+	for _, each := range []struct {
+		sql  string
+		oids []uint32
+		args []string
+		want bool
+	}{
+		{bars + "ts >= $1 and ts < $1 + interval '1 day'", []uint32{oidTimestamptz}, []string{"2024-01-01 00:00Z"}, true},
+		{bars + "ts >= '2024-01-01Z' and ts < $1 + interval '1 day'", []uint32{oidTimestamptz}, []string{"2024-01-01 00:00Z"}, true},
+		{bars + "ts >= '2024-01-01Z' and ts < '2024-01-01Z'::timestamptz + $1 * interval '1 hour'", []uint32{701}, []string{"24"}, true},
+		{bars + "ts >= date_trunc('day', $1) and ts < '2024-01-02Z'", []uint32{oidTimestamptz}, []string{"2024-01-01 05:00Z"}, true},
+		{bars + "ts = any($1) and now() > all($1)", []uint32{oidTimestamptzArray}, []string{`{"2024-01-01 00:00Z"}`}, true},
+		{bars + "ts >= $1 and ts < $2", []uint32{0, 0}, []string{"2024-01-01 00:00Z", "2024-01-02 00:00Z"}, false},
+		{bars + "ts >= '2024-01-01Z' and ts < '2024-01-02Z' and length($1) > 1", []uint32{oidText}, []string{"x"}, false},
+		{strings.Replace(bars, "'BTCUSD'", "$1", 1) + "ts >= '2024-01-01Z' and ts < '2024-01-02Z' and length($1) > 1", []uint32{oidText}, []string{"BTCUSD"}, false},
+	} {
+		env := Env{TimeZone: "UTC", DateStyle: "ISO, MDY", IntervalStyle: "postgres", ClientEncoding: "UTF8", Catalog: goldenCatalog()}
+		args := Args{}
+		for _, text := range each.args {
+			args.Values = append(args.Values, []byte(text))
+		}
+		plan := Prepare(each.sql, nil, env).Bind(args, env, Bracket{Lo: from, Hi: from}, Answers{})
+		require.Equal(t, each.want, plan.Untyped, "%s: %v", each.sql, plan.Reasons)
+		if !each.want {
+			continue
+		}
+		args.OIDs = each.oids
+		plan = Prepare(each.sql, each.oids, env).Bind(args, env, Bracket{Lo: from, Hi: from}, Answers{})
+		require.False(t, plan.Untyped, each.sql)
+		require.Equal(t, each.oids[0] == 701, len(plan.Reasons) > 0, "%s: %v; double precision is not computed with", each.sql, plan.Reasons)
+		args.OIDs, args.Formats = nil, []int16{1}
+		require.True(t, Prepare(each.sql, nil, env).Bind(args, env, Bracket{Lo: from, Hi: from}, Answers{}).Untyped, "%s: binary", each.sql)
+	}
+}

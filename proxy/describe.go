@@ -1,0 +1,84 @@
+package proxy
+
+import (
+	"context"
+	"slices"
+
+	"github.com/jackc/pgx/v5/pgproto3"
+
+	"barkeep/planner"
+)
+
+// Drivers leave the types of parameters to the upstream, which fixes them when it parses: a value is a time or a text by what it
+// has inferred, not by what it looks like. Where a plan hangs on a type that neither Parse nor the planner knows, the upstream is
+// asked for it, once for a statement.
+//
+// The types are those of the very statement that is executed, or none are used: one that is upstream is described by its name,
+// while nothing is outstanding and the name can stand for nothing else; one that is not is parsed beforehand under a name of the
+// proxy's own, if nothing can come between that parse and its own.
+
+// describable reports whether the types of the unit's parameters can be asked for, and have not been.
+func (s *session) describable(u unit) bool {
+	switch {
+	case u.parseOnly, !u.alone && !u.parsed, u.parsed && u.behind:
+		return false
+	case s.reader.settings.repeatable() && s.inTransaction():
+		return false // it might take the block's snapshot
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return u.stmt.described == nil
+}
+
+// learnTypes asks for the types of the unit's parameters where the plan hangs on them. It reports whether there is more to plan
+// with.
+func (s *session) learnTypes(ctx context.Context, u unit, plan planner.Plan) (bool, error) {
+	if !plan.Untyped || !s.describable(u) {
+		return false, nil
+	}
+	if s.reader.trying {
+		return false, errWouldWait
+	}
+	quiet, err := s.quiesce(ctx)
+	switch {
+	case err != nil || !quiet:
+		return false, err
+	case s.blockFailed():
+		return false, errPass
+	}
+	types, err := s.askTypes(ctx, u)
+	return types != nil, err
+}
+
+// types returns those of the statement's parameters, as far as they are known.
+func (s *session) types(st *statement) []uint32 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return st.types()
+}
+
+// askTypes asks the upstream for the types of the parameters. An error there is the statement's own. Nothing is outstanding.
+func (s *session) askTypes(ctx context.Context, u unit) ([]uint32, error) {
+	messages := encode(&pgproto3.Describe{ObjectType: 'S', Name: u.name})
+	if !u.alone {
+		messages = slices.Concat(
+			encode(&pgproto3.Close{ObjectType: 'S', Name: ownName}),
+			encode(&pgproto3.Parse{Name: ownName, Query: u.stmt.text, ParameterOIDs: u.stmt.oids}),
+			encode(&pgproto3.Describe{ObjectType: 'S', Name: ownName}),
+			encode(&pgproto3.Close{ObjectType: 'S', Name: ownName}))
+	}
+	reply, err := s.patient(ctx, messages)
+	switch {
+	case err != nil:
+		return nil, err
+	case reply.err != nil:
+		s.reader.checked = true
+		return nil, &refusal{message: reply.err}
+	}
+	if u.alone || u.parsed && !u.behind {
+		s.mu.Lock()
+		u.stmt.described = reply.parameters
+		s.mu.Unlock()
+	}
+	return reply.parameters, nil
+}
