@@ -89,7 +89,11 @@ func (g *grammar) nullSide() string {
 
 // grouped groups by several sets, with conditions above them (PLANNER 12 and 16).
 func (g *grammar) grouped() string {
-	if g.IntN(5) == 0 {
+	switch g.IntN(5) {
+	case 0:
+		return "select * from (select symbol, ts, rank() over (partition by symbol order by ts), count(*) over (partition by " + g.pick("ts", "timeframe", "symbol") + ") from ohlcv where " + g.series("") +
+			") x where symbol " + g.pick("= ", "<> ") + g.pick("'A'", "'B'")
+	case 1:
 		return "select * from (select distinct on (symbol) symbol, ts, close from ohlcv where " + g.series("") + " order by symbol, ts" + g.pick("", " desc") + ") x where " +
 			g.pick("ts < ", "ts >= ") + g.time()
 	}
@@ -134,9 +138,9 @@ func (g *grammar) counted() string {
 	limit := g.pick(" limit 3", " limit 2 offset 3", " limit 1", " limit all", " fetch first 2 rows only")
 	switch g.IntN(11) {
 	case 8: // how many there are says whether what is counted are bars
-		return "select count(*) from (select " + g.pick("distinct ts::date", "distinct close, timeframe") + " from ohlcv where " + series + limit + ") x"
+		return "select count(*) from (select " + g.pick("distinct ts::date", "distinct close, timeframe") + " from ohlcv where " + series + g.pick(" limit 5", " limit 3 offset 3") + ") x"
 	case 9:
-		return "select count(*) from (select " + g.pick("ts::date", "date_trunc('day', ts)", "close", "timeframe") + " as d from ohlcv where " + series + " group by 1" + limit + ") x"
+		return "select count(*) from (select " + g.pick("ts::date", "date_trunc('day', ts)", "close", "timeframe") + " as d from ohlcv where " + series + " group by 1" + g.pick(" limit 5", " limit 3 offset 3") + ") x"
 	case 0:
 		return "select symbol, ts from ohlcv tablesample bernoulli (40) repeatable (7) where " + series + " order by ts" + direction + ", symbol" + limit
 	case 1:
