@@ -64,9 +64,16 @@ func (e *evaluator) eval(node *pg.Node) value {
 	case *pg.Node_FuncCall:
 		return e.call(n.FuncCall)
 	case *pg.Node_AExpr:
+		if _, ok := callName(n.AExpr.GetName()); ok && n.AExpr.GetKind() == pg.A_Expr_Kind_AEXPR_NULLIF {
+			return e.nullIf(n.AExpr)
+		}
 		return e.arithmetic(n.AExpr)
 	case *pg.Node_CoalesceExpr:
 		return e.coalesce(n.CoalesceExpr)
+	case *pg.Node_MinMaxExpr:
+		return e.extremeOf(n.MinMaxExpr)
+	case *pg.Node_CaseExpr:
+		return e.choose(n.CaseExpr)
 	case *pg.Node_SubLink:
 		return e.scalarSelect(n.SubLink)
 	}
@@ -417,29 +424,6 @@ func (e *evaluator) call(f *pg.FuncCall) value {
 		return e.makeInterval(args)
 	}
 	return value{}
-}
-
-func (e *evaluator) coalesce(c *pg.CoalesceExpr) value {
-	var first value
-	found, untyped, typed := false, false, false
-	for _, arg := range c.GetArgs() {
-		v := e.eval(arg)
-		if v.kind == kindOpaque {
-			return value{}
-		}
-		untyped = untyped || v.kind == kindUnknown && !v.null
-		typed = typed || v.kind != kindUnknown
-		if !v.null && !found {
-			first, found = v, true
-		}
-	}
-	switch {
-	case untyped && typed:
-		return value{} // the literal takes the type of the others
-	case !found:
-		return nullOf(kindUnknown)
-	}
-	return first
 }
 
 // scalarSelect is (SELECT constant).

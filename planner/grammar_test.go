@@ -4,7 +4,9 @@ import "strings"
 
 // more draws the forms that single rules are about, close to where they are easily got wrong.
 func (g *grammar) more() string {
-	switch g.IntN(8) {
+	switch g.IntN(9) {
+	case 8:
+		return g.chosen()
 	case 7:
 		return g.computed()
 	case 0:
@@ -221,4 +223,23 @@ func (g *grammar) computed() string {
 		return "select x.*, o.ts from (" + inner + ") x " + g.pick("join", "left join") + " ohlcv o on o.ts = x.d and " + g.series("o.") + " where " + g.pick("not ", "") + "(" + condition + ")"
 	}
 	return "select * from (" + inner + ") x where " + g.pick("", "", "not ") + "(" + condition + ")" + g.pick("", " and symbol = 'A'", " or d is null")
+}
+
+// chosen compares ts with a choice among constants, NULL among them (PLANNER 11).
+func (g *grammar) chosen() string {
+	point := func() string {
+		return g.pick("'2026-11-01 05:00Z'", "timestamptz '2026-11-01 05:00Z'", "timestamptz '2026-11-02Z'", "'2026-10-31 00:00'::timestamp", "date '2026-11-01'", "null", "null::timestamptz", "null::date", "'2026-11-01'")
+	}
+	condition := g.pick("true", "false", "null", "1 = 1", "'a' = 'A'", "1 > 2 or null", "date '2026-11-01' = timestamptz '2026-11-01 05:00Z'", "not (null::int is null)", "symbol = 'A'", "close > 5",
+		"timestamp '2026-11-01 00:00' < timestamptz '2026-11-01 02:00Z'", "null::int <> 3", "length('ab') = 2")
+	choice := g.pick("coalesce", "greatest", "least") + "(" + point() + ", " + point() + ", " + point() + ")"
+	switch g.IntN(4) {
+	case 0:
+		choice = "nullif(" + point() + ", " + point() + ")"
+	case 1:
+		choice = "case when " + condition + " then " + point() + g.pick("", " when "+condition+" then "+point()) + g.pick("", " else "+point(), " else "+point()) + " end"
+	case 2:
+		choice = "coalesce(nullif(" + g.pick("''", "' '", "'2026-11-01 05:00Z'") + ", '')::timestamptz, " + point() + ")"
+	}
+	return "select symbol, ts from ohlcv where " + g.series("") + " and (ts " + g.pick(">=", "<", "=", "<=", ">", "<>", "is distinct from") + " " + choice + ")" + g.pick("", " is not true", " is unknown", " is false", " or close > 12")
 }

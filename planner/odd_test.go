@@ -247,6 +247,14 @@ select * from (select ts::date d, max(close) from ohlcv where symbol='A' and tim
 select * from ohlcv o left join (select ts::date d, max(close) c from ohlcv where symbol='A' and timeframe='1h' group by d) x on x.d = o.ts::date where o.symbol='A' and o.timeframe='1d' and (x.d > '2026-11-01') is not true
 select * from (select symbol::date d, ts from ohlcv where timeframe='1h' and symbol='A' and ts < '1900-01-01Z') x where d > '2026-11-01'
 select * from (select ts::date d, ts from ohlcv where symbol='A' and timeframe='1h') x where d in ('2026-11-01', '2026-11-03') and not d = '2026-11-03'
+select ts from ohlcv where symbol='A' and timeframe='1h' and ts >= greatest('2026-11-01 05:00Z'::timestamptz, null, date '2026-11-02')
+select ts from ohlcv where symbol='A' and timeframe='1h' and ts < least(date '2026-11-01', timestamp '2026-10-31 20:00')
+select ts from ohlcv where symbol='A' and timeframe='1h' and ts >= coalesce(date '2026-11-01', timestamptz '2026-11-03Z')
+select ts from ohlcv where symbol='A' and timeframe='1h' and ts >= case symbol when 'A' then timestamptz '2026-11-01Z' else '2026-11-03Z' end
+select ts from ohlcv where symbol='A' and timeframe='1h' and (ts >= case when close > 5 then timestamptz '2026-11-01Z' end) is not true
+select ts from ohlcv where symbol='A' and timeframe='1h' and ts >= nullif(timestamptz '2026-11-01 05:00Z', '2026-11-01 00:00-05') is null
+select ts from ohlcv where symbol='A' and timeframe='1h' and ts >= nullif(date '2026-11-01', timestamptz '2026-11-03Z')
+select ts from ohlcv where symbol = coalesce(null, 'A') and timeframe='1h' and ts >= coalesce(nullif('', '')::timestamptz, '2026-11-02Z')
 `
 
 // TestOddStatements runs statements written by hand twice on PostgreSQL, as TestDifferential does with random ones.

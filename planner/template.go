@@ -248,6 +248,7 @@ func (s *statement) inferParams(root proto.Message, declared []uint32) {
 	}
 	seen := map[*pg.ParamRef]bool{}
 	walk(root, func(m proto.Message) bool {
+		choiceUses(m, uses)
 		switch n := m.(type) {
 		case *pg.TypeCast:
 			if p := n.GetArg().GetParamRef(); p != nil {
