@@ -305,6 +305,9 @@ func (x *binding) statement(s *statement, named map[int32]value) {
 		x.opaque("pg_catalog is not first in search_path: its operators may be others")
 		return
 	}
+	if c := x.env.Catalog; c != nil && c.Overload != "" && s.reads() {
+		x.opaque("there is an operator " + c.Overload + " of a user's, for types of PostgreSQL's, which may be the one that it uses")
+	}
 	x.explained = x.explained || s.explained
 	if s.misused != nil {
 		x.plan.Refusal = s.misused

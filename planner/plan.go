@@ -49,6 +49,9 @@ type Catalog struct {
 	Rows map[string]struct{}
 	// Calls holds the names, in lower case, of the functions through which ohlcv may be read, by oid.
 	Calls map[uint32]string
+	// Overload is an operator of a user's which may be taken for one of PostgreSQL's that the planner computes with; empty where
+	// there is none. Every statement on ohlcv is opaque then.
+	Overload string
 	// Events says that an event trigger reads ohlcv: every definition may.
 	Events bool
 	// Dependents returns the names given with those of what reads the objects of these names, as far as the catalog knows: for

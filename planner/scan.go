@@ -121,7 +121,7 @@ func (c *Catalog) With(version uint64, names ...string) *Catalog {
 		maps.Copy(out.Views, c.Views)
 		out.Written = maps.Clone(c.Written)
 		out.Dynamic, out.Rows, out.Calls, out.Users = c.Dynamic, c.Rows, c.Calls, c.Users
-		out.Dependents, out.Events = c.Dependents, c.Events
+		out.Dependents, out.Events, out.Overload = c.Dependents, c.Events, c.Overload
 		if c.Dependents != nil && len(names) > 0 {
 			names = c.Dependents(names)
 		}

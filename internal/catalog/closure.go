@@ -37,6 +37,8 @@ type graph struct {
 	aggregates bool
 	// events are the keys of the event triggers' functions.
 	events []string
+	// overload is an operator of a user's that may be taken for PostgreSQL's own.
+	overload string
 	// calls are functions that may read ohlcv, by oid.
 	calls map[uint32]string
 }
@@ -100,6 +102,9 @@ func (g *graph) load(ctx context.Context, tx pgx.Tx) error {
 		return err
 	}
 	if err := g.loadEvents(ctx, tx); err != nil {
+		return err
+	}
+	if err := g.loadOverload(ctx, tx); err != nil {
 		return err
 	}
 	var aggregates bool
@@ -173,7 +178,7 @@ func (g *graph) catalog(version uint64) *planner.Catalog {
 	return &planner.Catalog{
 		Version: version, Names: names, Written: g.written(reached, count), Views: views, Users: users, Dynamic: dynamic,
 		Rows: g.rows(reached, dynamic), Calls: g.calls,
-		Dependents: g.dependents, Events: slices.ContainsFunc(g.events, func(key string) bool { return contains(reached, key) }),
+		Overload: g.overload, Dependents: g.dependents, Events: slices.ContainsFunc(g.events, func(key string) bool { return contains(reached, key) }),
 	}
 }
 

@@ -227,3 +227,35 @@ func TestRule3_EventTriggers(t *testing.T) {
 	require.NoError(t, c.Refresh(ctx))
 	require.False(t, refused("create table x (a int)"))
 }
+
+// TestRule3_AnOperatorForBuiltinTypes: where an operator of a user's may be taken for PostgreSQL's own, nothing is known of a comparison.
+func TestRule3_AnOperatorForBuiltinTypes(t *testing.T) {
+	t.Parallel()
+	db := dbtest.New(t)
+	ctx := t.Context()
+	c := New(db.Pool, nil, "")
+	const sql = "select * from ohlcv where symbol = 'sim:BTCUSD'::varchar and timeframe = '1d' and ts = '2024-01-01Z'"
+	refused := func() bool {
+		t.Helper()
+		require.NoError(t, c.Refresh(ctx))
+		env := planner.Env{TimeZone: "UTC", Catalog: c.Current()}
+		return planner.Prepare(sql, nil, env).Bind(planner.Args{}, env, planner.Bracket{}, nil).Refusal != nil
+	}
+	require.False(t, refused())
+	for _, each := range []string{
+		`create function public.other(text, varchar) returns boolean language sql as 'select $1 <> $2::text'`,
+		`create operator public.### (leftarg = text, rightarg = varchar, function = public.other)`,
+		`create type public.pair2 as (a int); create function public.same(public.pair2, public.pair2) returns boolean language sql as 'select true';
+		 create operator public.= (leftarg = public.pair2, rightarg = public.pair2, function = public.same)`,
+	} {
+		_, err := db.Pool.Exec(ctx, each)
+		require.NoError(t, err)
+		require.False(t, refused(), each)
+	}
+	_, err := db.Pool.Exec(ctx, `create operator public.= (leftarg = text, rightarg = varchar, function = public.other)`)
+	require.NoError(t, err)
+	require.True(t, refused())
+	_, err = db.Pool.Exec(ctx, `drop operator public.= (text, varchar)`)
+	require.NoError(t, err)
+	require.False(t, refused())
+}

@@ -2,6 +2,7 @@ package catalog
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -145,6 +146,23 @@ func (g *graph) loadEvents(ctx context.Context, tx pgx.Tx) error {
 		g.events, err = pgx.CollectRows(rows, pgx.RowTo[string])
 	}
 	return wrap("read event triggers", err)
+}
+
+// loadOverload looks for an operator of a user's with a name that the planner computes with, for types that are PostgreSQL's: where its
+// types fit exactly it is taken before PostgreSQL's own, whatever the search_path.
+func (g *graph) loadOverload(ctx context.Context, tx pgx.Tx) error {
+	rows, err := tx.Query(ctx, `select o.oprname::text from pg_operator o
+	 where o.oid >= 16384 and o.oprleft < 16384 and o.oprright < 16384
+	   and o.oprname = any ('{=,<>,<,<=,>,>=,~~,!~~,~~*,!~~*,~,!~,~*,!~*,^@,+,-,*,/,%,||,<@,@>,&&}')
+	   and not exists (select from pg_depend e where e.classid = 'pg_operator'::regclass and e.objid = o.oid and e.deptype = 'e')
+	 order by 1 limit 1`)
+	if err == nil {
+		g.overload, err = pgx.CollectOneRow(rows, pgx.RowTo[string])
+	}
+	if errors.Is(err, pgx.ErrNoRows) {
+		g.overload, err = "", nil
+	}
+	return wrap("read operators", err)
 }
 
 // noteCalls adds the functions in the closure, and those that make SQL of their arguments.
