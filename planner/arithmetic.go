@@ -2,7 +2,6 @@ package planner
 
 import (
 	"slices"
-	"strings"
 	"time"
 
 	pg "github.com/pganalyze/pg_query_go/v6"
@@ -19,9 +18,15 @@ func (e *evaluator) truncate(unit, v value) value {
 	if v.kind != kindTimestamptz && v.kind != kindTimestamp || unit.kind != kindUnknown && unit.kind != kindText {
 		return value{}
 	}
-	floor, ok := floors[strings.ToLower(unit.text)]
+	u, ok := unitNamed(unit.text)
 	if !ok {
 		return value{}
+	}
+	floor := func(i market.Instant) market.Instant {
+		if i.IsInf() {
+			return i
+		}
+		return u.floor(i)
 	}
 	local := v.kind == kindTimestamp || e.env.utc()
 	if !local && exact {
@@ -35,18 +40,6 @@ func (e *evaluator) truncate(unit, v value) value {
 		out.lo, out.hi = floor(v.lo.Shift(-farZone)).Shift(-farZone), v.hi.Shift(farZone)
 	}
 	return out
-}
-
-var floors = map[string]func(market.Instant) market.Instant{ //nolint:gochecknoglobals // a table
-	"minute": market.M1.Floor, "hour": market.H1.Floor, "day": market.D1.Floor, "week": market.W1.Floor,
-	"month": market.Mo1.Floor, "year": floorYear,
-}
-
-func floorYear(i market.Instant) market.Instant {
-	if i.IsInf() {
-		return i
-	}
-	return market.FromTime(time.Date(i.Time().Year(), 1, 1, 0, 0, 0, 0, time.UTC))
 }
 
 // arithmetic is time ± interval, date ± integer, interval × integer and the sign.

@@ -40,9 +40,9 @@ func (g *grammar) zoned() string {
 	condition := "(" + wall + ") " + op + " timestamp " + clock
 	switch g.IntN(5) {
 	case 0:
-		condition = "date_trunc('hour', " + wall + ") " + op + " " + clock
+		condition = "date_trunc('" + g.pick("hour", "hours", "h", "d", "week", "qtr") + "', " + wall + ") " + op + " " + clock
 	case 1:
-		condition = "date_trunc('" + g.pick("hour", "day") + "', ts, " + g.pick("'America/New_York'", "'Europe/London'", "'Asia/Tokyo'") + ") " + op + " timestamptz '2026-11-01 " + g.pick("04:00Z", "05:00Z", "15:00Z", "06:00Z") + "'"
+		condition = "date_trunc('" + g.pick("hour", "day", "days", "Hrs", "mons", "m") + "', ts, " + g.pick("'America/New_York'", "'Europe/London'", "'Asia/Tokyo'") + ") " + op + " timestamptz '2026-11-01 " + g.pick("04:00Z", "05:00Z", "15:00Z", "06:00Z") + "'"
 	case 2:
 		condition = "((" + wall + ") at time zone 'America/New_York') " + op + " timestamptz '2026-11-01 " + g.pick("05:00Z", "05:30Z", "06:00Z", "07:00Z") + "'"
 	case 3:

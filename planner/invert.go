@@ -177,8 +177,7 @@ func (e *evaluator) unitOf(s step) (unit, bool) {
 	if name.null || name.kind != kindUnknown && name.kind != kindText {
 		return unit{}, false
 	}
-	u, ok := units[strings.ToLower(name.text)]
-	return u, ok
+	return unitNamed(name.text)
 }
 
 // unit is what date_trunc cuts to.
@@ -197,8 +196,28 @@ func (u unit) ceil(i market.Instant) (least, most market.Instant) {
 }
 
 var units = map[string]unit{ //nolint:gochecknoglobals // a table
-	"second": every(secondMicros, 0), "minute": unitOf(market.M1), "hour": unitOf(market.H1), "day": unitOf(market.D1), "week": unitOf(market.W1),
+	"microsecond": every(1, 0), "millisecond": every(secondMicros/1000, 0), "second": every(secondMicros, 0),
+	"minute": unitOf(market.M1), "hour": unitOf(market.H1), "day": unitOf(market.D1), "week": unitOf(market.W1),
 	"month": unitOf(market.Mo1), "quarter": months(3), "year": months(12),
+}
+
+// unitNames are the other names that PostgreSQL has for them, in any case of letters.
+var unitNames = map[string]string{ //nolint:gochecknoglobals // a table
+	"us": "microsecond", "usec": "microsecond", "usecs": "microsecond", "usecond": "microsecond", "useconds": "microsecond",
+	"microseconds": "microsecond", "ms": "millisecond", "msec": "millisecond", "msecs": "millisecond", "msecond": "millisecond",
+	"mseconds": "millisecond", "milliseconds": "millisecond", "s": "second", "sec": "second", "secs": "second", "seconds": "second",
+	"m": "minute", "min": "minute", "mins": "minute", "minutes": "minute", "h": "hour", "hr": "hour", "hrs": "hour", "hours": "hour",
+	"d": "day", "days": "day", "w": "week", "weeks": "week", "mon": "month", "mons": "month", "months": "month", "qtr": "quarter",
+	"y": "year", "yr": "year", "yrs": "year", "years": "year",
+}
+
+func unitNamed(name string) (unit, bool) {
+	name = strings.ToLower(name)
+	if of, ok := unitNames[name]; ok {
+		name = of
+	}
+	u, ok := units[name]
+	return u, ok
 }
 
 func unitOf(tf market.Timeframe) unit { return unit{tf.Floor, tf.Next} }

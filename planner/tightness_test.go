@@ -177,7 +177,10 @@ func measure(t *testing.T, conn *pgx.Conn, c goldenCase) (m measured, why string
 		}
 		plan = tmpl.Bind(args, env, goldenBracket(), answers)
 	}
+	_, fails := c.directive("error")
 	switch {
+	case fails:
+		return measured{}, "refused by PostgreSQL"
 	case plan.Refusal != nil || len(plan.Warnings) > 0:
 		return measured{}, "refused or warned of"
 	case len(plan.Data) > 0:
