@@ -72,6 +72,8 @@ func (b *bounder) bound(p *pred, want outcome) truth {
 		return b.constant(p)
 	case predAny, predAll:
 		return b.array(p)
+	case predRange:
+		return b.contained(p)
 	case predUnknown:
 	}
 	return unknownTruth()

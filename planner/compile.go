@@ -100,6 +100,12 @@ func (a *analyzer) compileExpr(l *level, x *pg.A_Expr) *pred {
 		if left.GetRowExpr() != nil && right.GetRowExpr() != nil {
 			return a.compileRows(l, op, left.GetRowExpr().GetArgs(), right.GetRowExpr().GetArgs())
 		}
+		switch op {
+		case "<@":
+			return a.compileRange(l, left, right)
+		case "@>":
+			return a.compileRange(l, right, left)
+		}
 		return a.comparison(l, op, left, right)
 	case pg.A_Expr_Kind_AEXPR_DISTINCT:
 		return &pred{kind: predDistinct, left: a.operandOf(l, left), right: a.operandOf(l, right)}

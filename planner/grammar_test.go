@@ -4,7 +4,9 @@ import "strings"
 
 // more draws the forms that single rules are about, close to where they are easily got wrong.
 func (g *grammar) more() string {
-	switch g.IntN(9) {
+	switch g.IntN(10) {
+	case 9:
+		return g.ranged()
 	case 8:
 		return g.chosen()
 	case 7:
@@ -242,4 +244,25 @@ func (g *grammar) chosen() string {
 		choice = "coalesce(nullif(" + g.pick("''", "' '", "'2026-11-01 05:00Z'") + ", '')::timestamptz, " + point() + ")"
 	}
 	return "select symbol, ts from ohlcv where " + g.series("") + " and (ts " + g.pick(">=", "<", "=", "<=", ">", "<>", "is distinct from") + " " + choice + ")" + g.pick("", " is not true", " is unknown", " is false", " or close > 12")
+}
+
+// ranged has ts in ranges of points in time, with bounds that are NULL, alike, or in the wrong order (PLANNER 11).
+func (g *grammar) ranged() string {
+	point := func() string {
+		return g.pick("'2026-11-01 05:00Z'", "timestamptz '2026-11-02Z'", "'2026-10-31 00:00'::timestamp", "date '2026-11-01'", "null", "'-infinity'", "'infinity'", "'2026-11-03 05:00Z'", "now() - interval '2 days'")
+	}
+	literal := func() string {
+		return g.pick("", "", "2026-11-01 05:00Z", " 2026-11-01 ", `"2026-11-02 00:00"`, "2026-11-03 05:00Z", "infinity", "-infinity")
+	}
+	span := "tstzrange(" + point() + ", " + point() + g.pick("", ", '[]'", ", '(]'", ", '()'", ", '[)'::text", ", null") + ")"
+	if g.IntN(2) == 0 {
+		span = "'" + g.pick("[", "(", " [") + literal() + "," + literal() + g.pick(")", "]", "] ") + "'::tstzrange"
+	}
+	if g.IntN(8) == 0 {
+		span = g.pick("'empty'::tstzrange", "null::tstzrange")
+	}
+	element := g.pick("ts", "ts", "ts", "date_trunc('day', ts)", "(ts + interval '1 day')")
+	condition := g.pick(element+" <@ "+span, span+" @> "+element)
+	return "select symbol, ts from ohlcv where " + g.series("") + " and " + g.pick("", "", "not ") + "(" + condition + ")" + g.pick("", "", " is not true", " is unknown", " is false", " or close > 12") +
+		g.pick("", "", " and symbol = 'A' order by ts limit 3", " and symbol = 'A' order by ts desc limit 3")
 }

@@ -58,6 +58,7 @@ const (
 	predConst                    // left as a boolean
 	predAny                      // left op ANY (right), an array
 	predAll                      // left op ALL (right), an array
+	predRange                    // left <@ right, a range of points in time
 )
 
 // pred is a predicate over columns of FROM items. It is immutable.
@@ -174,7 +175,7 @@ func (p *pred) whenNull(null map[*item]bool) outcome {
 		return out
 	case predNot:
 		return negate(p.kids[0].whenNull(null))
-	case predCompare:
+	case predCompare, predRange:
 		if isNull(p.left) || isNull(p.right) {
 			return mayNull
 		}

@@ -344,6 +344,8 @@ func noteUses(p *pred, it *item, uses map[*pg.ParamRef]uint32) {
 		for _, el := range right.constant.GetList().GetItems() {
 			noteUse(el, one, uses)
 		}
+	case predRange:
+		rangeUses(right.constant, uses)
 	default:
 	}
 }
