@@ -67,32 +67,32 @@ func (a *analyzer) computedBy(l *level, node *pg.Node) operand {
 }
 
 // computedKind returns the type of a column that is computed, here or in a subquery below; kindOpaque for any other.
-func (a *analyzer) computedKind(o operand) kind {
+func (a *analyzer) computedKind(o operand) (kind, number) {
 	for range maxDepth {
 		if len(o.refs) != 1 || !a.spend() {
-			return kindOpaque
+			return kindOpaque, number{}
 		}
 		it, col := o.refs[0].item, o.refs[0].col
 		if it.opaque || it.scan || it.sub == nil || it.sub.GetOp() != pg.SetOperation_SETOP_NONE {
-			return kindOpaque
+			return kindOpaque, number{}
 		}
 		if is := a.computed(it, col); is.fn != nil {
-			return is.fn.kind
+			return is.fn.kind, is.fn.number
 		}
 		if o = a.output(it, col); len(o.refs) == 1 && o.refs[0].item == it {
-			return kindOpaque
+			return kindOpaque, number{}
 		}
 	}
-	return kindOpaque
+	return kindOpaque, number{}
 }
 
 // same reports whether two operands are the same function of the same columns.
 func (o operand) same(p operand) bool {
-	if o.fn == nil || p.fn == nil || o.fn.kind != p.fn.kind || o.fn.base != p.fn.base || !slices.Equal(o.refs, p.refs) {
+	if o.fn == nil || p.fn == nil || o.fn.kind != p.fn.kind || o.fn.number != p.fn.number || o.fn.base != p.fn.base || o.fn.baseNumber != p.fn.baseNumber || !slices.Equal(o.refs, p.refs) {
 		return false
 	}
 	return slices.EqualFunc(o.fn.steps, p.fn.steps, func(s, t step) bool {
-		return s.kind == t.kind && s.of == t.of && s.minus == t.minus && s.days == t.days && s.seconds == t.seconds &&
+		return s.kind == t.kind && s.of == t.of && s.minus == t.minus && s.days == t.days && s.unit == t.unit &&
 			sameText(s.zone, t.zone) && sameText(s.arg, t.arg) && sameText(s.origin, t.origin)
 	})
 }

@@ -1,20 +1,25 @@
 package planner
 
 import (
+	"math"
 	"slices"
 	"strings"
 
 	pg "github.com/pganalyze/pg_query_go/v6"
+
+	"barkeep/internal/market"
 )
 
 // derived is a function of a timestamptz column, as steps from the column outward. Each step never goes down where its
 // argument goes up, but for what preimage makes room for, and is null for null only (PLANNER 14).
 type derived struct {
 	steps []step
-	// kind is that of the result; kindInt stands for seconds since 1970.
-	kind kind
+	// kind is that of the result; kindInt stands for a number, and number says of what.
+	kind   kind
+	number number
 	// base is what the column is, where it is one that a subquery computes and no timestamptz; zero where it is one.
-	base kind
+	base       kind
+	baseNumber number
 }
 
 type stepKind uint8
@@ -25,6 +30,7 @@ const (
 	stepFloor                     // to the start of a unit
 	stepBucket                    // to the start of a bucket
 	stepShift                     // + or - an interval, or days
+	stepRound                     // to the nearest unit
 )
 
 // step is one function of a derived.
@@ -37,14 +43,19 @@ type step struct {
 	of          kind // of what has an origin
 	minus       bool
 	days        bool // arg is a number of days
-	seconds     bool // arg is a number of seconds
+	// unit is what arg, or a result that is rounded, is a number of; zero where it is none.
+	unit market.Instant
 }
 
 // dayUnit is the unit of a cast to date.
 var dayUnit = pg.MakeAConstStrNode("day", -1) //nolint:gochecknoglobals // a constant
 
 func (d derived) then(k kind, steps ...step) derived {
-	return derived{steps: append(slices.Clone(d.steps), steps...), kind: k, base: d.base}
+	d.steps, d.kind = append(slices.Clone(d.steps), steps...), k
+	if k != kindInt {
+		d.number = number{}
+	}
+	return d
 }
 
 // of returns d of what inner is of its column; false where inner is not what d was made of.
@@ -53,7 +64,9 @@ func (d derived) of(inner derived) (derived, bool) {
 	if base == kindOpaque {
 		base = kindTimestamptz
 	}
-	return derived{steps: slices.Concat(inner.steps, d.steps), kind: d.kind, base: inner.base}, base == inner.kind
+	fits := base == inner.kind && d.baseNumber == inner.number
+	d.steps, d.base, d.baseNumber = slices.Concat(inner.steps, d.steps), inner.base, inner.baseNumber
+	return d, fits
 }
 
 // wall returns d as a timestamp.
@@ -61,7 +74,7 @@ func (d derived) wall() derived {
 	if d.kind == kindTimestamptz {
 		return d.then(kindTimestamp, step{kind: stepToWall})
 	}
-	return derived{steps: d.steps, kind: kindTimestamp, base: d.base}
+	return d.then(kindTimestamp)
 }
 
 // instant returns d as a timestamptz.
@@ -81,8 +94,8 @@ func (a *analyzer) derive(l *level, node *pg.Node, depth int) (refs []ref, d der
 	case *pg.Node_ColumnRef:
 		o := a.resolve(l, n.ColumnRef.GetFields())
 		d := derived{kind: kindTimestamptz}
-		if k := a.computedKind(o); k != kindOpaque && k != kindTimestamptz {
-			d = derived{kind: k, base: k}
+		if k, n := a.computedKind(o); k != kindOpaque && k != kindTimestamptz {
+			d = derived{kind: k, number: n, base: k, baseNumber: n}
 		}
 		return o.refs, d, len(o.refs) > 0 && o.cast == 0
 	case *pg.Node_TypeCast:
@@ -103,6 +116,12 @@ func (a *analyzer) derive(l *level, node *pg.Node, depth int) (refs []ref, d der
 
 func (d derived) castTo(oid uint32) (derived, bool) {
 	switch {
+	case d.kind == kindInt && (oid == oidInt8 || oid == oidInt4):
+		if d.number.class != numberInteger && (d.number.unit > 1 || d.number.rough()) {
+			d = d.then(kindInt, step{kind: stepRound, unit: d.number.unit})
+		}
+		d.number.class = numberInteger
+		return d, true
 	case d.kind == kindInt:
 		return derived{}, false
 	case oid == oidDate && d.kind == kindDate:
@@ -144,9 +163,9 @@ func (a *analyzer) deriveCall(l *level, f *pg.FuncCall, depth int) (refs []ref, 
 func (d derived) call(name string, args []*pg.Node) (derived, bool) {
 	switch {
 	case d.kind == kindInt && name == "floor" && len(args) == 1:
-		return d.then(kindInt, step{kind: stepBucket, seconds: true, arg: pg.MakeAConstIntNode(1, -1)}), true
+		return d.then(kindInt, step{kind: stepBucket, unit: d.number.unit, arg: pg.MakeAConstIntNode(1, -1)}), d.number.class != numberInteger && !d.number.rough()
 	case d.kind == kindInt && name == "to_timestamp" && len(args) == 1:
-		return derived{steps: d.steps, kind: kindTimestamptz, base: d.base}, true
+		return d.then(kindTimestamptz), d.number.unit == secondMicros
 	case d.kind == kindInt:
 		return derived{}, false
 	case name == "date" && len(args) == 1:
@@ -170,7 +189,12 @@ func (d derived) call(name string, args []*pg.Node) (derived, bool) {
 	case name == "date_bin" && len(args) == 3 && d.kind != kindDate:
 		return d.then(d.kind, step{kind: stepBucket, arg: args[0], origin: args[2], of: d.kind}), true
 	case (name == "extract" || name == "date_part") && len(args) == 2 && strings.EqualFold(args[0].GetAConst().GetSval().GetSval(), "epoch"):
-		return derived{steps: d.steps, kind: kindInt, base: d.base}, true
+		d = d.then(kindInt)
+		d.number = number{unit: secondMicros}
+		if name == "date_part" {
+			d.number.class = numberFloat
+		}
+		return d, true
 	}
 	return derived{}, false
 }
@@ -183,7 +207,10 @@ func (a *analyzer) deriveArithmetic(l *level, x *pg.A_Expr, depth int) (refs []r
 		return nil, derived{}, false
 	}
 	if op == "*" {
-		return a.deriveScaled(l, left, right, depth)
+		if refs, d, ok = a.deriveScaled(l, left, right, depth); ok {
+			return refs, d, ok
+		}
+		return a.deriveMultiple(l, left, right, depth)
 	}
 	if op != "+" && op != "-" {
 		return nil, derived{}, false
@@ -205,6 +232,21 @@ func (a *analyzer) deriveArithmetic(l *level, x *pg.A_Expr, depth int) (refs []r
 	return refs, d.then(result, step{kind: stepShift, arg: right, minus: op == "-"}), true
 }
 
+// deriveMultiple is seconds * 1000, and the like.
+func (a *analyzer) deriveMultiple(l *level, left, right *pg.Node, depth int) (refs []ref, d derived, ok bool) {
+	if left.GetAConst() != nil {
+		left, right = right, left
+	}
+	if right.GetAConst() == nil || right.GetAConst().GetSval() != nil {
+		return nil, derived{}, false
+	}
+	if refs, d, ok = a.derive(l, left, depth+1); !ok || d.kind != kindInt {
+		return nil, derived{}, false
+	}
+	d.number, ok = d.number.times(right)
+	return refs, d, ok
+}
+
 // deriveScaled is floor(seconds / n) * n.
 func (a *analyzer) deriveScaled(l *level, left, right *pg.Node, depth int) (refs []ref, d derived, ok bool) {
 	if left.GetAConst() != nil {
@@ -212,14 +254,17 @@ func (a *analyzer) deriveScaled(l *level, left, right *pg.Node, depth int) (refs
 	}
 	f := left.GetFuncCall()
 	name, builtin := callName(f.GetFuncname())
-	if !builtin || name != "floor" || len(f.GetArgs()) != 1 || right.GetAConst().GetIval() == nil {
+	width, whole := wholeNumber(right)
+	if !builtin || name != "floor" || len(f.GetArgs()) != 1 || !whole || width <= 0 || width > math.MaxInt32 || right.GetAConst().GetSval() != nil {
 		return nil, derived{}, false
 	}
 	quotient := f.GetArgs()[0].GetAExpr()
 	op, builtin := callName(quotient.GetName())
-	if !builtin || op != "/" || quotient.GetRexpr().GetAConst().GetIval().GetIval() != right.GetAConst().GetIval().GetIval() {
+	by, whole := wholeNumber(quotient.GetRexpr())
+	if !builtin || op != "/" || !whole || by != width || quotient.GetRexpr().GetAConst().GetSval() != nil {
 		return nil, derived{}, false
 	}
 	refs, d, ok = a.derive(l, quotient.GetLexpr(), depth+1)
-	return refs, d.then(kindInt, step{kind: stepBucket, arg: right, seconds: true}), ok && d.kind == kindInt
+	ok = ok && d.kind == kindInt && d.number.class != numberInteger && !d.number.rough()
+	return refs, d.then(kindInt, step{kind: stepBucket, arg: pg.MakeAConstIntNode(int64(width), -1), unit: d.number.unit}), ok
 }

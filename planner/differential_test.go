@@ -146,7 +146,9 @@ func (g *grammar) derived(ts string) string {
 	op := g.pick(" = ", " < ", " <= ", " > ", " >= ", " <> ", " >= ", " < ")
 	day := g.pick("2026-10-31", "2026-11-01", "2026-11-02")
 	moment := day + " " + g.pick("00:00", "01:00", "01:30", "02:00", "12:00")
-	switch g.IntN(13) {
+	switch g.IntN(15) {
+	case 13, 14:
+		return g.counts(ts, op)
 	case 12:
 		months := "interval '" + g.pick("1 month", "2 months", "5 months", "1 year", "1 hour", "10 days") + "'"
 		return "time_bucket(" + months + ", " + g.pick(ts, "("+ts+" "+span+")") + ")" + op + g.pick("'2026-11-01Z'", "'2026-10-01Z'", "timestamptz '2026-11-03'", g.time())

@@ -1,6 +1,9 @@
 package planner
 
-import "strings"
+import (
+	"strconv"
+	"strings"
+)
 
 // more draws the forms that single rules are about, close to where they are easily got wrong.
 func (g *grammar) more() string {
@@ -196,7 +199,7 @@ func (g *grammar) made() string {
 // computed has conditions on columns that subqueries compute of ts (PLANNER 14 and 16).
 func (g *grammar) computed() string {
 	column := g.pick("date_trunc('day', ts)", "date_trunc('day', ts)", "ts::date", "time_bucket('6 hours', ts)", "date_trunc('day', ts)::date", "ts at time zone 'America/New_York'",
-		"ts::timestamp", "ts - interval '1 day'", "extract(epoch from ts)", "date_trunc('day', ts at time zone 'America/New_York') at time zone 'America/New_York'")
+		"ts::timestamp", "ts - interval '1 day'", "extract(epoch from ts)", "extract(epoch from ts)::bigint", "date_trunc('day', ts at time zone 'America/New_York') at time zone 'America/New_York'")
 	where := " where " + g.series("") + g.pick("", "", " and "+g.leaf(""))
 	var inner string
 	switch g.IntN(7) {
@@ -216,7 +219,7 @@ func (g *grammar) computed() string {
 		inner = "select symbol, " + column + " as d, 1 as n from ohlcv" + where
 	}
 	value := "'2026-11-01" + g.pick("'", " 05:00Z'", " 00:30'", "'::date", " 05:00Z'::timestamptz", " 01:30'::timestamp")
-	if column == "extract(epoch from ts)" {
+	if strings.HasPrefix(column, "extract(epoch from ts)") {
 		value = g.pick("1793509200", "1793581200", "'1793509200'")
 	}
 	op := g.pick(">=", "<", "=", "<=", ">", "<>", "is distinct from")
@@ -265,4 +268,24 @@ func (g *grammar) ranged() string {
 	condition := g.pick(element+" <@ "+span, span+" @> "+element)
 	return "select symbol, ts from ohlcv where " + g.series("") + " and " + g.pick("", "", "not ") + "(" + condition + ")" + g.pick("", "", " is not true", " is unknown", " is false", " or close > 12") +
 		g.pick("", "", " and symbol = 'A' order by ts limit 3", " and symbol = 'A' order by ts desc limit 3")
+}
+
+// counts compares numbers that ts is counted in, whole and rounded, with numbers of every type (PLANNER 14).
+func (g *grammar) counts(ts, op string) string {
+	epoch := g.pick("extract(epoch from "+ts+")", "date_part('epoch', "+ts+")")
+	at := strconv.Itoa(1793404800 + 1800*g.IntN(144))
+	cast := g.pick("", "", "::numeric", "::float8", "::bigint")
+	switch g.IntN(5) {
+	case 0:
+		return epoch + " * 1000" + op + at + g.pick("000", "000", "000.5", "001", "000.0000004") + g.pick("", "::numeric", "::float8")
+	case 1:
+		return "(" + epoch + g.pick(" * 1000", " * 1000.0") + ")::bigint" + op + at + "000" + cast
+	case 2:
+		return epoch + g.pick("::bigint", "::int") + op + at + g.pick(cast, ".5")
+	case 3:
+		width := g.pick("60", "3600", "60.0", "7200")
+		return "floor(" + epoch + " / " + width + ") * " + width + op + at
+	default:
+		return "floor(1000 * extract(epoch from " + ts + ") / 3600000) * 3600000" + op + at + "000"
+	}
 }

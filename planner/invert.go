@@ -62,11 +62,7 @@ func (b *bounder) comparand(d derived, node *pg.Node) (value, derived) {
 	case v.null:
 		return v, d
 	case d.kind == kindInt:
-		const most = int64(1) << 40
-		if v.kind != kindInt || v.n > most || v.n < -most {
-			return value{}, d
-		}
-		return instant(kindInt, market.Instant(v.n)*secondMicros), d
+		return b.count(d, node), d
 	case v.kind == kindUnknown:
 		return b.convert(v, d.kind), d
 	case v.kind == kindDate || v.kind == kindTimestamp:
@@ -117,6 +113,9 @@ func (e *evaluator) image(s step, set market.RangeSet) (market.RangeSet, bool) {
 			low, high := e.offsets(s.zone, i)
 			return i.Shift(-high), i.Shift(-low)
 		}
+	case stepRound:
+		far := s.width() + time.Second
+		f = func(i market.Instant) (least, most market.Instant) { return i.Shift(-far), i.Shift(far) }
 	case stepShift:
 		s.minus = !s.minus
 		back, ok := e.unshift(s)
@@ -164,8 +163,26 @@ func (e *evaluator) inverse(s step) (func(market.Instant) (least, most market.In
 		return u.ceil, ok
 	case stepShift:
 		return e.unshift(s)
+	case stepRound:
+		return s.halfway, true
 	}
 	return nil, false
+}
+
+func (s step) width() time.Duration { return time.Duration(s.unit) * time.Microsecond }
+
+// halfway is where results begin to be rounded to the first whole number from the point on: which way just halfway, and a little off
+// it where they are float8, is not said.
+func (s step) halfway(i market.Instant) (least, most market.Instant) {
+	slack := floatSlack * time.Microsecond
+	switch {
+	case i.IsInf():
+		return i, i
+	case i > maxRough || i < -maxRough:
+		slack = time.Second
+	}
+	i, _ = every(s.unit, 0).ceil(i)
+	return i.Shift(-s.width()/2 - slack), i.Shift(-s.width()/2 + slack)
 }
 
 // unitOf returns what date_trunc, time_bucket, date_bin or floor cuts to.
@@ -262,7 +279,7 @@ func (e *evaluator) bucket(s step) (unit, bool) {
 		return months(n), true
 	}
 	width, origin := e.bucketWidth(s), bucketOrigin
-	if s.seconds {
+	if s.unit > 0 {
 		origin = 0
 	}
 	if s.origin != nil {
@@ -284,7 +301,7 @@ func (e *evaluator) bucket(s step) (unit, bool) {
 // bucketMonths returns the width of one of time_bucket's buckets that is whole months, in UTC as they are; zero of any other.
 func (e *evaluator) bucketMonths(s step) int {
 	const most = 400 * 12
-	if s.seconds || s.origin != nil {
+	if s.unit > 0 || s.origin != nil {
 		return 0
 	}
 	v := e.eval(s.arg)
@@ -301,11 +318,11 @@ func (e *evaluator) bucketMonths(s step) int {
 func (e *evaluator) bucketWidth(s step) market.Instant {
 	const most = 400 * 24 * time.Hour
 	v := e.eval(s.arg)
-	if s.seconds {
-		if v.kind != kindInt || v.null || v.n <= 0 || v.n > int64(most/time.Second) {
+	if s.unit > 0 {
+		if v.kind != kindInt || v.null || v.n <= 0 || v.n > int64(most/s.width()) {
 			return 0
 		}
-		return market.Instant(v.n) * secondMicros
+		return market.Instant(v.n) * s.unit
 	}
 	if v.kind == kindUnknown && !v.null {
 		v = e.convert(v, kindInterval)

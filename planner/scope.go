@@ -177,7 +177,10 @@ func (a *analyzer) resolveBare(l *level, col string) operand {
 		return operand{} // PostgreSQL calls it ambiguous, or it is one of several
 	}
 	// The column has the type that all have in common, which need not be that of one that is computed.
-	return operand{refs: slices.DeleteFunc(refs, func(r ref) bool { return a.computedKind(operand{refs: []ref{r}}) != kindOpaque })}
+	return operand{refs: slices.DeleteFunc(refs, func(r ref) bool {
+		k, _ := a.computedKind(operand{refs: []ref{r}})
+		return k != kindOpaque
+	})}
 }
 
 // has reports whether the item certainly has a column of that name.

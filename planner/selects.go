@@ -87,7 +87,7 @@ func (a *analyzer) setOperation(it *item, quals []*pred) {
 					return operand{refs: []ref{r}}
 				}
 				column := a.branchColumn(child, a.position(it, r.col))
-				if k := a.computedKind(column); k != kindOpaque && k != kindTimestamptz {
+				if k, _ := a.computedKind(column); k != kindOpaque && k != kindTimestamptz {
 					return operand{} // compared as what the branches have in common
 				}
 				return column

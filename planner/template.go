@@ -326,6 +326,9 @@ func noteUses(p *pred, it *item, uses map[*pg.ParamRef]uint32) {
 		one, many = oidTimestamptz, oidTimestamptzArray
 	case col == colTS && left.fn != nil:
 		oid := map[kind]uint32{kindTimestamptz: oidTimestamptz, kindTimestamp: oidTimestamp, kindDate: oidDate}[left.fn.kind]
+		if left.fn.kind == kindInt {
+			oid = left.fn.number.class.oid()
+		}
 		if oid == 0 {
 			return
 		}

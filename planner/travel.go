@@ -91,7 +91,7 @@ func comparedAs(own, other operand) (*derived, *derived, bool) {
 	}
 	switch {
 	case mine.kind == kindInt || theirs.kind == kindInt:
-		return &mine, &theirs, mine.kind == theirs.kind
+		return &mine, &theirs, mine.kind == theirs.kind && mine.number.unit == theirs.number.unit && !mine.number.rough() && !theirs.number.rough()
 	case mine.kind == kindTimestamptz || theirs.kind == kindTimestamptz:
 		mine, theirs = mine.instant(), theirs.instant()
 	}

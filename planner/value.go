@@ -17,6 +17,7 @@ const (
 	oidInt2             = 21
 	oidInt4             = 23
 	oidText             = 25
+	oidFloat8           = 701
 	oidUnknown          = 705
 	oidTextArray        = 1009
 	oidVarcharArray     = 1015
@@ -27,6 +28,7 @@ const (
 	oidTimestamptz      = 1184
 	oidTimestamptzArray = 1185
 	oidInterval         = 1186
+	oidNumeric          = 1700
 )
 
 // pgEpoch is 2000-01-01 UTC, from which PostgreSQL counts its binary times.
