@@ -74,6 +74,8 @@ func (b *bounder) bound(p *pred, want outcome) truth {
 		return b.array(p)
 	case predRange:
 		return b.contained(p)
+	case predOverlaps:
+		return b.overlaps(p)
 	case predUnknown:
 	}
 	return unknownTruth()

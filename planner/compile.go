@@ -57,6 +57,8 @@ func (a *analyzer) compileNode(l *level, node *pg.Node) *pred {
 		return &pred{kind: predBool, kids: []*pred{a.compile(l, n.BooleanTest.GetArg())}, test: n.BooleanTest.GetBooltesttype()}
 	case *pg.Node_SubLink:
 		return a.compileSubquery(l, node)
+	case *pg.Node_FuncCall:
+		return a.compileOverlaps(l, n.FuncCall)
 	case *pg.Node_AConst, *pg.Node_ParamRef, *pg.Node_TypeCast:
 		return &pred{kind: predConst, left: operand{constant: node}}
 	}

@@ -266,6 +266,9 @@ func (g *grammar) ranged() string {
 	}
 	element := g.pick("ts", "ts", "ts", "date_trunc('day', ts)", "(ts + interval '1 day')")
 	condition := g.pick(element+" <@ "+span, span+" @> "+element)
+	if g.IntN(3) == 0 {
+		condition = g.overlapping()
+	}
 	return "select symbol, ts from ohlcv where " + g.series("") + " and " + g.pick("", "", "not ") + "(" + condition + ")" + g.pick("", "", " is not true", " is unknown", " is false", " or close > 12") +
 		g.pick("", "", " and symbol = 'A' order by ts limit 3", " and symbol = 'A' order by ts desc limit 3")
 }
@@ -288,4 +291,13 @@ func (g *grammar) counts(ts, op string) string {
 	default:
 		return "floor(1000 * extract(epoch from " + ts + ") / 3600000) * 3600000" + op + at + "000"
 	}
+}
+
+// overlapping has ts in one of two pairs (PLANNER 11).
+func (g *grammar) overlapping() string {
+	length := func() string { return "interval '" + g.pick("1 hour", "1 day", "-1 day", "0 s", "1 month") + "'" }
+	own := "(" + g.pick("ts", "ts", "ts - "+length(), "ts::timestamp", "date_trunc('day', ts)") + ", " + g.pick("ts", "ts + "+length(), length()) + ")"
+	other := "(" + g.pick("timestamptz '2026-11-01 05:00Z'", "'2026-11-01 05:00Z'", "timestamp '2026-11-01 00:00'", "null", "now() - interval '2 days'", "date '2026-11-02'") + ", " +
+		g.pick("'2026-11-02 05:00Z'", "timestamptz '2026-11-01 05:00Z'", "null", "now()", length(), "timestamp '2026-10-31 07:00'") + ")"
+	return g.pick(own+" overlaps "+other, other+" overlaps "+own)
 }

@@ -59,6 +59,7 @@ const (
 	predAny                      // left op ANY (right), an array
 	predAll                      // left op ALL (right), an array
 	predRange                    // left <@ right, a range of points in time
+	predOverlaps                 // kids[0], with the ends left and right of a pair of constants
 )
 
 // pred is a predicate over columns of FROM items. It is immutable.
@@ -175,6 +176,8 @@ func (p *pred) whenNull(null map[*item]bool) outcome {
 		return out
 	case predNot:
 		return negate(p.kids[0].whenNull(null))
+	case predOverlaps:
+		return p.kids[0].whenNull(null)
 	case predCompare, predRange:
 		if isNull(p.left) || isNull(p.right) {
 			return mayNull

@@ -167,6 +167,9 @@ func (p *pred) constants(into map[*pg.A_Const]bool) {
 	for _, node := range []*pg.Node{p.left.constant, p.right.constant} {
 		if !anyColumn(node) { // else how it is understood may depend on its constants
 			evaluated(node, into)
+			if p.kind == predRange {
+				evaluated(&pg.Node{Node: &pg.Node_List{List: &pg.List{Items: rangeArgs(node)}}}, into)
+			}
 		}
 	}
 }

@@ -309,6 +309,10 @@ func noteUses(p *pred, it *item, uses map[*pg.ParamRef]uint32) {
 	for _, kid := range p.kids {
 		noteUses(kid, it, uses)
 	}
+	if p.kind == predOverlaps {
+		overlapsUses(p, it, uses)
+		return
+	}
 	if p.ofSymbol(it) {
 		textUses(p.source, uses)
 	}
