@@ -144,6 +144,12 @@ func (a *analyzer) deriveCall(l *level, f *pg.FuncCall, depth int) (refs []ref, 
 	if !builtin && !bucket || f.GetAggStar() || f.GetAggDistinct() || f.GetAggFilter() != nil || f.GetOver() != nil || f.GetFuncVariadic() {
 		return nil, derived{}, false
 	}
+	how := ""
+	if bucket && len(args) == 3 {
+		if how, args = bucketArg(args); how == "" {
+			return nil, derived{}, false
+		}
+	}
 	at := 1
 	if name == "floor" || name == "to_timestamp" || name == "date" {
 		at = 0
@@ -155,8 +161,46 @@ func (a *analyzer) deriveCall(l *level, f *pg.FuncCall, depth int) (refs []ref, 
 	if !ok {
 		return nil, derived{}, false
 	}
+	if how != "" {
+		d, ok = d.bucketBy(how, args)
+		return refs, d, ok
+	}
 	d, ok = d.call(name, args)
 	return refs, d, ok
+}
+
+// bucketArg says what the third argument of time_bucket is, origin or timezone, by its name or by its type, and returns the arguments
+// without the name; empty for any other. A literal without a type is a text.
+func bucketArg(args []*pg.Node) (string, []*pg.Node) {
+	last := args[2]
+	if named := last.GetNamedArgExpr(); named != nil {
+		if name := named.GetName(); name == "origin" || name == "timezone" {
+			return name, []*pg.Node{args[0], args[1], named.GetArg()}
+		}
+		return "", args
+	}
+	if last.GetAConst().GetSval() != nil {
+		return "timezone", args
+	}
+	switch oid, ok := castOID(last.GetTypeCast().GetTypeName()); {
+	case ok && oid == oidTimestamptz:
+		return "origin", args
+	case ok && (oid == oidText || oid == oidVarchar):
+		return "timezone", args
+	}
+	return "", args
+}
+
+// bucketBy is time_bucket from an origin, or on the clock of a zone.
+func (d derived) bucketBy(how string, args []*pg.Node) (derived, bool) {
+	switch {
+	case d.kind != kindTimestamptz:
+		return derived{}, false
+	case how == "origin":
+		return d.then(kindTimestamptz, step{kind: stepBucket, arg: args[0], origin: args[2], of: kindTimestamptz}), true
+	}
+	zone := args[2]
+	return d.then(kindTimestamptz, step{kind: stepToWall, zone: zone}, step{kind: stepBucket, arg: args[0]}, step{kind: stepToInstant, zone: zone}), true
 }
 
 // call applies a function whose argument d is.

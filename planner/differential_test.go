@@ -146,7 +146,11 @@ func (g *grammar) derived(ts string) string {
 	op := g.pick(" = ", " < ", " <= ", " > ", " >= ", " <> ", " >= ", " < ")
 	day := g.pick("2026-10-31", "2026-11-01", "2026-11-02")
 	moment := day + " " + g.pick("00:00", "01:00", "01:30", "02:00", "12:00")
-	switch g.IntN(15) {
+	switch g.IntN(17) {
+	case 15:
+		return "time_bucket(" + width + ", " + ts + ", " + g.pick("", "timezone => ") + zone + ")" + op + g.pick("timestamptz '", "'") + moment + g.pick("'", "Z'")
+	case 16:
+		return "time_bucket(" + width + ", " + ts + ", " + g.pick("", "origin => ") + "timestamptz '" + g.pick("2026-10-30 03:00Z", "1999-01-01Z", "2030-01-01 00:30Z") + "')" + op + "'" + moment + "Z'"
 	case 13, 14:
 		return g.counts(ts, op)
 	case 12:
