@@ -13,7 +13,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 LDFLAGS := -X main.version=$(VERSION)
 PACKAGES ?= ./...
 
-.PHONY: help run build test test-clients race lint fmt fuzz soak mutation bench up down clean
+.PHONY: help run build test differential test-clients race lint fmt fuzz soak mutation bench up down clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ build: ## build bin/barkeep
 
 test: ## run all tests on a real TimescaleDB and a real broker, with the race detector; a skip is a failure
 	$(GO) run ./cmd/testenv $(GO) test -json -race -timeout 30m $(PACKAGES) | $(GO) run ./cmd/testreport
+
+differential: ## compare two thousand statements through an empty barkeep with a full database, without the race detector
+	$(GO) run ./cmd/testenv $(GO) test -count=1 -timeout 20m -v -run 'TestDifferential$$' ./cmd/barkeep
 
 test-clients: build ## run psql, drivers and their own suites through barkeep and straight
 	$(GO) run ./cmd/testenv test/clients/run

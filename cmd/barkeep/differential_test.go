@@ -27,9 +27,6 @@ import (
 	"barkeep/internal/market"
 )
 
-// comparedStatements is how many statements a run compares, unless -rapid.checks says how often one is drawn for each market.
-const comparedStatements = 2000
-
 // TestDifferential is promise 1 of DESIGN §1: a statement through an empty barkeep returns what it returns straight at a
 // database that holds every bar. Each market has a barkeep of its own; a check draws a statement for each of them, which run side by
 // side, so that the time in which one waits for its bars is the others'. The test prints the markets' seed, and rapid's, the shrunk

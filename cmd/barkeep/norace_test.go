@@ -1,0 +1,6 @@
+//go:build !race
+
+package main
+
+// comparedStatements is how many statements a run compares, unless -rapid.checks says how often one is drawn for each market.
+const comparedStatements = 2000
