@@ -153,9 +153,9 @@ func (g *grammar) counted() string {
 	case 1:
 		return "select ts from ohlcv where " + series + " order by " + g.pick("ts", "date_trunc('day', ts)", "timeframe, date_trunc('day', ts)") + direction + " fetch first 3 rows with ties"
 	case 2:
-		by := g.pick("open", "close", "ts", "volume")
-		return "select " + g.pick("", "symbol, ") + g.pick("first", "last") + "(close, " + by + ")" + g.pick("", "", "", ", count(*)", ", max(close)") + " from ohlcv where " + strings.ReplaceAll(series, "in ('B', 'C')", "= 'A'") +
-			g.pick(" group by symbol", " group by symbol, timeframe", " group by symbol, close")
+		by := g.pick("close", "volume", "volume", "ts")
+		return "select " + g.pick("", "symbol, ") + g.pick("first", "last") + "(close, " + by + ")" + g.pick("", "", "", "", "", "", ", count(*)", ", max(close)") + " from ohlcv where " + strings.ReplaceAll(series, "in ('B', 'C')", "= 'A'") +
+			g.pick(" group by symbol", " group by symbol", " group by symbol, timeframe", " group by symbol, timeframe", " group by symbol, close")
 	case 3:
 		return "select time_bucket('" + g.pick("1 day", "6 hours") + "', ts) as b, max(high) from ohlcv where " + series + " group by b order by b" + direction + limit
 	case 4:
