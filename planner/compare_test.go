@@ -53,6 +53,19 @@ func setting(name string, otherwise uint64) uint64 {
 	return otherwise
 }
 
+// postgresConn gives a connection to the database that the tests are given, to ask PostgreSQL what something is.
+func postgresConn(t *testing.T) *pgx.Conn {
+	t.Helper()
+	url := os.Getenv("TEST_DATABASE_URL")
+	if url == "" {
+		t.Skip("TEST_DATABASE_URL is unset")
+	}
+	conn, err := pgx.Connect(t.Context(), url)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, conn.Close(context.Background())) })
+	return conn
+}
+
 // barsConn gives a connection to a TimescaleDB of the test's own, with bars in a temporary table.
 func barsConn(t *testing.T) *pgx.Conn {
 	t.Helper()

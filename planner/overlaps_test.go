@@ -1,9 +1,7 @@
 package planner
 
 import (
-	"context"
 	"math/rand/v2"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -18,13 +16,7 @@ import (
 // where the condition stands by itself no hour that is not beside one of these.
 func TestRule11_OverlapsIsPostgreSQLs(t *testing.T) {
 	t.Parallel()
-	url := os.Getenv("TEST_DATABASE_URL")
-	if url == "" {
-		t.Skip("TEST_DATABASE_URL is unset")
-	}
-	conn, err := pgx.Connect(t.Context(), url)
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, conn.Close(context.Background())) })
+	conn := postgresConn(t)
 	mustExec(t, conn, "set timezone = 'UTC'")
 	from := time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC)
 	rng := rand.New(rand.NewPCG(11, 7))

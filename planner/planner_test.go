@@ -8,7 +8,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/jackc/pgx/v5" //nolint:depguard // the test asks PostgreSQL itself
 	"github.com/stretchr/testify/require"
 
 	"barkeep/internal/market"
@@ -162,13 +161,7 @@ func TestColumns(t *testing.T) {
 // TestTimesAgainstPostgreSQL reads the same texts here and in PostgreSQL.
 func TestTimesAgainstPostgreSQL(t *testing.T) {
 	t.Parallel()
-	url := os.Getenv("TEST_DATABASE_URL")
-	if url == "" {
-		t.Skip("TEST_DATABASE_URL is unset")
-	}
-	conn, err := pgx.Connect(t.Context(), url)
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, conn.Close(t.Context())) })
+	conn := postgresConn(t)
 	mustExec(t, conn, "set timezone = 'UTC'")
 	var texts []string
 	for _, day := range []string{"2024-02-29", "1999-12-31", "2026-11-01", "9999-12-31", "2023-02-29", "1000-01-01"} {

@@ -3,12 +3,10 @@ package planner
 import (
 	"maps"
 	"math/big"
-	"os"
 	"slices"
 	"strconv"
 	"testing"
 
-	"github.com/jackc/pgx/v5"        //nolint:depguard // the test asks PostgreSQL itself
 	"github.com/jackc/pgx/v5/pgtype" //nolint:depguard // the test encodes as a client does
 	"github.com/stretchr/testify/require"
 
@@ -18,13 +16,7 @@ import (
 // TestRule14_UnitNames: each name of a unit is PostgreSQL's for the very unit, and cuts where it does.
 func TestRule14_UnitNames(t *testing.T) {
 	t.Parallel()
-	url := os.Getenv("TEST_DATABASE_URL")
-	if url == "" {
-		t.Skip("TEST_DATABASE_URL is unset")
-	}
-	conn, err := pgx.Connect(t.Context(), url)
-	require.NoError(t, err)
-	defer func() { require.NoError(t, conn.Close(t.Context())) }()
+	conn := postgresConn(t)
 	names := maps.Clone(unitNames)
 	for name := range units {
 		names[name] = name
