@@ -20,7 +20,7 @@ func Lost(err error) bool {
 	case err == nil:
 		return false
 	case errors.As(err, &connect), errors.As(err, &network), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF),
-		errors.Is(err, net.ErrClosed), errors.Is(err, context.DeadlineExceeded):
+		errors.Is(err, net.ErrClosed), errors.Is(err, pgconn.ErrConnClosed), errors.Is(err, context.DeadlineExceeded):
 		return true
 	case errors.As(err, &refused):
 		switch refused.Code {

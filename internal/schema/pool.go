@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
@@ -36,7 +38,9 @@ func PoolConfig(dsn string) (*pgxpool.Config, error) {
 	config.AfterConnect = (&sameServer{}).check
 	config.PingTimeout = pingTimeout
 	config.ConnConfig.DialFunc = (&net.Dialer{KeepAliveConfig: keepAlive}).DialContext
-	config.ConnConfig.ConnectTimeout = min(config.ConnConfig.ConnectTimeout, connectTimeout)
+	if own := config.ConnConfig.ConnectTimeout; own == 0 || own > connectTimeout {
+		config.ConnConfig.ConnectTimeout = connectTimeout
+	}
 	return config, nil
 }
 
@@ -48,7 +52,7 @@ const pingTimeout = 2 * time.Second
 // run for long, so that no other limit would fit.
 var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 3}
 
-// connectTimeout bounds the making of a connection, where the address does not bound it closer.
+// connectTimeout bounds the making of a connection to each host, where the address does not bound it closer.
 const connectTimeout = 5 * time.Second
 
 func serviceSettings(config *pgx.ConnConfig) {
@@ -65,9 +69,20 @@ func serviceSettings(config *pgx.ConnConfig) {
 		"barkeep.maintenance":           "on",
 	}
 	maps.Copy(config.RuntimeParams, settings)
+	if config.ValidateConnect == nil && severalHosts(config) {
+		config.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsPrimary
+	}
 	if config.RuntimeParams["application_name"] == "" {
 		config.RuntimeParams["application_name"] = "barkeep"
 	}
+}
+
+// severalHosts reports whether the address names more than one server. Whatever it does not say (target_session_attrs), the one
+// that is meant is the primary: bars cannot be stored elsewhere.
+func severalHosts(config *pgx.ConnConfig) bool {
+	return slices.ContainsFunc(config.Fallbacks, func(each *pgconn.FallbackConfig) bool {
+		return each.Host != config.Host || each.Port != config.Port
+	})
 }
 
 // ErrOtherServer is returned, wrapped, for a connection that came to another server than the first of its pool: the same

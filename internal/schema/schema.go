@@ -1,6 +1,7 @@
 // Package schema makes and migrates barkeep's tables.
 //
-// Migrations are embedded and versioned; they run under advisory locks, so several processes may start at once. Where the
+// Migrations are embedded and numbered; they run under an advisory lock, so several processes may start at once. The text of each is written
+// down with it (barkeep.migration): a database that one was applied to with another text is refused. Where the
 // server offers TimescaleDB, public.ohlcv is a hypertable; elsewhere it is an ordinary table of the same name, and
 // time_bucket(interval, timestamptz) is provided, so that queries port both ways. The choice is made by the first
 // migration and stays.
@@ -12,20 +13,14 @@ package schema
 
 import (
 	"context"
-	"embed"
 	"errors"
 	"fmt"
-	"io/fs"
-	"strings"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/tern/v2/migrate"
 )
 
-//go:embed migrations/*.sql
-var migrations embed.FS
-
-// migrateLock is the advisory lock of a database under which its schema is made; tern takes its own inside it.
+// migrateLock is the advisory lock of a database under which its schema is made.
 const migrateLock = int64(0x6261726b65657001)
 
 // Names of the roles that a migration makes: the service that writes, and whoever may read bars, jobs and coverage.
@@ -34,27 +29,12 @@ const (
 	ReaderRole  = "barkeep_reader"
 )
 
-// Migrate brings the database of conn to the newest schema; where it is there already, nothing is written. It keeps conn's
-// session settings out of its way and resets them at the end.
+// Migrate brings the database of conn to the newest schema; where it is there already, nothing is written, and a member of ServiceRole may
+// call it. Its error is a RightsError, a ChangedError, or the database's.
 func Migrate(ctx context.Context, conn *pgx.Conn) error { return run(ctx, conn, ensureTimescale) }
 
 // MigratePlain is Migrate without TimescaleDB, whether the server has it or not.
 func MigratePlain(ctx context.Context, conn *pgx.Conn) error { return run(ctx, conn, findTimescale) }
-
-// Fingerprint tells one set of migrations from another.
-func Fingerprint() string {
-	var text strings.Builder
-	names, err := fs.Glob(migrations, "migrations/*.sql")
-	for _, name := range names {
-		body, readErr := migrations.ReadFile(name)
-		err = errors.Join(err, readErr)
-		text.Write(body)
-	}
-	if err != nil { // the files are part of the binary
-		return err.Error()
-	}
-	return text.String()
-}
 
 type offerFunc func(context.Context, *pgx.Conn) (timescale, error)
 
@@ -99,28 +79,59 @@ func checkServer(ctx context.Context, conn *pgx.Conn) error {
 }
 
 func runMigrations(ctx context.Context, conn *pgx.Conn, offered offerFunc) error {
-	migrator, err := migrate.NewMigrator(ctx, conn, "barkeep.schema_version")
+	known, err := migrations()
 	if err != nil {
-		return fmt.Errorf("read the schema's version: %w", explain(err, "own the schema barkeep", ""))
-	}
-	current, err := migrator.GetCurrentVersion(ctx)
-	if err != nil {
-		return fmt.Errorf("read the schema's version: %w", err)
-	}
-	if err := load(ctx, conn, migrator, current, offered); err != nil {
 		return err
 	}
-	newest := len(migrator.Migrations)
-	if int(current) == newest {
+	return runThese(ctx, conn, offered, known)
+}
+
+// runThese applies those of the migrations that are not there. A lower number than the newest that is there is as good as any: two were
+// written at the same time.
+func runThese(ctx context.Context, conn *pgx.Conn, offered offerFunc, known []migration) error {
+	have, err := readApplied(ctx, conn, known)
+	if err != nil {
+		return fmt.Errorf("migrate: %w", err)
+	}
+	missing, err := pending(known, have)
+	switch {
+	case err != nil:
+		return fmt.Errorf("migrate: %w", err)
+	case len(missing) == 0:
 		return findTable(ctx, conn)
 	}
-	if int(current) > newest {
-		return fmt.Errorf("migrate: the database has schema version %d, this barkeep knows up to %d: use a newer barkeep", current, newest)
+	data, err := templateData(ctx, conn, len(have) == 0, offered)
+	if err != nil {
+		return err
 	}
-	if err := migrator.Migrate(ctx); err != nil {
-		return fmt.Errorf("migrate: %w", explain(err, "create tables in the schemas public and barkeep", "alter database … owner to current user"))
+	for _, each := range missing {
+		if err := each.apply(ctx, conn, data); err != nil {
+			return fmt.Errorf("migrate: %w", err)
+		}
 	}
 	return nil
+}
+
+// rowQuerier is a connection or a pool.
+type rowQuerier interface {
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}
+
+// Version returns the version of the database's schema, 0 where there is none, and the one that this barkeep makes.
+func Version(ctx context.Context, q rowQuerier) (current, newest int, err error) {
+	known, err := migrations()
+	if err != nil {
+		return 0, 0, err
+	}
+	newest = known[len(known)-1].number
+	err = q.QueryRow(ctx, "select version from barkeep.schema_version").Scan(&current)
+	if state(err) == pgerrcode.UndefinedTable || state(err) == pgerrcode.InvalidSchemaName {
+		return 0, newest, nil
+	}
+	if err != nil {
+		return 0, newest, fmt.Errorf("read the schema's version: %w", err)
+	}
+	return current, newest, nil
 }
 
 // findTable returns an error where a migrated database has lost what all of it is about: it would answer every statement
@@ -136,26 +147,19 @@ func findTable(ctx context.Context, conn *pgx.Conn) error {
 	return nil
 }
 
-// load evaluates the migrations; what the server offers is asked (and the extension created) before the first one only.
-func load(ctx context.Context, conn *pgx.Conn, migrator *migrate.Migrator, current int32, offered offerFunc) error {
-	migrator.Data = map[string]any{"Timescale": false, "TimescaleSchema": "public", "TimeBucket": true}
-	if current == 0 {
+// templateData is what migrations are evaluated with; what the server offers is asked (and the extension created) before the first one only.
+func templateData(ctx context.Context, conn *pgx.Conn, first bool, offered offerFunc) (map[string]any, error) {
+	data := map[string]any{"Timescale": false, "TimescaleSchema": "public", "TimeBucket": true}
+	if first {
 		offer, err := offered(ctx, conn)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		migrator.Data["Timescale"] = offer.created
-		migrator.Data["TimescaleSchema"] = pgx.Identifier{offer.schema}.Sanitize()
-		migrator.Data["TimeBucket"] = !offer.timeBucket
+		data["Timescale"] = offer.created
+		data["TimescaleSchema"] = pgx.Identifier{offer.schema}.Sanitize()
+		data["TimeBucket"] = !offer.timeBucket
 	}
-	files, err := fs.Sub(migrations, "migrations")
-	if err != nil {
-		return fmt.Errorf("read migrations: %w", err)
-	}
-	if err := migrator.LoadMigrations(files); err != nil {
-		return fmt.Errorf("read migrations: %w", err)
-	}
-	return nil
+	return data, nil
 }
 
 // Hypertable says whether ohlcv of the database is a TimescaleDB hypertable. It is meant for logs and diagnosis.

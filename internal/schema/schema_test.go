@@ -281,9 +281,24 @@ func TestServiceSettings(t *testing.T) {
 // TestNewerSchema: an older barkeep leaves a newer database alone.
 func TestNewerSchema(t *testing.T) {
 	db := dbtest.New(t)
-	_, err := db.Pool.Exec(t.Context(), "update barkeep.schema_version set version = 1000")
+	_, err := db.Pool.Exec(t.Context(), "insert into barkeep.migration (number, name, sum) values (1000, '1000_later.sql', '')")
 	require.NoError(t, err)
-	require.ErrorContains(t, schema.Migrate(t.Context(), connect(t, db.URL)), "newer barkeep")
+	require.ErrorContains(t, schema.Migrate(t.Context(), connect(t, db.URL)), "1000_later.sql, which this barkeep does not know: use a newer barkeep")
+}
+
+// TestChangedMigration: a migration of another text than was applied is an error, and nothing is written.
+func TestChangedMigration(t *testing.T) {
+	db := dbtest.New(t)
+	_, err := db.Pool.Exec(t.Context(), "update barkeep.migration set sum = repeat('0', 64) where number = 2; delete from barkeep.migration where number = 1")
+	require.NoError(t, err)
+	err = schema.Migrate(t.Context(), connect(t, db.URL))
+	var changed *schema.ChangedError
+	require.ErrorAs(t, err, &changed)
+	require.Equal(t, "002_guards.sql", changed.Migration)
+	require.ErrorContains(t, err, "give this one a new database or data_dir")
+	var first bool
+	require.NoError(t, db.Pool.QueryRow(t.Context(), "select exists (select from barkeep.migration where number = 1)").Scan(&first))
+	require.False(t, first)
 }
 
 func newRole(t *testing.T, address, options string) string {
