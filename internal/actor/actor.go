@@ -13,7 +13,7 @@ import (
 // State is the name of a state, as the status page and metrics show it.
 type State string
 
-// The states of DESIGN §3.
+// The states of DESIGN §3, those of who removes bars, and those of a breaker.
 const (
 	Idle             State = "idle"
 	Active           State = "active"
@@ -34,6 +34,11 @@ const (
 	Writing          State = "writing"
 	Subscribing      State = "subscribing"
 	Consuming        State = "consuming"
+	Withdrawing      State = "withdrawing"
+	Deleting         State = "deleting"
+	Closed           State = "closed"
+	Open             State = "open"
+	HalfOpen         State = "half_open"
 )
 
 // Transition is one declared step.
@@ -74,11 +79,12 @@ func Coordinator() Kind {
 	}}
 }
 
-// Producer is a job as its producer sees it.
+// Producer is a job, or a live series, as its producer sees it.
 func Producer() Kind {
-	return Kind{Name: "producer", What: "A job as its producer sees it; it fetches again for each page.", Rest: Idle, Transitions: []Transition{
+	return Kind{Name: "producer", What: "A job as its producer sees it, which fetches again for each page, or a series that it follows live.", Rest: Idle, Transitions: []Transition{
 		{Idle, Fetching},
 		{Fetching, PublishingFixed},
+		{Fetching, PublishingLive},
 		{PublishingFixed, PublishingLive},
 		{PublishingFixed, Fetching},
 		{PublishingLive, Fetching},
@@ -106,9 +112,31 @@ func DynamicConsumer() Kind {
 	}}
 }
 
+// Remover takes away what is too old or was forgotten.
+func Remover() Kind {
+	return Kind{Name: "remover", What: "What takes bars away: first what vouches for them, later the rows.", Rest: Idle, Transitions: []Transition{
+		{Idle, Withdrawing},
+		{Withdrawing, Deleting},
+		{Deleting, Idle},
+	}}
+}
+
+// Breaker keeps a source that has failed for good from being asked.
+func Breaker() Kind {
+	return Kind{
+		Name: "breaker", What: "What keeps a source that failed for good from being asked; half open, one request tries whether it is back.", Rest: Closed,
+		Transitions: []Transition{
+			{Closed, Open},
+			{Open, HalfOpen},
+			{HalfOpen, Closed},
+			{HalfOpen, Open},
+		},
+	}
+}
+
 // Kinds returns all kinds that barkeep has.
 func Kinds() []Kind {
-	return []Kind{Datastore(), Coordinator(), Producer(), FixedConsumer(), DynamicConsumer()}
+	return []Kind{Datastore(), Coordinator(), Producer(), FixedConsumer(), DynamicConsumer(), Remover(), Breaker()}
 }
 
 // Allowed reports whether the step is declared; a step to the state one is in always is.
