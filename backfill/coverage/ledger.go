@@ -65,22 +65,45 @@ func ReadLedger(ctx context.Context, tx pgx.Tx, series market.Series, bounds mar
 	if err != nil {
 		return nil, fmt.Errorf("read coverage of %s: %w", series, err)
 	}
-	l := &Ledger{series: series}
+	var stored []Segment
 	var row segmentRow
 	if _, err := pgx.ForEachRow(rows, row.targets(), func() error {
-		l.stored = append(l.stored, row.segment())
+		stored = append(stored, row.segment())
 		return nil
 	}); err != nil {
 		return nil, fmt.Errorf("read coverage of %s: %w", series, err)
 	}
-	l.list = slices.Clone(l.stored)
-	return l, nil
+	return NewLedger(series, stored), nil
+}
+
+// NewLedger returns the ledger of series in which stored is known: ascending, disjoint segments, which it keeps.
+func NewLedger(series market.Series, stored []Segment) *Ledger {
+	return &Ledger{series: series, stored: stored, list: slices.Clone(stored)}
+}
+
+// Segments returns what is known after the changes so far, with neighbours merged as they are stored. The caller must not
+// change it.
+func (l *Ledger) Segments() []Segment {
+	l.list = merge(l.list)
+	return l.list
 }
 
 // Untouched reports whether nothing was known of any part of r when the ledger was read.
 func (l *Ledger) Untouched(r market.Range) bool {
 	k := first(l.stored, r.Start)
 	return k == len(l.stored) || l.stored[k].Range.Start >= r.End
+}
+
+// Vouched returns where of r rows were vouched for when the ledger was read, or until they were forgotten: what differs there is a revision.
+// Provisional bars are expected to change.
+func (l *Ledger) Vouched(r market.Range) market.RangeSet {
+	var ranges []market.Range
+	for i := range l.stored {
+		if s := &l.stored[i]; s.State == Final || s.Pending() {
+			ranges = append(ranges, s.Range.Intersect(r))
+		}
+	}
+	return market.NewRangeSet(ranges...)
 }
 
 // Replace enters a reading and returns where it holds: its range, rounded inward, less what is known by the same or a
@@ -115,9 +138,14 @@ func (l *Ledger) Replace(s Segment) market.RangeSet {
 	if applied.Empty() {
 		return nil
 	}
+	displaced := l.list[from:to]
 	for _, r := range applied {
 		part := s
 		part.Range = r
+		if s.State == Unavailable {
+			kept = append(kept, buried(part, displaced)...)
+			continue
+		}
 		kept = append(kept, part)
 	}
 	sortSegments(kept)
@@ -131,26 +159,12 @@ func (l *Ledger) Replace(s Segment) market.RangeSet {
 // Withdraw removes what is known of r and reports whether there was anything: the bars become a gap (PIPELINE 7, 8). The
 // parts outside r stay.
 func (l *Ledger) Withdraw(r market.Range) bool {
-	var rest []Segment
-	withdrawn := false
-	for _, s := range l.list {
-		if !s.Range.Overlaps(r) {
-			rest = append(rest, s)
-			continue
-		}
-		withdrawn = true
-		for _, left := range (market.RangeSet{s.Range}).Subtract(market.RangeSet{r}) {
-			part := s
-			part.Range = left
-			rest = append(rest, part)
-		}
-	}
-	l.list = rest
+	withdrawn := l.cut(r)
 	l.withdrawn = l.withdrawn.Add(r)
 	return withdrawn
 }
 
-// merge joins neighbours that say the same for good, keeping the newer fetched_at (PIPELINE 3).
+// merge joins neighbours that say the same for good, retired ones whose rows are gone among them, keeping the newer fetched_at (PIPELINE 3).
 func merge(list []Segment) []Segment {
 	merged := list[:0]
 	for _, s := range list {
@@ -165,7 +179,7 @@ func merge(list []Segment) []Segment {
 }
 
 func mergeable(a, b *Segment) bool {
-	return a.Range.End == b.Range.Start && a.State == b.State && a.State.Settled() && a.Source == b.Source &&
+	return a.Range.End == b.Range.Start && a.State == b.State && (a.State.Settled() || a.retired()) && a.Source == b.Source &&
 		a.Generation == b.Generation && a.Reason == b.Reason && a.ExpiresAt == b.ExpiresAt && a.RetryAt == b.RetryAt &&
 		a.DerivedFrom == b.DerivedFrom
 }
@@ -228,13 +242,12 @@ const withdrawDerived = `WITH gone AS (DELETE FROM barkeep.coverage c
 // queue adds the statements that store the changes of the series' own coverage. Neighbours merge only here: merged, they take
 // the newer time of reading, and another reading of the same batch would be measured against that.
 func (l *Ledger) queue(batch *pgx.Batch) bool {
-	l.list = merge(l.list)
 	was := make(map[Segment]struct{}, len(l.stored))
 	for _, s := range l.stored {
 		was[s] = struct{}{}
 	}
 	var added []Segment
-	for _, s := range l.list {
+	for _, s := range l.Segments() {
 		if _, same := was[s]; same {
 			delete(was, s)
 			continue

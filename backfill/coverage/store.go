@@ -21,6 +21,9 @@ import (
 // Channel is where a change of coverage is notified, as "symbol version" (PIPELINE 7).
 const Channel = "barkeep_coverage"
 
+// DefaultLease is how long an index may be relied on after a poll began that confirmed it (PIPELINE 7).
+const DefaultLease = 5 * time.Second
+
 // Config sets a Store. The zero value means the defaults.
 type Config struct {
 	// Poll is the mean time between two polls, default 2 s; each is drawn from ± 50 %.
@@ -59,7 +62,7 @@ func NewStore(pool *pgxpool.Pool, config Config) *Store {
 		config.Poll = 2 * time.Second
 	}
 	if config.Lease <= 0 {
-		config.Lease = 5 * time.Second
+		config.Lease = DefaultLease
 	}
 	if config.Logger == nil {
 		config.Logger = slog.New(slog.DiscardHandler)
