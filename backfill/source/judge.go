@@ -63,6 +63,9 @@ func Judge(info Info, q Query, last Answer, earlier *Answer) Judgement {
 	asOf := last.Sent.Shift(min(last.Skew, 0))
 	j.final = tf.Floor(asOf.Shift(-info.Finality.Of(tf)))
 	j.absent = tf.Floor(asOf.Shift(-max(info.Absence.Of(tf), info.Finality.Of(tf))))
+	if last.Unfinished != 0 {
+		j.final, j.absent = min(j.final, last.Unfinished), min(j.absent, last.Unfinished)
+	}
 	if last.Skew.Abs() > MaxSkew || last.Doubtful {
 		j.final, j.absent = market.NegInf, market.NegInf
 	}

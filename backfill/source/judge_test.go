@@ -56,6 +56,10 @@ func TestRule5And6(t *testing.T) {
 			info: lag, a: source.Answer{Bars: bars(0, 1, 2, 3, 4, 5), Sent: minute(6)},
 			want: []source.Segment{span(0, 4, final), span(4, 6, provisional)},
 		},
+		"the vendor calls its last row unfinished": {
+			info: lag, a: source.Answer{Bars: bars(0, 1, 2, 3), Sent: old, Unfinished: minute(3)},
+			want: []source.Segment{span(0, 3, final), span(3, 6, provisional)},
+		},
 		"our clock is doubtful": {
 			info: lag, a: source.Answer{Bars: bars(0, 1, 2, 3, 4, 5), Sent: old, Doubtful: true}, want: []source.Segment{span(0, 6, provisional)},
 		},

@@ -17,8 +17,12 @@ type Config struct {
 	Disabled bool
 	// URL is the vendor's base URL; Path is the folder of the file source.
 	URL, Path string
+	// StreamURL is where the vendor's live feed is, ws:// or wss://. Where it is empty and URL is set there is no feed.
+	StreamURL string
 	// Key is a secret; where it is empty it is read from KeyFile.
 	Key, KeyFile string
+	// Market is the venue whose bars are asked for, where a source has those of several: CoinDesk.
+	Market string
 	// Rate is in requests per second, Burst in requests.
 	Rate  float64
 	Burst int
@@ -35,6 +39,8 @@ func (c *Config) Validate() error {
 		return errors.New("rate: must not be negative")
 	case c.Burst < 0:
 		return errors.New("burst: must not be negative")
+	case c.StreamURL != "" && !strings.HasPrefix(c.StreamURL, "ws://") && !strings.HasPrefix(c.StreamURL, "wss://"):
+		return errors.New("stream_url: not a ws or wss URL")
 	case c.FinalityLag < 0 || c.AbsenceLag < 0:
 		return errors.New("finality_lag, absence_lag: must not be negative")
 	}

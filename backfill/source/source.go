@@ -66,10 +66,15 @@ type Info struct {
 	Earliest market.Instant
 	// Depth bounds how far back bars of a timeframe reach from now; nil or zero means without bound (CC9, KR1).
 	Depth map[market.Timeframe]time.Duration
+	// Poll is how often a bar that is followed live is asked for where there is no feed; zero means DefaultPoll.
+	Poll time.Duration
 	// Finality and Absence are the lags after a bar's close past which it is final, and past which it does not come any
 	// more where it is missing (PIPELINE 5, 6).
 	Finality, Absence Lag
 }
+
+// DefaultPoll is how often a source without a feed is asked for each series that is followed live.
+const DefaultPoll = 5 * time.Second
 
 // Lag is a duration by timeframe.
 type Lag struct {
@@ -123,6 +128,9 @@ type Answer struct {
 	Sent market.Instant
 	// Skew is the vendor's clock less ours, as little as what was seen allows; zero where nothing is known.
 	Skew time.Duration
+	// Unfinished is the open of the first bar that the vendor itself calls unfinished, however old it is: neither that one nor
+	// what follows is final or absent. Zero where it calls none so.
+	Unfinished market.Instant
 	// Doubtful says that our own clock cannot be relied on, since the database's differs too much: nothing is final or
 	// absent (PIPELINE 6). The producer sets it.
 	Doubtful bool
