@@ -1,8 +1,8 @@
-// Package exchange is a stand-in exchange: it speaks the formats of Binance, Coinbase, Bitstamp and CryptoCompare over HTTP,
-// with what is known of their habits, and its market is the computed one of package sim, so that what is right is known. It
-// is for tests, benchmarks and the offline demonstration. Faults can be scripted, and every page asked for is counted.
+// Package exchange is a stand-in exchange: it speaks the formats of the vendors over HTTP, with what is known of their
+// habits, and its market is the computed one of package sim, so that what is right is known. It is for tests, benchmarks and
+// the offline demonstration. Faults can be scripted, and every page asked for is counted.
 //
-// One Server serves all four: their paths differ. A Server starts nothing; it is an http.Handler.
+// One Server serves them all: their paths differ. A Server starts nothing; it is an http.Handler.
 package exchange
 
 import (
@@ -21,7 +21,7 @@ import (
 type Config struct {
 	// Now is the exchange's clock; nil means time.Now.
 	Now func() time.Time
-	// Key, where it is not empty, is the API key that the CryptoCompare side demands.
+	// Key, where it is not empty, is the API key that the CryptoCompare and CoinDesk sides demand.
 	Key string
 	// Latency delays every answer.
 	Latency time.Duration
@@ -32,7 +32,7 @@ type Config struct {
 
 // Page is one request for bars as the exchange understood it.
 type Page struct {
-	// Venue is "binance", "coinbase", "bitstamp" or "cryptocompare".
+	// Venue is the name of the source that is spoken to.
 	Venue, VendorID string
 	Timeframe       market.Timeframe
 	// Range runs from the first open asked for to the close of the last one.
@@ -71,6 +71,15 @@ func New(config Config) *Server {
 	s.mux.HandleFunc("GET /products/{id}/candles", s.coinbaseCandles)
 	s.mux.HandleFunc("GET /api/v2/trading-pairs-info/", s.bitstampPairs)
 	s.mux.HandleFunc("GET /api/v2/ohlc/{pair}/", s.bitstampOHLC)
+	s.mux.HandleFunc("GET /0/public/AssetPairs", s.krakenPairs)
+	s.mux.HandleFunc("GET /0/public/OHLC", s.krakenOHLC)
+	s.mux.HandleFunc("GET /api/v5/public/instruments", s.okxInstruments)
+	s.mux.HandleFunc("GET /api/v5/market/candles", s.okxCandles(false))
+	s.mux.HandleFunc("GET /api/v5/market/history-candles", s.okxCandles(true))
+	s.mux.HandleFunc("GET /v5/market/instruments-info", s.bybitInstruments)
+	s.mux.HandleFunc("GET /v5/market/kline", s.bybitKline)
+	s.mux.HandleFunc("GET /spot/v1/markets/instruments", s.coindeskInstruments)
+	s.mux.HandleFunc("GET /spot/v1/historical/{unit}", s.coindeskHistory)
 	s.mux.HandleFunc("GET /data/v2/cccagg/pairs", s.comparePairs)
 	s.mux.HandleFunc("GET /data/v2/{histo}", s.compareHisto)
 	return s
@@ -158,6 +167,9 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, p Page, coin *sim
 	if !found || fault.spoilsRows() {
 		asked := p.Range
 		asked.End = min(asked.End, now)
+		if fault.Behind > 0 {
+			asked.End = max(asked.Start, min(asked.End, p.Timeframe.Add(p.Timeframe.Floor(now), 1-int64(fault.Behind))))
+		}
 		body = render(fault.rows(coin.Bars(nil, p.Timeframe, asked), p.Timeframe))
 		if s.config.Keep && !fault.spoilsRows() && p.Range.End < now.Shift(-24*time.Hour) {
 			s.mu.Lock()

@@ -41,9 +41,11 @@ type Fault struct {
 	OffGrid bool
 	// Impossible makes one row's low greater than its high.
 	Impossible bool
-	// Late leaves out that many of the last rows, Hole that many of the middle, Empty all.
+	// Late leaves out that many of the last rows of a page, Hole that many of the middle, Empty all.
 	Late, Hole int
 	Empty      bool
+	// Behind is how many of the newest bars are not there yet, the one that forms among them.
+	Behind int
 }
 
 // Script appends faults. Each request takes the first that fits it.
@@ -88,7 +90,7 @@ func (s *Server) next(r *http.Request) *Fault {
 
 // spoilsRows reports whether a page has to be rendered for f alone.
 func (f *Fault) spoilsRows() bool {
-	return f.Outside || f.Extra > 0 || f.Duplicate || f.Shuffle || f.OffGrid || f.Impossible || f.Late > 0 || f.Hole > 0 || f.Empty
+	return f.Outside || f.Extra > 0 || f.Duplicate || f.Shuffle || f.OffGrid || f.Impossible || f.Late > 0 || f.Hole > 0 || f.Empty || f.Behind > 0
 }
 
 // rows applies f to the rows of a page.
@@ -96,15 +98,12 @@ func (f *Fault) rows(bars []market.Bar, tf market.Timeframe) []market.Bar {
 	if f.Empty {
 		return nil
 	}
+	bars = bars[:max(len(bars)-f.Late, 0)]
 	if len(bars) == 0 {
 		return bars
 	}
-	bars = bars[:max(len(bars)-f.Late, 0)]
 	if from := len(bars) / 2; f.Hole > 0 && from+f.Hole < len(bars) {
 		bars = append(bars[:from], bars[from+f.Hole:]...)
-	}
-	if len(bars) == 0 {
-		return bars
 	}
 	if f.Outside {
 		for i := range bars {
