@@ -9,6 +9,7 @@ import (
 	"barkeep/backfill/coverage"
 	"barkeep/backfill/source"
 	"barkeep/internal/exchange"
+	"barkeep/internal/market"
 )
 
 // limited is a source whose rate limit can be seen.
@@ -16,7 +17,11 @@ type limited interface{ Limiter() *source.Limiter }
 
 func (r *rig) page(t *testing.T) source.Query {
 	t.Helper()
-	return r.query(t, r.BTCUSD, r.base(), instant(t, settled), 100)
+	start := r.settled(r.base())
+	if r.Newest { // faults are in the middle of an answer, which the page has to hold
+		start = r.base().Add(r.today(), -120)
+	}
+	return r.query(t, r.BTCUSD, r.base(), start, 100)
 }
 
 // well asserts that the source recovers.
@@ -63,7 +68,7 @@ func testFailures(t *testing.T, r *rig) {
 		r.well(t)
 	}
 	r.exchange.Script(exchange.Fault{SlowEvery: time.Millisecond})
-	q := r.query(t, r.BTCUSD, r.base(), instant(t, settled), 20)
+	q := r.query(t, r.BTCUSD, r.base(), r.settled(r.base()), 20)
 	a, err := r.source.Fetch(t.Context(), q)
 	require.NoError(t, err)
 	require.Equal(t, truth(q), a.Bars)
@@ -84,7 +89,7 @@ func testGarbage(t *testing.T, r *rig) {
 		if field, named := map[string]string{"number": `not a number`, "off grid": "time is off the grid", "impossible": "low"}[name]; named {
 			require.ErrorContains(t, err, field, name)
 			require.Regexp(t, `\b(read (open|high|low|close|volume)|time|low)\b`, err.Error(), name)
-			require.Regexp(t, `\b2024-01-0\dT\d\d:\d\d:\d\dZ`, err.Error(), name)
+			require.Regexp(t, `\b20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ`, err.Error(), name)
 		}
 		r.well(t)
 	}
@@ -119,7 +124,7 @@ func testUntidy(t *testing.T, r *rig) {
 	require.NoError(t, err)
 	require.Len(t, a.Bars, len(truth(q)))
 	require.Positive(t, a.Repeated)
-	if r.source.Name() != "coinbase" { // there the order is reversed, and with it which one is the last
+	if !r.NewestFirst { // there the order is reversed, and with it which one is the last
 		require.Equal(t, truth(q), a.Bars)
 	}
 }
@@ -127,10 +132,15 @@ func testUntidy(t *testing.T, r *rig) {
 // Rows that appear late are not final in between: a young tail stays provisional.
 func testLate(t *testing.T, r *rig) {
 	t.Helper()
-	tf := r.base()
-	now := time.Now().Add(-2 * r.info.Finality.Of(tf))
-	q := r.query(t, r.BTCUSD, tf, tf.Add(instant(t, now.UTC().Format(time.RFC3339)), -20), 20)
-	r.exchange.Script(exchange.Fault{Late: 2, Times: 1})
+	tf, late := r.base(), 2
+	if r.Newest || 2*r.info.Finality.Of(tf) >= r.info.Absence.Of(tf) { // else the tail is old enough to be absent
+		tf = r.info.Native[0]
+	}
+	q := r.query(t, r.BTCUSD, tf, tf.Add(r.today().Shift(-2*r.info.Finality.Of(tf)), -20), 20)
+	if r.Newest {
+		late += int(tf.Count(market.Range{Start: q.Range.End, End: tf.Next(r.today())}))
+	}
+	r.exchange.Script(exchange.Fault{Late: late, Times: 1})
 	a, err := r.source.Fetch(t.Context(), q)
 	require.NoError(t, err)
 	require.Len(t, a.Bars, 18)

@@ -26,10 +26,14 @@ type Subject struct {
 	BTCUSD, NEWUSD, OLDUSD string
 	// Key is the key that the exchange demands.
 	Key string
+	// Now is when the test takes place, zero for today: a source without depth is tried while the market's changes are within
+	// its reach.
+	Now time.Time
+	// Newest means that an answer reaches to the bar that forms, whatever was asked.
+	Newest bool
+	// NewestFirst means that the vendor's rows descend.
+	NewestFirst bool
 }
-
-// settled is a time long past every lag, on every timeframe's grid but the month's.
-const settled = "2024-01-01T00:00:00Z"
 
 func instant(tb testing.TB, text string) market.Instant {
 	tb.Helper()
@@ -44,25 +48,51 @@ type rig struct {
 	exchange *exchange.Server
 	source   source.Source
 	info     source.Info
+	now      func() time.Time
 }
 
 func (s Subject) rig(tb testing.TB) *rig {
 	tb.Helper()
-	server := exchange.New(exchange.Config{Key: s.Key})
+	now := time.Now
+	if !s.Now.IsZero() {
+		began := time.Now()
+		now = func() time.Time { return s.Now.Add(time.Since(began)) }
+	}
+	server := exchange.New(exchange.Config{Key: s.Key, Now: now})
 	listener := httptest.NewServer(server)
 	tb.Cleanup(listener.Close)
-	config := source.Config{URL: listener.URL, Rate: 1e6, Burst: 1000, Key: s.Key}
+	config := source.Config{URL: listener.URL, Rate: 1e6, Burst: 1000, Key: s.Key, Now: now}
 	made := s.New(tb, config)
-	return &rig{Subject: s, exchange: server, source: made, info: made.Info()}
+	return &rig{Subject: s, exchange: server, source: made, info: made.Info(), now: now}
 }
 
-// base is the timeframe in which the exchange keeps history for all vendors.
+// base is the shortest timeframe in which the vendor keeps history, or of those without, the one that reaches back furthest.
 func (r *rig) base() market.Timeframe {
-	if r.info.Depth[market.M1] > 0 {
-		return market.H1
+	var base market.Timeframe
+	for _, tf := range r.info.Native {
+		if r.info.Depth[tf] == 0 {
+			return tf
+		}
+		if base == 0 || r.info.Depth[tf] > r.info.Depth[base] {
+			base = tf
+		}
 	}
-	return market.M1
+	return base
 }
+
+// shallow reports whether the vendor keeps no timeframe for good.
+func (r *rig) shallow() bool { return r.info.Depth[r.base()] > 0 }
+
+// settled is a time long past every lag, on the grid of every timeframe but the month's; where the vendor does not reach
+// back that far, it lies in the middle of what it has of tf.
+func (r *rig) settled(tf market.Timeframe) market.Instant {
+	if depth := r.info.Depth[tf]; depth > 0 {
+		return tf.Floor(r.today().Shift(-depth / 2))
+	}
+	return market.FromTime(time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC))
+}
+
+func (r *rig) today() market.Instant { return market.FromTime(r.now()) }
 
 func (r *rig) query(tb testing.TB, id string, tf market.Timeframe, start market.Instant, n int64) source.Query {
 	tb.Helper()
@@ -160,6 +190,9 @@ func testListing(t *testing.T, r *rig) {
 	require.NoError(t, err)
 	for _, i := range list {
 		if i.VendorID == r.NEWUSD {
+			if r.shallow() { // a vendor without history cannot know when it begins: to guess would hide bars
+				want = market.NegInf
+			}
 			require.Equal(t, want, i.Listed)
 			return
 		}
@@ -170,19 +203,22 @@ func testListing(t *testing.T, r *rig) {
 func testPages(t *testing.T, r *rig) {
 	t.Helper()
 	for _, tf := range r.info.Native {
-		if r.info.Depth[tf] > 0 {
+		if r.info.Depth[tf] > 0 && !r.shallow() {
 			continue
 		}
-		n := int64(r.info.PageLimit)
-		if most := tf.Count(market.Range{Start: instant(t, "2015-02-01T00:00:00Z"), End: instant(t, settled)}); n > most {
+		n, first := int64(r.info.PageLimit), instant(t, "2015-02-01T00:00:00Z")
+		if depth := r.info.Depth[tf]; depth > 0 {
+			first = tf.Add(r.today().Shift(-depth), 5)
+		}
+		if most := tf.Count(market.Range{Start: first, End: r.settled(tf)}); n > most {
 			n = most
 		}
 		for _, count := range []int64{1, 2, n - 1, n} {
-			q := r.query(t, r.BTCUSD, tf, tf.Add(instant(t, settled), -n), count)
+			q := r.query(t, r.BTCUSD, tf, tf.Add(r.settled(tf), -n), count)
 			a, err := r.source.Fetch(t.Context(), q)
 			require.NoError(t, err, "%s × %d", tf, count)
 			require.Equal(t, truth(q), a.Bars, "%s × %d", tf, count)
-			require.InDelta(t, float64(time.Now().UnixMicro()), float64(a.Sent), 60e6)
+			require.InDelta(t, float64(r.today()), float64(a.Sent), 60e6)
 			j := source.Judge(r.info, q, a, nil)
 			require.Equal(t, []source.Segment{{Range: q.Range, State: coverage.Final}}, j.Segments)
 			require.False(t, j.Again)
@@ -195,8 +231,8 @@ func testRefuses(t *testing.T, r *rig) {
 	t.Helper()
 	tf := r.base()
 	for name, q := range map[string]source.Query{
-		"too many": r.query(t, r.BTCUSD, tf, instant(t, settled), int64(r.info.PageLimit)+1),
-		"empty":    r.query(t, r.BTCUSD, tf, instant(t, settled), 0),
+		"too many": r.query(t, r.BTCUSD, tf, r.settled(tf), int64(r.info.PageLimit)+1),
+		"empty":    r.query(t, r.BTCUSD, tf, r.settled(tf), 0),
 		"off grid": {VendorID: r.BTCUSD, Series: market.Series{Timeframe: tf}, Range: market.Range{Start: 1, End: 2}},
 		"infinite": {VendorID: r.BTCUSD, Series: market.Series{Timeframe: tf}, Range: market.Always},
 	} {
@@ -209,7 +245,7 @@ func testRefuses(t *testing.T, r *rig) {
 		if r.info.HasNative(tf) {
 			continue
 		}
-		_, err := r.source.Fetch(t.Context(), r.query(t, r.BTCUSD, tf, instant(t, settled), 1))
+		_, err := r.source.Fetch(t.Context(), r.query(t, r.BTCUSD, tf, r.settled(tf), 1))
 		require.ErrorIs(t, err, source.ErrTimeframe)
 		require.Equal(t, "0A000", state(t, err))
 		require.ErrorContains(t, err, r.info.NativeNames())
@@ -225,8 +261,8 @@ func state(t *testing.T, err error) string {
 
 func testUnknown(t *testing.T, r *rig) {
 	t.Helper()
-	id := strings.NewReplacer("BTC", "NOPE", "btc", "nope").Replace(r.BTCUSD)
-	_, err := r.source.Fetch(t.Context(), r.query(t, id, r.base(), instant(t, settled), 5))
+	id := strings.NewReplacer("BTC", "NOPE", "btc", "nope", "XBT", "NOPE").Replace(r.BTCUSD)
+	_, err := r.source.Fetch(t.Context(), r.query(t, id, r.base(), r.settled(r.base()), 5))
 	require.ErrorIs(t, err, source.ErrUnknownInstrument)
 	require.Equal(t, "22023", state(t, err))
 	again, _ := source.Retryable(err)
@@ -252,8 +288,8 @@ func testEmpty(t *testing.T, r *rig) {
 
 func testDelisted(t *testing.T, r *rig) {
 	t.Helper()
-	end := instant(t, "2022-05-13T02:00:00Z")
 	tf := r.base()
+	end := tf.Ceil(instant(t, "2022-05-13T02:00:00Z"))
 	q := r.query(t, r.OLDUSD, tf, tf.Add(end, -3), 10)
 	a, err := r.source.Fetch(t.Context(), q)
 	require.NoError(t, err)
@@ -269,7 +305,7 @@ func testDelisted(t *testing.T, r *rig) {
 func testForming(t *testing.T, r *rig) {
 	t.Helper()
 	tf := market.H1
-	now := market.FromTime(time.Now())
+	now := r.today()
 	q := r.query(t, r.BTCUSD, tf, tf.Add(now, -5), 10)
 	a, err := r.source.Fetch(t.Context(), q)
 	require.NoError(t, err)
@@ -284,7 +320,7 @@ func testCancelled(t *testing.T, r *rig) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, err := r.source.Fetch(ctx, r.query(t, r.BTCUSD, r.base(), instant(t, settled), 5))
+	_, err := r.source.Fetch(ctx, r.query(t, r.BTCUSD, r.base(), r.settled(r.base()), 5))
 	require.ErrorIs(t, err, context.Canceled)
 }
 
@@ -292,7 +328,7 @@ func testResume(t *testing.T, r *rig) {
 	t.Helper()
 	tf := r.base()
 	const pages, size = 4, 50
-	all := r.query(t, r.BTCUSD, tf, instant(t, settled), pages*size)
+	all := r.query(t, r.BTCUSD, tf, r.settled(tf), pages*size)
 	var got []market.Bar
 	for n := range int64(pages) {
 		ctx, cancel := context.WithCancel(t.Context())
