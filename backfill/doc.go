@@ -25,7 +25,7 @@
 //   - A process is killed: its partitions move; jobs are delivered again and leave out what is covered; pages are read again from the
 //     database's offset.
 //   - A source fails: a page that failed advances nothing. Retries with backoff, Retry-After obeyed; then the breaker opens and waiters
-//     are told when it is asked again.
+//     are told when it is asked again; then one request tries it, and the others wait for what comes of that.
 //   - The broker is gone: covered statements go on; jobs wait, and fail their waiters by their deadlines. What it lost after it had
 //     acknowledged it is a gap again once the end of its job is stored.
 //   - The database is gone: sessions end with it. Come back without its last commits, it has an older offset, from which is read again.
