@@ -11,11 +11,13 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"barkeep/internal/market"
 )
 
-// partition counts of the fixed topics; a change needs a new prefix (PIPELINE 12).
+// SymbolPartitions is the partition count of the topics that are keyed by symbol; a change needs a new prefix (PIPELINE 12).
 const (
-	symbolPartitions = 32
+	SymbolPartitions = 32
 	eventPartitions  = 8
 )
 
@@ -26,15 +28,16 @@ const maxRecordBytes = 2 * MaxPageBytes
 type setting struct {
 	name       string
 	partitions int32
-	kept       time.Duration
-	compact    bool
+	// kept is zero where nothing is removed for its age; compact keeps the last record of each key.
+	kept    time.Duration
+	compact bool
 }
 
 func (n Names) settings() []setting {
 	const day = 24 * time.Hour
 	return []setting{
-		{name: n.Jobs(), partitions: symbolPartitions, kept: 7 * day},
-		{name: n.Bars(), partitions: symbolPartitions, kept: 3 * day},
+		{name: n.Jobs(), partitions: SymbolPartitions, kept: 7 * day},
+		{name: n.Bars(), partitions: SymbolPartitions, kept: 3 * day},
 		{name: n.Events(), partitions: eventPartitions, kept: time.Hour},
 		{name: n.Meta(), partitions: 1, compact: true},
 		{name: n.Dead(), partitions: 1, kept: 30 * day},
@@ -44,7 +47,10 @@ func (n Names) settings() []setting {
 // configs returns every setting that the topic depends on, explicitly: brokers differ in their defaults, and the embedded
 // one trims nothing unless told to.
 func (s setting) configs(replicas int16) map[string]*string {
-	kept := strconv.FormatInt(s.kept.Milliseconds(), 10)
+	kept := "-1"
+	if s.kept > 0 {
+		kept = strconv.FormatInt(s.kept.Milliseconds(), 10)
+	}
 	set := map[string]*string{
 		"cleanup.policy":    new("delete"),
 		"retention.ms":      &kept,
@@ -53,9 +59,12 @@ func (s setting) configs(replicas int16) map[string]*string {
 		"max.message.bytes": new(strconv.Itoa(maxRecordBytes)),
 		"compression.type":  new("producer"),
 	}
-	if s.compact {
+	switch {
+	case s.compact && s.kept > 0:
+		set["cleanup.policy"] = new("compact,delete")
+		set["segment.ms"] = new(strconv.FormatInt((s.kept / 8).Milliseconds(), 10)) // what is written now is neither compacted nor removed
+	case s.compact:
 		set["cleanup.policy"] = new("compact")
-		set["retention.ms"] = new("-1")
 	}
 	if replicas >= 3 {
 		set["min.insync.replicas"] = new("2")
@@ -74,7 +83,7 @@ func Ensure(ctx context.Context, opts []kgo.Opt, names Names, deployment string)
 		return fmt.Errorf("open broker client: %w", err)
 	}
 	defer client.Close()
-	if err := create(ctx, kadm.NewClient(client), names); err != nil {
+	if err := create(ctx, kadm.NewClient(client), names.settings()); err != nil {
 		return fmt.Errorf("create topics: %w", err)
 	}
 	owner, err := readMark(ctx, opts, names)
@@ -97,13 +106,34 @@ func Ensure(ctx context.Context, opts []kgo.Opt, names Names, deployment string)
 	return nil
 }
 
-func create(ctx context.Context, admin *kadm.Client, names Names) error {
+// EnsureSeries creates the topic of a series' live bars where it is missing, with explicit settings: compacted, kept for two
+// days. Safe to call from several processes at once.
+func EnsureSeries(ctx context.Context, admin *kadm.Client, names Names, series market.Series) error {
+	meta, err := admin.BrokerMetadata(ctx)
+	if err != nil {
+		return fmt.Errorf("create topic of %s: ask for the brokers: %w", series, err)
+	}
+	// The broker is not asked first whether it is there: what the client remembers of a topic that was just removed would do for an answer.
+	s := setting{name: names.Series(series), partitions: 1, kept: seriesKept, compact: true}
+	replicas := replicasOf(meta)
+	_, err = admin.CreateTopic(ctx, s.partitions, replicas, s.configs(replicas), s.name)
+	if err != nil && !errors.Is(err, kerr.TopicAlreadyExists) {
+		return fmt.Errorf("create topic of %s: %w", series, err)
+	}
+	return nil
+}
+
+const seriesKept = 48 * time.Hour
+
+// replicasOf returns the replication of topics on these brokers (PIPELINE 12).
+func replicasOf(meta kadm.Metadata) int16 { return int16(min(3, max(1, len(meta.Brokers)))) }
+
+func create(ctx context.Context, admin *kadm.Client, settings []setting) error {
 	meta, err := admin.BrokerMetadata(ctx)
 	if err != nil {
 		return fmt.Errorf("ask for the brokers: %w", err)
 	}
-	replicas := int16(min(3, max(1, len(meta.Brokers))))
-	settings := names.settings()
+	replicas := replicasOf(meta)
 	wanted := make([]string, len(settings))
 	for i, s := range settings {
 		wanted[i] = s.name
