@@ -77,6 +77,8 @@ type Result struct {
 	Pages, RollUps, Stale int
 	// Superseded pages carried another generation or source than the symbol's; Ahead ones a fetched_at in the future.
 	Superseded, Ahead int
+	// Revised bars had been vouched for and are others now, Withdrawn ones are gone: the source has changed what it said.
+	Revised, Withdrawn int64
 	// Direct reports whether all rows went in without staging.
 	Direct bool
 }

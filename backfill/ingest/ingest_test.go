@@ -194,9 +194,11 @@ func TestRule4_PageReplacesItsRange(t *testing.T) {
 		newer.Bars = append(newer.Bars[:1], newer.Bars[2:]...) // the vendor withdrew minute 3
 		result := w.commit(t, newer)
 		require.False(t, result.Direct)
+		require.Equal(t, []int64{3, 1}, []int64{result.Revised, result.Withdrawn}, "what the source has changed is counted")
 		require.Equal(t, map[int]float64{0: 1, 1: 1, 2: 2, 4: 2, 5: 2, 6: 1, 7: 1, 8: 1, 9: 1}, w.closes(t, btc))
 		result = w.commit(t, page(0, 10, 3, 9e7)) // late, and the same again
 		require.Equal(t, 1, result.Stale)
+		require.Zero(t, result.Revised+result.Withdrawn)
 		require.InDelta(t, 2, w.closes(t, btc)[2], 0)
 		require.NotContains(t, w.closes(t, btc), 3)
 	})

@@ -32,12 +32,19 @@ const (
 	    close = excluded.close, volume = excluded.volume
 	  WHERE (o.open, o.high, o.low, o.close, o.volume)
 	    IS DISTINCT FROM (excluded.open, excluded.high, excluded.low, excluded.close, excluded.volume)`
+	// countRevised counts what the staged rows of a stretch change in those that are there.
+	countRevised = `SELECT count(*) FILTER (WHERE s.ts IS NOT NULL
+	      AND (o.open, o.high, o.low, o.close, o.volume) IS DISTINCT FROM (s.open, s.high, s.low, s.close, s.volume)),
+	    count(*) FILTER (WHERE s.ts IS NULL)
+	  FROM public.ohlcv o LEFT JOIN pg_temp.barkeep_stage s ON s.symbol = o.symbol AND s.timeframe = o.timeframe AND s.ts = o.ts
+	 WHERE o.symbol = $1 AND o.timeframe = $2 AND o.ts >= $3 AND o.ts < $4`
 	anyRow = `SELECT 1 FROM public.ohlcv WHERE symbol = $1 AND timeframe = $2 AND ts >= $3 AND ts < $4 LIMIT 1`
 )
 
-// seriesWrite is a write with the name of its series.
+// seriesWrite is a write with the name of its series, and where of it rows were vouched for.
 type seriesWrite struct {
-	series market.Series
+	series  market.Series
+	vouched market.RangeSet
 	write
 }
 
@@ -66,6 +73,7 @@ func (p *plan) writeRows(ctx context.Context, tx pgx.Tx, staged bool) error {
 	}
 	batch := &pgx.Batch{}
 	batch.Queue(hashJoins)
+	p.queueRevised(batch, known)
 	for series, ranges := range rangesOf(known) {
 		for _, r := range ranges {
 			batch.Queue(deleteGone, string(series.Symbol), series.Timeframe.String(),
@@ -77,6 +85,22 @@ func (p *plan) writeRows(ctx context.Context, tx pgx.Tx, staged bool) error {
 		return fmt.Errorf("replace bars: %w", err)
 	}
 	return nil
+}
+
+// queueRevised counts the bars that the staged rows change or take away where they were vouched for. That is seldom: only what was
+// forgotten or lost is read again.
+func (p *plan) queueRevised(batch *pgx.Batch, writes []seriesWrite) {
+	for _, w := range writes {
+		for _, r := range w.vouched {
+			batch.Queue(countRevised, string(w.series.Symbol), w.series.Timeframe.String(),
+				coverage.Timestamptz(r.Start), coverage.Timestamptz(r.End)).QueryRow(func(row pgx.Row) error {
+				var revised, withdrawn int64
+				err := row.Scan(&revised, &withdrawn)
+				p.result.Revised, p.result.Withdrawn = p.result.Revised+revised, p.result.Withdrawn+withdrawn
+				return err
+			})
+		}
+	}
 }
 
 func rangesOf(writes []seriesWrite) map[market.Series]market.RangeSet {
@@ -96,7 +120,7 @@ func (p *plan) split(ctx context.Context, tx pgx.Tx, staged bool) (fresh, known 
 	for _, symbol := range p.order {
 		for _, s := range p.series[symbol] {
 			for _, w := range s.writes {
-				if each := (seriesWrite{series: s.series, write: w}); !staged && s.ledger.Untouched(w.r) {
+				if each := (seriesWrite{series: s.series, vouched: s.ledger.Vouched(w.r), write: w}); !staged && s.ledger.Untouched(w.r) {
 					fresh = append(fresh, each)
 				} else {
 					known = append(known, each)
