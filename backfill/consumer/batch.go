@@ -182,6 +182,8 @@ func (w *worker) count(result ingest.Result, records int) {
 	w.pages.Add(int64(result.Pages))
 	w.bars.Add(result.Rows)
 	w.stale.Add(int64(result.Stale))
+	w.revised.Add(result.Revised)
+	w.withdrawn.Add(result.Withdrawn)
 	w.superseded.Add(int64(result.Superseded))
 	w.ahead.Add(int64(result.Ahead))
 }

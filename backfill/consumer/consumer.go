@@ -63,6 +63,8 @@ func (c *Config) Validate() error {
 type Stats struct {
 	// Records, Pages and Bars were committed to the database; Stale pages changed nothing.
 	Records, Pages, Bars, Stale int64
+	// Revised bars had been vouched for and were changed by their source since, Withdrawn ones were taken away.
+	Revised, Withdrawn int64
 	// Superseded, Ahead, Foreign and Dead records were refused: another generation, a clock ahead, another
 	// deployment, not usable.
 	Superseded, Ahead, Foreign, Dead int64
@@ -77,7 +79,7 @@ type Consumer struct {
 	config Config
 	writer *ingest.Writer
 
-	records, pages, bars, stale, superseded, ahead, foreign, dead, moved, replays atomic.Int64
+	records, pages, bars, stale, superseded, ahead, foreign, dead, moved, replays, revised, withdrawn atomic.Int64
 
 	mu  sync.Mutex
 	lag map[int32]int64 // guarded by mu
@@ -105,7 +107,7 @@ func (c *Consumer) Stats() Stats {
 	s := Stats{
 		Records: c.records.Load(), Pages: c.pages.Load(), Bars: c.bars.Load(), Stale: c.stale.Load(),
 		Superseded: c.superseded.Load(), Ahead: c.ahead.Load(), Foreign: c.foreign.Load(), Dead: c.dead.Load(),
-		Moved: c.moved.Load(), Replays: c.replays.Load(),
+		Moved: c.moved.Load(), Replays: c.replays.Load(), Revised: c.revised.Load(), Withdrawn: c.withdrawn.Load(),
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
