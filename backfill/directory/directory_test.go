@@ -339,3 +339,26 @@ func TestRule20_TheInstrumentsTimeframes(t *testing.T) {
 	require.True(t, can)
 	require.Equal(t, market.W1, base, "nobody has told what there is: the producer will")
 }
+
+// TestRule11_ASymbolOnceKnownStaysKnown: a list that has it no more, because it was cut or the market is gone, unbinds nothing and makes
+// nothing unknown.
+func TestRule11_ASymbolOnceKnownStaysKnown(t *testing.T) {
+	t.Parallel()
+	db := dbtest.New(t)
+	ctx := t.Context()
+	s := &fixed{name: "alpha", list: []source.Instrument{coin("btc-usd", "BTCUSD", market.NegInf), coin("eth-usd", "ETHUSD", market.NegInf)}}
+	require.NoError(t, directory.Announce(ctx, db.Pool, []source.Source{s}))
+	require.NoError(t, directory.Refresh(ctx, db.Pool, s, time.Hour))
+	before, bound, err := directory.Bind(ctx, db.Pool, "BTCUSD", time.Hour, 0)
+	require.NoError(t, err)
+	require.True(t, bound)
+	s.list = nil
+	require.NoError(t, directory.Refresh(ctx, db.Pool, s, 0))
+	after, bound, err := directory.Bind(ctx, db.Pool, "BTCUSD", time.Hour, 0)
+	require.NoError(t, err)
+	require.True(t, bound)
+	require.Equal(t, before, after)
+	_, bound, err = directory.Bind(ctx, db.Pool, "ETHUSD", time.Hour, 0)
+	require.NoError(t, err, "one that nobody had asked for yet is known too")
+	require.True(t, bound)
+}
