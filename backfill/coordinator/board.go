@@ -51,6 +51,8 @@ type shareKey struct {
 	series     market.Series
 	r          market.Range
 	generation int64
+	// priority keeps a user from waiting for a bulk job.
+	priority int
 }
 
 // board holds the awaited jobs.
@@ -111,7 +113,7 @@ func (b *board) unshare(j *job) {
 }
 
 func (j *job) key() shareKey {
-	return shareKey{j.record.Series, j.record.Range, j.record.Generation}
+	return shareKey{j.record.Series, j.record.Range, j.record.Generation, j.record.Priority}
 }
 
 // settle notes how a job ended and wakes its waiters.
@@ -198,6 +200,11 @@ func (c *Coordinator) Run(ctx context.Context) error {
 		c.every(ctx, c.config.Poll, func(ctx context.Context) error { return c.readRows(ctx, c.jobs.ids()) })
 	})
 	group.Go(func() { c.every(ctx, sweepEvery, c.sweep) })
+	group.Go(func() {
+		c.every(ctx, c.config.LiveRenewal, c.renewLive)
+		c.endLive(ctx)
+	})
+	group.Go(func() { c.every(ctx, c.config.LiveRenewal, c.removeLive) })
 	group.Wait()
 	return nil
 }

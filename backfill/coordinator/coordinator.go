@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -41,9 +42,13 @@ type Config struct {
 	// ListAge is the age up to which a source's list is believed when it does not have a symbol, default 1 min; ListWait
 	// how long a newer one is then waited for, default 10 s.
 	ListAge, ListWait time.Duration
-	Actors            *actor.Registry
-	Logger            *slog.Logger
-	Now               func() time.Time
+	// LiveGrace is how long the topic of a live series stays that nobody wants, default 2 min.
+	LiveGrace time.Duration
+	// LiveRenewal is how often interest in live series is renewed, and looked at, default topic.LiveRenewal.
+	LiveRenewal time.Duration
+	Actors      *actor.Registry
+	Logger      *slog.Logger
+	Now         func() time.Time
 }
 
 // Validate returns an error that names what is missing.
@@ -77,6 +82,8 @@ func (c *Config) setDefaults() {
 		{&c.Poll, time.Second},
 		{&c.ListAge, time.Minute},
 		{&c.ListWait, 10 * time.Second},
+		{&c.LiveGrace, 2 * time.Minute},
+		{&c.LiveRenewal, topic.LiveRenewal},
 	} {
 		if *d.set <= 0 {
 			*d.set = d.to
@@ -98,9 +105,12 @@ type Coordinator struct {
 	jobs   *board
 	memory *memory
 	counts *countCache
+	quotas quotas
+	id     uuid.UUID // of this coordinator in barkeep.live
 
-	mu     sync.Mutex
-	listed chan struct{} // guarded by mu; closed and replaced when a source's list was read
+	mu     sync.Mutex    // guards what follows
+	listed chan struct{} // closed and replaced when a source's list was read
+	live   live
 
 	gaps, gapBars atomic.Int64
 }
@@ -124,7 +134,7 @@ func New(config Config) (*Coordinator, error) {
 	}
 	c := &Coordinator{
 		config: config, client: client, jobs: newBoard(), memory: newMemory(), counts: newCountCache(),
-		listed: make(chan struct{}),
+		id: uuid.New(), listed: make(chan struct{}), live: live{following: map[market.Series]*interest{}},
 	}
 	return c, nil
 }
@@ -149,7 +159,7 @@ type Stats struct {
 	// Gaps is the number of gaps for which jobs were made, Bars that of the bars missing in them at most: those of the
 	// instrument's life, as far as it is known.
 	Gaps, Bars int64
-	// Awaited is the number of jobs that somebody waits for now.
+	// Awaited is the number of jobs that somebody is waiting for.
 	Awaited int
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"barkeep/backfill/coverage"
 	"barkeep/backfill/directory"
+	"barkeep/backfill/quota"
 	"barkeep/internal/actor"
 	"barkeep/internal/market"
 )
@@ -40,6 +41,8 @@ type Request struct {
 	Freshness time.Duration
 	// MaxBars bounds the requirement; zero means the coordinator's.
 	MaxBars int64
+	// Bulk has what is missing fetched behind all for which somebody waits.
+	Bulk bool
 	// AskedBy is the user's role, for barkeep.jobs.
 	AskedBy string
 }
@@ -91,6 +94,7 @@ type filling struct {
 	warnings []string
 	machine  *actor.Machine
 	meter    meter
+	quota    *quota.Limits // nil: not read yet
 }
 
 // part is one requirement of a filling, or the bars of a base that others are rolled up from.
@@ -300,6 +304,11 @@ func (f *filling) look(ctx context.Context) (missing int64, err error) {
 			}
 		}
 	}
+	if f.quota == nil && slices.ContainsFunc(f.parts, func(p *part) bool { return !p.missing.Empty() }) {
+		if f.quota, err = f.c.limits(ctx, f.req.AskedBy); err != nil {
+			return 0, err
+		}
+	}
 	if f.meter.total == 0 {
 		if err := f.limit(); err != nil {
 			return 0, err
@@ -426,6 +435,11 @@ func (f *filling) limit() error {
 		bars = add(bars, need.Count(p.series.Timeframe))
 		for _, n := range p.counts {
 			bars = add(bars, min(n.N, p.series.Timeframe.Count(clip(n.Within, p.series.Timeframe, f.now))))
+		}
+		if f.quota != nil { // first: this limit is not the user's to raise
+			if err := f.quota.CheckBars(p.series, bars); err != nil {
+				return err
+			}
 		}
 		if bars > limit {
 			return tooMany(p.series, bars, limit)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgerrcode"
 
+	"barkeep/backfill/coverage"
 	"barkeep/backfill/directory"
 	"barkeep/internal/market"
 )
@@ -41,16 +42,29 @@ func tooMany(series market.Series, bars, limit int64) *Error {
 
 // noTimeframe is for bars that the source has not and that cannot be derived from longer ones.
 func noTimeframe(series market.Series, b *directory.Binding) *Error {
-	var names []string
-	for _, tf := range b.Timeframes() {
-		names = append(names, tf.String())
-	}
 	return &Error{
 		Code: pgerrcode.InvalidParameterValue,
 		Message: fmt.Sprintf("source %s has no %s bars of %s, and none that they could be derived from", b.Source, series.Timeframe,
 			series.Symbol),
-		Advice: "There are " + strings.Join(names, ", ") + ".",
+		Advice: "There are " + listed(b.Timeframes()) + ".",
 	}
+}
+
+// notLive is for a series to listen to whose bars the source has not.
+func notLive(series market.Series, b *directory.Binding) *Error {
+	return &Error{
+		Code:    pgerrcode.InvalidParameterValue,
+		Message: fmt.Sprintf("source %s has no %s bars of %s, and what is derived from others cannot be listened to", b.Source, series.Timeframe, series.Symbol),
+		Advice:  "Listen to one of " + listed(b.Native) + ".",
+	}
+}
+
+func listed(timeframes []market.Timeframe) string {
+	names := make([]string, len(timeframes))
+	for i, tf := range timeframes {
+		names[i] = tf.String()
+	}
+	return strings.Join(names, ", ")
 }
 
 var errOtherLife = &Error{
@@ -85,13 +99,25 @@ func cancelled(series market.Series, r market.Range) *Error {
 	}
 }
 
-func unavailable(series market.Series, r market.Range, reason string, retry market.Instant) *Error {
-	e := &Error{Code: pgerrcode.SystemError, Message: fmt.Sprintf("bars of %s in %s are not available: %s", series, r, reason)}
-	if retry != 0 && !retry.IsInf() {
-		e.Advice = "They are asked for again after " + retry.Time().Format(time.RFC3339) + "."
-	} else {
-		e.Advice = "SET barkeep.mode = 'stored' answers with the bars that are stored."
+// unavailable is for bars that the source cannot give. from is where those begin that it can, zero where there are none after; others are
+// the symbols under which other sources list the instrument.
+func unavailable(series market.Series, s *coverage.Segment, r market.Range, from market.Instant, others []string) *Error {
+	e := &Error{Code: pgerrcode.SystemError, Message: fmt.Sprintf("bars of %s in %s are not available: %s", series, r, s.Reason)}
+	if from != 0 {
+		e.Message += "; there are bars from " + from.String() + " on"
 	}
+	var advice []string
+	if s.Reason == coverage.Retention {
+		advice = append(advice, "They are older than barkeep keeps them (the setting retention).")
+	}
+	if s.RetryAt != 0 && !s.RetryAt.IsInf() {
+		advice = append(advice, "They are asked for again after "+s.RetryAt.Time().Format(time.RFC3339)+".")
+	}
+	if len(others) > 0 {
+		advice = append(advice, "Other sources may have them: "+strings.Join(others, ", ")+".")
+	}
+	advice = append(advice, "SET barkeep.mode = 'partial' or 'stored' answers with the bars that there are.")
+	e.Advice = strings.Join(advice, " ")
 	return e
 }
 

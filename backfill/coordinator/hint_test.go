@@ -2,6 +2,7 @@ package coordinator_test
 
 import (
 	"context"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -10,6 +11,7 @@ import (
 
 	"barkeep/backfill/source"
 	"barkeep/backfill/source/sim"
+	"barkeep/internal/actor"
 	"barkeep/internal/market"
 )
 
@@ -186,7 +188,9 @@ func TestRule16_CancelledJobEnds(t *testing.T) {
 			tag, err := r.db.Pool.Exec(ctx, end.sql)
 			return err == nil && tag.RowsAffected() == 1
 		}, 10*time.Second, 10*time.Millisecond)
-		require.Eventually(t, func() bool { return len(r.actors.Machines()) == 0 }, 10*time.Second, 10*time.Millisecond)
+		require.Eventually(t, func() bool {
+			return !slices.ContainsFunc(r.actors.Machines(), func(m actor.Snapshot) bool { return m.Kind != actor.Breaker().Name })
+		}, 10*time.Second, 10*time.Millisecond)
 		var state string
 		require.Eventually(t, func() bool {
 			err := r.db.Pool.QueryRow(ctx, `SELECT state FROM barkeep.job ORDER BY asked_at DESC LIMIT 1`).Scan(&state)

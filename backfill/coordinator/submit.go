@@ -11,6 +11,7 @@ import (
 
 	"barkeep/backfill/coverage"
 	"barkeep/backfill/directory"
+	"barkeep/backfill/quota"
 	"barkeep/backfill/topic"
 	"barkeep/internal/market"
 )
@@ -75,7 +76,7 @@ func (f *filling) submit(ctx context.Context, index *coverage.Index) error {
 		if gap.Empty() {
 			continue
 		}
-		jobs, err := f.jobs(index, p, gap)
+		jobs, err := f.jobs(ctx, index, p, gap)
 		for _, j := range jobs {
 			made = append(made, submission{p, j})
 		}
@@ -85,7 +86,7 @@ func (f *filling) submit(ctx context.Context, index *coverage.Index) error {
 		}
 	}
 	// Those made before a failure too: others may have joined them.
-	err := f.c.publish(ctx, made, f.req.AskedBy)
+	err := f.c.publish(ctx, made, f.quota, f.req.AskedBy)
 	if err != nil {
 		for _, m := range made { // they were never submitted: that is no round in which they brought nothing
 			m.part.drop(f.c.jobs, m.job, f.wake)
@@ -98,16 +99,13 @@ func (f *filling) submit(ctx context.Context, index *coverage.Index) error {
 }
 
 // jobs joins or makes jobs for what of gap is not being fetched for this part, and returns those made, with an error too.
-func (f *filling) jobs(index *coverage.Index, p *part, gap market.RangeSet) (made []*job, err error) {
+func (f *filling) jobs(ctx context.Context, index *coverage.Index, p *part, gap market.RangeSet) (made []*job, err error) {
 	rest := gap.Subtract(p.inFlight())
 	if rest.Empty() {
 		return nil, nil
 	}
-	if dead := index.Unavailable(p.series, rest, f.now); len(dead) > 0 {
-		s := dead[0]
-		failure := unavailable(p.series, s.Range, s.Reason, s.RetryAt)
-		f.poke()
-		return nil, f.excuse(p, rest, failure)
+	if rest, err = f.dead(ctx, index, p, rest); err != nil || rest.Empty() {
+		return nil, err
 	}
 	// Many small holes are one job: producers leave out what is covered.
 	if len(rest) > maxJobsOfPart {
@@ -121,7 +119,7 @@ func (f *filling) jobs(index *coverage.Index, p *part, gap market.RangeSet) (mad
 			f.poke()
 			continue
 		}
-		j, fresh, err := f.c.jobs.join(shareKey{p.series, r, p.binding.Generation}, f.wake, f.c.config.MaxJobs, func() *job {
+		j, fresh, err := f.c.jobs.join(shareKey{p.series, r, p.binding.Generation, f.priority()}, f.wake, f.c.config.MaxJobs, func() *job {
 			return f.newJob(p, r)
 		})
 		if err != nil {
@@ -153,7 +151,7 @@ const maxJobsOfPart = 16
 func (f *filling) newJob(p *part, r market.Range) *job {
 	id, now := newID(), f.c.config.Now()
 	j := &job{id: id, askedBy: f.req.AskedBy, published: now, record: topic.Job{
-		ID: id.String(), Deployment: f.c.config.Deployment, Series: p.series, Range: r, Priority: 1,
+		ID: id.String(), Deployment: f.c.config.Deployment, Series: p.series, Range: r, Priority: f.priority(),
 		Source: p.binding.Source, VendorID: p.binding.VendorID, Generation: p.binding.Generation, AskedAt: market.FromTime(now),
 	}}
 	if p.from != nil {
@@ -163,9 +161,17 @@ func (f *filling) newJob(p *part, r market.Range) *job {
 	return j
 }
 
-// publish inserts the rows, then publishes the records. A job that could not be published is failed here and in its row,
-// so that those who joined it meanwhile are not left waiting.
-func (c *Coordinator) publish(ctx context.Context, made []submission, askedBy string) error {
+// priority is 1 where a user waits, 0 for bulk.
+func (f *filling) priority() int {
+	if f.req.Bulk {
+		return 0
+	}
+	return 1
+}
+
+// publish inserts the rows, if the asker's quota allows them all, then publishes the records. A job that could not be published is failed here and in its row,
+// so that those who joined it meanwhile are not left waiting; those who joined one that the quota refused look again, for themselves.
+func (c *Coordinator) publish(ctx context.Context, made []submission, limits *quota.Limits, askedBy string) error {
 	if len(made) == 0 {
 		return nil
 	}
@@ -173,21 +179,29 @@ func (c *Coordinator) publish(ctx context.Context, made []submission, askedBy st
 	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), publishTimeout, errPublish)
 	defer cancel()
 	batch := &pgx.Batch{}
+	var fetches, cost int64
 	for _, m := range made {
 		j := m.job
 		bars := (market.RangeSet{j.record.Range}).Intersect(m.part.binding.Life(j.record.AskedAt)).Count(j.record.Series.Timeframe)
+		costs := int64(0) // of a roll-up, which fetches nothing
+		if m.part.from == nil {
+			costs = bars
+		}
+		if costs > 0 {
+			fetches, cost = fetches+1, add(cost, costs)
+		}
 		batch.Queue(`INSERT INTO barkeep.job (id, symbol, timeframe, range_start, range_end, source, generation, priority,
-		    asked_by, asked_at, wanted_until, bars_total)
-		  VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, now() + make_interval(secs => $11), $12)`,
+		    asked_by, asked_at, wanted_until, bars_total, costs)
+		  VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, now() + make_interval(secs => $11), $12, $13)`,
 			j.id, string(j.record.Series.Symbol), j.record.Series.Timeframe.String(), coverage.Timestamptz(j.record.Range.Start),
-			coverage.Timestamptz(j.record.Range.End), j.record.Source, j.record.Generation, int16(1), askedBy,
-			coverage.Timestamptz(j.record.AskedAt), wantedFor.Seconds(), bars)
+			coverage.Timestamptz(j.record.Range.End), j.record.Source, j.record.Generation, int16(j.record.Priority), askedBy, //nolint:gosec // 0 or 1
+			coverage.Timestamptz(j.record.AskedAt), wantedFor.Seconds(), bars, costs)
 	}
-	if err := c.config.Pool.SendBatch(ctx, batch).Close(); err != nil {
+	if err := c.insert(ctx, batch, limits, fetches, cost); err != nil {
 		for _, m := range made {
 			c.jobs.settle(m.job.id, jobDone, topic.Superseded, nil)
 		}
-		return fmt.Errorf("insert jobs: %w", err)
+		return err
 	}
 	var records []*kgo.Record
 	of := make(map[*kgo.Record]*job)
@@ -209,6 +223,25 @@ func (c *Coordinator) publish(ctx context.Context, made []submission, askedBy st
 		    ended_at = now(), updated_at = now() WHERE id = $1 AND state = 'queued'`, j.id, failure.Code, failure.Message)
 	}
 	return nil
+}
+
+// insert inserts the rows in one transaction, in which the quota, where there is one, has admitted them.
+func (c *Coordinator) insert(ctx context.Context, batch *pgx.Batch, limits *quota.Limits, fetches, bars int64) error {
+	if limits == nil || !limits.Counts() {
+		if err := c.config.Pool.SendBatch(ctx, batch).Close(); err != nil {
+			return fmt.Errorf("insert jobs: %w", err)
+		}
+		return nil
+	}
+	return pgx.BeginFunc(ctx, c.config.Pool, func(tx pgx.Tx) error {
+		if err := limits.Admit(ctx, tx, fetches, bars); err != nil {
+			return err
+		}
+		if err := tx.SendBatch(ctx, batch).Close(); err != nil {
+			return fmt.Errorf("insert jobs: %w", err)
+		}
+		return nil
+	})
 }
 
 const publishTimeout = 15 * time.Second
