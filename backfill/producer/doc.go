@@ -12,4 +12,8 @@
 // next, which leaves out what is covered. The job's row is the channel to a running job: cancelled, and wanted_until, past
 // which the job is bulk. The pages between the broker and the database are bounded per partition
 // (room.go), so that few bars do not stand behind many. Nothing is ever written to the coverage here: that is ingest's.
+//
+// Live series (live.go, follow.go) are those of barkeep.live whose symbol's jobs are this producer's. Their bars go to the topic of
+// the series, and once they are final in the source's history (PIPELINE 6) as pages to the topic of bars as well. Who takes a
+// series over goes on from the last record of its topic; two that have it for a moment repeat bars, and no more.
 package producer

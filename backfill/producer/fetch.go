@@ -71,29 +71,37 @@ func (r *run) fetch(ctx context.Context, s *slot, q source.Query) (source.Answer
 	config := &r.p.config
 	backoff, began := config.Backoff, config.Now()
 	for attempt := 1; ; attempt++ {
-		if err := r.lane.broken(config.Now()); err != nil {
+		probe, err := r.lane.breaker.admit(ctx, config.Now)
+		if err != nil {
 			return source.Answer{}, err
 		}
 		r.queue(ctx)
-		answer, err := r.ask(ctx, s, q)
+		answer, err := r.ask(ctx, s, q, probe)
+		again, after := source.Retryable(err)
+		if probe && (!again || ctx.Err() != nil) {
+			r.lane.breaker.conclude(!again && ctx.Err() == nil) // a source that says no is there
+		}
 		if err == nil {
 			return answer, nil
 		}
 		if ctx.Err() != nil {
 			return source.Answer{}, context.Cause(ctx)
 		}
-		again, after := source.Retryable(err)
+		if errors.Is(err, errShut) {
+			attempt--
+			continue
+		}
 		if !again {
 			return source.Answer{}, err
 		}
 		gone := errors.Is(err, source.ErrUnreachable) && attempt >= unreachableAttempts && config.Now().Sub(began) >= unreachableFor
-		if attempt >= config.Attempts || after > longestRetryAfter || gone {
-			return source.Answer{}, r.lane.trip(config.Now().Add(max(config.Breaker, after)), err)
+		if probe || attempt >= config.Attempts || after > longestRetryAfter || gone {
+			return source.Answer{}, r.lane.breaker.trip(config.Now().Add(max(config.Breaker, after)), err, probe)
 		}
 		wait := max(time.Duration(float64(backoff)*(0.5+rand.Float64())), after)
 		backoff = min(2*backoff, config.BackoffLimit)
 		r.delayed(ctx, config.Now().Add(wait), err.Error())
-		if !r.lane.rest(ctx, wait, config.Now()) {
+		if !r.lane.breaker.rest(ctx, wait) {
 			return source.Answer{}, context.Cause(ctx)
 		}
 	}
@@ -108,12 +116,16 @@ const (
 	unreachableAttempts = 3
 )
 
-func (r *run) ask(ctx context.Context, s *slot, q source.Query) (source.Answer, error) {
+// ask makes one request when it is its turn; errShut where the breaker has opened until then, but for its probe.
+func (r *run) ask(ctx context.Context, s *slot, q source.Query, probe bool) (source.Answer, error) {
 	leave, err := r.lane.enter(ctx, s)
 	if err != nil {
 		return source.Answer{}, err
 	}
 	defer leave()
+	if !probe && r.lane.breaker.shut() {
+		return source.Answer{}, errShut
+	}
 	q.Priority = s.priority()
 	request := Request{Source: r.lane.source.Name()}
 	began := r.p.config.Now()

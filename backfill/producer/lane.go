@@ -2,12 +2,11 @@ package producer
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"sync"
-	"time"
 
 	"barkeep/backfill/source"
+	"barkeep/internal/actor"
 )
 
 // lane is the way to one source: places for requests in flight, of which bulk may take half, and a breaker.
@@ -16,17 +15,15 @@ import (
 // behind the pages of others who want years; of equal ones to who came first. When bulk has seen patience requests of users
 // pass it, the next place is its own.
 type lane struct {
-	source source.Source
-	active chan struct{} // one token per job that fetches
+	source  source.Source
+	active  chan struct{} // one token per job that fetches
+	breaker *breaker
 
-	mu      sync.Mutex
-	free    int           // guarded by mu
-	bulk    int           // what bulk may still take, guarded by mu
-	queue   []*ticket     // guarded by mu, in the order of arrival
-	passed  int           // users' requests since bulk last had a place while it waits, guarded by mu
-	until   time.Time     // guarded by mu; the breaker is open until then
-	cause   error         // guarded by mu
-	tripped chan struct{} // guarded by mu; closed and replaced when the breaker opens
+	mu     sync.Mutex
+	free   int       // guarded by mu
+	bulk   int       // what bulk may still take, guarded by mu
+	queue  []*ticket // guarded by mu, in the order of arrival
+	passed int       // users' requests since bulk last had a place while it waits, guarded by mu
 }
 
 // patience is how many requests of users bulk lets pass.
@@ -39,8 +36,10 @@ type ticket struct {
 	bulk    bool
 }
 
-func newLane(s source.Source, places, jobs int) *lane {
-	return &lane{source: s, active: make(chan struct{}, jobs), free: places, bulk: max(1, places/2), tripped: make(chan struct{})}
+func newLane(s source.Source, places, jobs int, actors *actor.Registry) *lane {
+	return &lane{
+		source: s, active: make(chan struct{}, jobs), breaker: newBreaker(actors, s.Name()), free: places, bulk: max(1, places/2),
+	}
 }
 
 // enter waits for a place.
@@ -131,47 +130,4 @@ func (l *lane) nextLocked() (next int, urgent bool) {
 	}
 	l.passed = 0
 	return bulk, false
-}
-
-// broken returns an error while the breaker is open.
-func (l *lane) broken(now time.Time) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if now.Before(l.until) {
-		return l.openLocked()
-	}
-	return nil
-}
-
-func (l *lane) openLocked() error {
-	return fmt.Errorf("%w; it is asked again after %s", l.cause, l.until.UTC().Format(time.RFC3339))
-}
-
-// trip opens the breaker: who waits to ask again fails at once (PIPELINE 18). It returns the error that those get.
-func (l *lane) trip(until time.Time, cause error) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.until, l.cause = until, cause
-	close(l.tripped)
-	l.tripped = make(chan struct{})
-	return l.openLocked()
-}
-
-// rest waits for d, or until the breaker is open. It reports false when ctx ended.
-func (l *lane) rest(ctx context.Context, d time.Duration, now time.Time) bool {
-	l.mu.Lock()
-	tripped, open := l.tripped, now.Before(l.until)
-	l.mu.Unlock()
-	if open {
-		return ctx.Err() == nil
-	}
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-tripped:
-	case <-timer.C:
-	}
-	return true
 }

@@ -53,7 +53,7 @@ func TestRule16_OnePageIsBeforeYears(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		p, _ := bench(&told{})
-		in := newLane(&told{}, 1, 1)
+		in := newLane(&told{}, 1, 1, nil)
 		years, others, page := p.runOf(in, true), p.runOf(in, true), p.runOf(in, true)
 		years.requests.Store(5)
 		others.requests.Store(4)
@@ -69,7 +69,7 @@ func TestRule16_UsersDoNotStarveBulk(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		p, _ := bench(&told{})
-		in := newLane(&told{}, 1, 1)
+		in := newLane(&told{}, 1, 1, nil)
 		bulk := p.runOf(in, false)
 		runs := []*run{bulk, bulk}
 		for range 3 * patience {
@@ -90,7 +90,7 @@ func TestWhoLeavesTheLineGivesItsPlaceOn(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		p, _ := bench(&told{})
-		in := newLane(&told{}, 1, 1)
+		in := newLane(&told{}, 1, 1, nil)
 		leave, err := in.enter(t.Context(), slotFor(t, p, p.runOf(in, false), 0))
 		require.NoError(t, err)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
@@ -127,7 +127,7 @@ func TestRule18_AnOpenBreakerSparesTheProbe(t *testing.T) {
 	r := p.runOf(in, true)
 	require.NoError(t, r.probe(t.Context()))
 	require.Equal(t, 1, src.probes)
-	_ = in.trip(time.Now().Add(time.Minute), source.ErrUnreachable)
+	_ = in.breaker.trip(time.Now().Add(time.Minute), source.ErrUnreachable, false)
 	require.ErrorIs(t, r.probe(t.Context()), source.ErrUnreachable)
 	require.Equal(t, 1, src.probes)
 }

@@ -10,6 +10,7 @@ import (
 
 	"barkeep/backfill/directory"
 	"barkeep/backfill/source"
+	"barkeep/backfill/topic"
 )
 
 // startAge is how old a list may be at the start of a producer: several that start together read it once.
@@ -68,7 +69,7 @@ func (p *Producer) keepList(ctx context.Context, s source.Source, wanted <-chan 
 	}
 }
 
-// hearWanted wakes the keepers of the lists that somebody wants, until ctx ends. What it misses the polls find.
+// hearWanted wakes the keepers of the lists that somebody wants, and who follows live series, until ctx ends. What it misses the polls find.
 func (p *Producer) hearWanted(ctx context.Context, wanted map[string]chan struct{}) {
 	for {
 		err := p.listenWanted(ctx, wanted)
@@ -91,16 +92,22 @@ func (p *Producer) listenWanted(ctx context.Context, wanted map[string]chan stru
 		_ = conn.Conn().Close(context.WithoutCancel(ctx)) // a connection that listens is of no use to others
 		conn.Release()
 	}()
-	if _, err := conn.Exec(ctx, "LISTEN "+directory.WantedChannel); err != nil {
-		return fmt.Errorf("listen: %w", err)
+	for _, channel := range []string{directory.WantedChannel, topic.LiveChannel} {
+		if _, err := conn.Exec(ctx, "LISTEN "+channel); err != nil {
+			return fmt.Errorf("listen: %w", err)
+		}
 	}
 	for {
 		notice, err := conn.Conn().WaitForNotification(ctx)
 		if err != nil {
 			return fmt.Errorf("wait for notification: %w", err)
 		}
+		wake := wanted[notice.Payload]
+		if notice.Channel == topic.LiveChannel {
+			wake = p.live.wanted
+		}
 		select {
-		case wanted[notice.Payload] <- struct{}{}:
+		case wake <- struct{}{}:
 		default: // another producer's source, or it is awake already
 		}
 	}

@@ -30,7 +30,7 @@ func (s *told) Fetch(_ context.Context, q source.Query) (source.Answer, error) {
 func bench(s source.Source) (p *Producer, in *lane) {
 	p = &Producer{config: Config{Now: time.Now, Observe: func(Request) {}}, store: coverage.NewStore(nil, coverage.Config{})}
 	p.slots = newSlotTable(p.store, time.Now)
-	return p, newLane(s, 2, 1)
+	return p, newLane(s, 2, 1, nil)
 }
 
 func (p *Producer) runOf(in *lane, user bool) *run {
@@ -54,7 +54,7 @@ func TestRule16_SlotHasTheHighestPriorityOfItsJobs(t *testing.T) {
 			mine, _ := p.slots.claim(key, bulk)
 			ended := make(chan error, 1)
 			go func() {
-				_, err := bulk.ask(t.Context(), mine, source.Query{})
+				_, err := bulk.ask(t.Context(), mine, source.Query{}, false)
 				ended <- err
 			}()
 			synctest.Wait()
@@ -73,10 +73,11 @@ func TestRule16_SlotHasTheHighestPriorityOfItsJobs(t *testing.T) {
 	}
 }
 
-// sendOff publishes the page of a slot of the run, if there is room for it within a second.
+// sendOff publishes the page of a slot of the run, if there is room for it within a second and a half: who waits looks again
+// each second.
 func (p *Producer) sendOff(t *testing.T, r *run, start market.Instant) error {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second+time.Second/2)
 	defer cancel()
 	key := slotKey{series: r.job.Series, generation: 1, start: start}
 	s, _ := p.slots.claim(key, r)
@@ -120,7 +121,7 @@ func TestRule16_PagesOnTheWayAreBounded(t *testing.T) {
 		require.Equal(t, ownPages(window), p.fillUp(t, at(2, true), 5000))
 		require.Equal(t, bulkPages(window), p.fillUp(t, at(2, false), 6000))
 		require.Zero(t, p.fillUp(t, at(3, false), 7000))
-		time.Sleep(sentFor)
+		<-time.After(sentFor)
 		require.Equal(t, window, p.fillUp(t, p.runOf(in, false), 8000), "what ingest refused does not count for ever")
 		require.Equal(t, ownPages(window), p.fillUp(t, p.runOf(in, true), 9000))
 	})

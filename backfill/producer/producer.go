@@ -49,9 +49,12 @@ type Config struct {
 	// Window bounds the pages per partition that are published and not ingested yet, default 16: two and a
 	// half batches of ingest where pages are full, which keeps it busy, and what the page of a user stands behind.
 	Window int
-	Actors *actor.Registry
-	Logger *slog.Logger
-	Now    func() time.Time
+	// LivePoll is how often it is looked at which series are wanted live, default 1.5 s; LiveEvery is the least time between two
+	// states of a bar that forms, default 1 s.
+	LivePoll, LiveEvery time.Duration
+	Actors              *actor.Registry
+	Logger              *slog.Logger
+	Now                 func() time.Time
 	// Observe, which may be nil, is told of each request to a source, for metrics.
 	Observe func(Request)
 }
@@ -101,6 +104,8 @@ func (c *Config) setDefaults() {
 		{&c.Report, 2 * time.Second},
 		{&c.ListAge, time.Hour},
 		{&c.ListPoll, 5 * time.Second},
+		{&c.LivePoll, 1500 * time.Millisecond},
+		{&c.LiveEvery, time.Second},
 	} {
 		if *d.set <= 0 {
 			*d.set = d.to
@@ -129,6 +134,7 @@ type Producer struct {
 	commit   chan struct{} // asks for a commit
 	jobs     sync.WaitGroup
 	hints    atomic.Int64 // events on their way to the broker
+	live     liveState
 
 	mu         sync.Mutex
 	partitions map[int32]*partition // guarded by mu
@@ -151,8 +157,9 @@ func New(config Config) (*Producer, error) {
 		p.ownStore = true
 	}
 	p.slots = newSlotTable(p.store, config.Now)
+	p.live.wanted = make(chan struct{}, 1)
 	for _, s := range config.Registry.All() {
-		p.lanes[s.Name()] = newLane(s, config.Concurrency, config.MaxJobs)
+		p.lanes[s.Name()] = newLane(s, config.Concurrency, config.MaxJobs, config.Actors)
 	}
 	return p, nil
 }
@@ -209,6 +216,7 @@ func (p *Producer) Run(ctx context.Context) error {
 	}
 	p.client = client
 	group.Go(func() { p.keepReporting(ctx) })
+	p.jobs.Go(func() { p.keepLive(ctx) })
 	group.Go(func() { p.keepCommitting(ctx) })
 	p.consume(ctx)
 	cancel()

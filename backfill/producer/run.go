@@ -240,10 +240,16 @@ func (r *run) probe(ctx context.Context) error {
 	if !can || r.job.Range.Start > r.p.now().Shift(-probeAge) {
 		return nil
 	}
-	if err := r.lane.broken(r.p.config.Now()); err != nil {
+	probe, err := r.lane.breaker.admit(ctx, r.p.config.Now)
+	if err != nil {
 		return err // the vendor is left alone by whoever asks
 	}
 	listed, err := prober.Listed(ctx, r.job.VendorID, r.priority())
+	if again, after := source.Retryable(err); probe && again && ctx.Err() == nil {
+		return r.lane.breaker.trip(r.p.config.Now().Add(max(r.p.config.Breaker, after)), err, true)
+	} else if probe {
+		r.lane.breaker.conclude(ctx.Err() == nil)
+	}
 	if err != nil || listed.IsInf() {
 		r.p.config.Logger.LogAttrs(ctx, slog.LevelInfo, "listing stays unknown", slog.String("symbol", string(r.job.Series.Symbol)), slog.Any("error", err))
 		return ctx.Err()
@@ -280,8 +286,8 @@ func (r *run) outside(ctx context.Context) error {
 		deep := market.Range{Start: max(r.job.Range.Start, tf.Floor(r.life.Start)), End: min(reach, tf.Ceil(r.job.Range.End))}
 		if !deep.Empty() {
 			segments = append(segments, topic.Segment{
-				Range: deep, State: coverage.Unavailable,
-				Reason: fmt.Sprintf("%s keeps %s bars for %s only", r.job.Source, tf, depth),
+				Range: deep, State: coverage.Unavailable, RetryAt: r.p.now().Shift(depthFor),
+				Reason: fmt.Sprintf("%s keeps %s bars for %s only: it has them from %s on", r.job.Source, tf, depth, reach),
 			})
 		}
 		r.life.Start = max(r.life.Start, reach)
@@ -302,6 +308,9 @@ func (r *run) outside(ctx context.Context) error {
 	}
 	return r.publish(ctx, topic.Page{Asked: r.job.Range, Segments: fresh, FetchedAt: r.p.now()})
 }
+
+// depthFor is how long it is believed that a source reaches no deeper: another key may.
+const depthFor = 24 * time.Hour
 
 // publish completes a page, publishes it and waits until the broker has it.
 func (r *run) publish(ctx context.Context, page topic.Page) error {
