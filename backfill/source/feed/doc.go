@@ -1,0 +1,11 @@
+// Package feed follows the bars of a vendor over WebSockets.
+//
+// A Socket holds as many connections as its instances need, each with at most Protocol.MaxInstances of them. One goroutine
+// reads a connection; another subscribes, unsubscribes and pings:
+//
+//	wait for an instance → dial → subscribed → read … → broken → pause, growing → dial
+//
+// A connection is broken when it says so, when a ping is not answered, and when nothing at all came for Protocol.Silence: a feed
+// that stands still looks like a market without trades. Nothing is told of a break: who follows sees it by the times of the bars,
+// and has to look at the clock anyway. A message that cannot be read is logged, counted and passed over for the same reason.
+package feed
