@@ -46,6 +46,7 @@ func New(c source.Config) (*Source, error) {
 	return &Source{client: client, info: source.Info{
 		Native:    []market.Timeframe{market.M1, market.M5, market.M15, market.H1, market.H6, market.D1}, // CB1
 		PageLimit: pageLimit,
+		Poll:      15 * time.Second, // CB1: "do not poll"
 		Earliest:  market.FromTime(time.Date(2015, time.January, 1, 0, 0, 0, 0, time.UTC)),
 		Finality:  source.Lag{Default: 10 * time.Minute}.Or(c.FinalityLag), // PIPELINE 6
 		Absence:   source.Lag{Default: time.Hour}.Or(c.AbsenceLag),

@@ -13,7 +13,7 @@ import (
 func TestConformance(t *testing.T) {
 	t.Parallel()
 	sourcetest.Run(t, sourcetest.Subject{
-		Network: true, BTCUSD: "BTC-USD", NEWUSD: "NEW-USD", OLDUSD: "OLD-USD",
+		Network: true, NewestFirst: true, BTCUSD: "BTC-USD", NEWUSD: "NEW-USD", OLDUSD: "OLD-USD",
 		New: func(tb testing.TB, c source.Config) source.Source {
 			tb.Helper()
 			s, err := coinbase.New(c)
