@@ -51,7 +51,8 @@ func New(c source.Config) (*Source, error) {
 	}
 	return &Source{client: client, key: c.Key, info: source.Info{
 		Native:    []market.Timeframe{market.M1, market.H1, market.D1},
-		PageLimit: limit + 1, // CC2
+		PageLimit: limit + 1,   // CC2
+		Poll:      time.Minute, // CC8: limits are by the month
 		Dense:     true,
 		Earliest:  market.FromTime(time.Date(2010, time.July, 17, 0, 0, 0, 0, time.UTC)),
 		Depth:     map[market.Timeframe]time.Duration{market.M1: minuteDepth},
