@@ -10,8 +10,9 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"time"
+
+	"github.com/klauspost/compress/zstd"
 
 	"barkeep/backfill/source/scan"
 	"barkeep/internal/market"
@@ -19,8 +20,10 @@ import (
 
 const (
 	maxLineBytes = 64 << 10
-	// Whole numbers up to these are seconds and milliseconds: the years up to 5138.
-	maxSeconds, maxMilliseconds = int64(1e11), int64(1e14)
+	// maxWindowBytes bounds what unpacking zstd keeps in memory: as much as zstd --ultra -22 wants, and its --long.
+	maxWindowBytes = 128 << 20
+	// Whole numbers up to these are seconds, milliseconds and microseconds, those beyond are nanoseconds: the years up to 5138.
+	maxSeconds, maxMilliseconds, maxMicroseconds = int64(1e11), int64(1e14), int64(1e17)
 )
 
 // fields are the columns that a row must have, in the order of a file without a header.
@@ -35,21 +38,18 @@ var aliases = map[string]string{ //nolint:gochecknoglobals // a constant
 // columns[i] is the index in a row of fields[i].
 type columns [len(fields)]int
 
-// read parses one file.
-func read(path string, tf market.Timeframe) ([]market.Bar, error) {
+// readCSV parses one file.
+func readCSV(path string, tf market.Timeframe) ([]market.Bar, error) {
 	f, err := os.Open(filepath.Clean(path))
 	if err != nil {
 		return nil, fmt.Errorf("read file: %w", err)
 	}
 	defer f.Close() //nolint:errcheck // it is only read
-	var in io.Reader = f
-	if strings.HasSuffix(path, ".gz") {
-		z, err := gzip.NewReader(bufio.NewReader(f))
-		if err != nil {
-			return nil, fmt.Errorf("read file %s: %w", path, err)
-		}
-		in = z
+	in, err := plain(f, path)
+	if err != nil {
+		return nil, fmt.Errorf("read file %s: %w", path, err)
 	}
+	defer in.Close() //nolint:errcheck // it is only read
 	lines := bufio.NewScanner(in)
 	lines.Buffer(make([]byte, 0, maxLineBytes), maxLineBytes)
 	order := columns{0, 1, 2, 3, 4, 5}
@@ -79,6 +79,25 @@ func read(path string, tf market.Timeframe) ([]market.Bar, error) {
 	return bars, nil
 }
 
+// plain returns what f holds, unpacked as the end of its name says.
+func plain(f *os.File, path string) (io.ReadCloser, error) {
+	switch filepath.Ext(path) {
+	case ".gz":
+		return gzip.NewReader(bufio.NewReader(f))
+	case ".zst":
+		in := bufio.NewReader(f)
+		if _, err := in.Peek(1); err != nil {
+			return nil, fmt.Errorf("%w: no frame of zstd in it", io.ErrUnexpectedEOF) // of none the decoder makes an empty text
+		}
+		z, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindowBytes))
+		if err != nil {
+			return nil, err
+		}
+		return z.IOReadCloser(), nil
+	}
+	return io.NopCloser(f), nil
+}
+
 // cut splits a line at its commas and takes quotes and white space off the cells.
 func cut(cells [][]byte, line []byte) [][]byte {
 	for {
@@ -100,14 +119,8 @@ func isHeader(cells [][]byte) bool {
 func header(cells [][]byte) (columns, error) {
 	order := columns{-1, -1, -1, -1, -1, -1}
 	for at, cell := range cells {
-		name := strings.ToLower(string(cell))
-		if alias, found := aliases[name]; found {
-			name = alias
-		}
-		for i, field := range fields {
-			if name == field && order[i] < 0 {
-				order[i] = at
-			}
+		if i := fieldOf(string(cell)); i >= 0 && order[i] < 0 {
+			order[i] = at
 		}
 	}
 	for i, at := range order {
@@ -144,18 +157,54 @@ func row(cells [][]byte, order *columns, tf market.Timeframe) (market.Bar, error
 	return b, b.Check()
 }
 
+// unit is how many nanoseconds one of a whole number stands for.
+type unit int64
+
+// unitOf tells the unit of a time by its size.
+func unitOf(n int64) unit {
+	switch size := max(n, -n); {
+	case size < 0: // the least of all has no counterpart
+		return nanosecond
+	case size < maxSeconds:
+		return second
+	case size < maxMilliseconds:
+		return millisecond
+	case size < maxMicroseconds:
+		return microsecond
+	}
+	return nanosecond
+}
+
+// The units of time.
+const (
+	nanosecond  = unit(time.Nanosecond)
+	microsecond = unit(time.Microsecond)
+	millisecond = unit(time.Millisecond)
+	second      = unit(time.Second)
+	day         = unit(24 * time.Hour)
+)
+
+// instant returns what n of u since the epoch are, or an error where that is no microsecond or lies beyond what there can be.
+func (u unit) instant(n int64) (market.Instant, error) {
+	if u < microsecond {
+		if per := int64(microsecond / u); n%per == 0 {
+			return market.Instant(n / per), nil
+		}
+		return 0, fmt.Errorf("%w: %d ns is no whole microsecond", errTime, n)
+	}
+	per := int64(u / microsecond)
+	if most := int64(market.PosInf) / per; n >= most || n <= -most {
+		return 0, fmt.Errorf("%w: %d is too large", errTime, n)
+	}
+	return market.Instant(n * per), nil
+}
+
 var errTime = errors.New("neither a whole number nor a time as RFC 3339 writes it")
 
 // instant reads a time.
 func instant(cell []byte) (market.Instant, error) {
 	if n, err := strconv.ParseInt(string(cell), 10, 64); err == nil {
-		switch size := max(n, -n); {
-		case size < maxSeconds:
-			return market.Instant(n * 1e6), nil
-		case size < maxMilliseconds:
-			return market.Instant(n * 1e3), nil
-		}
-		return market.Instant(n), nil
+		return unitOf(n).instant(n)
 	}
 	for _, layout := range []string{
 		time.RFC3339Nano, "2006-01-02 15:04:05Z07:00", "2006-01-02 15:04:05", "2006-01-02T15:04:05", "2006-01-02 15:04",

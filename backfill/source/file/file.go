@@ -1,4 +1,4 @@
-// Package file serves bars from a folder of CSV files, the offline source. It is served only by its prefix, file:BTCUSD.
+// Package file serves bars from a folder of CSV and Parquet files, the offline source. It is served only by its prefix, file:BTCUSD.
 //
 // A file's name says what it holds; the first of these patterns that fits counts:
 //
@@ -7,14 +7,18 @@
 //	<SYMBOL>-<tf>.csv                 XRP_ETH-5m.csv
 //	<SYMBOL>_<tf>_<anything>.csv      BTCUSD_1m_20230301_20230321.csv
 //
-// each also as .csv.gz; <tf> is a timeframe as barkeep writes it (1m is the minute, 1M the month). "_", "-" and "/" are
+// each also as .csv.gz, .csv.zst or .parquet; <tf> is a timeframe as barkeep writes it (1m is the minute, 1M the month). "_", "-" and "/" are
 // taken out of <SYMBOL>: XRP_ETH is listed as XRPETH. Files of one symbol and timeframe are read together, in the order of
-// their names; of rows with one time the last wins. Other files are left alone.
+// their names, Parquet after CSV; of rows with one time the last wins. Other files are left alone.
 //
 // The columns are time, open, high, low, close and volume in this order, or as a header names them: time, timestamp, date,
-// ts, open_time or unix; volume or volume_base. Further columns are left alone. Time is whole seconds, milliseconds or
-// microseconds since the epoch (told apart by their size), or RFC 3339, whose zone may be missing and is then UTC. A row
-// that does not parse, lies off the grid or cannot be a bar is an error that names file, line and field.
+// ts, open_time or unix; volume or volume_base. Further columns are left alone. Time is whole seconds, milliseconds,
+// microseconds or nanoseconds since the epoch (told apart by their size), or RFC 3339, whose zone may be missing and is then
+// UTC. A row that does not parse, lies off the grid or cannot be a bar is an error that names file, line and field.
+//
+// A Parquet file has columns of these names. Its time is a timestamp of any unit (one without a zone is in UTC), a date, or
+// what a CSV file may have, as a number or a text; the others are floating, whole or decimal numbers, or text. Row groups whose
+// statistics say that they hold nothing of the page asked for are not read.
 //
 // The files are the whole truth: what they do not hold is absent. Where a file has grown, what was found absent has to be
 // forgotten before its new rows are seen.
@@ -47,7 +51,10 @@ const (
 	cachedBars = 1 << 20
 )
 
-var namePattern = regexp.MustCompile(`^(.+?)[_-](\d+[mhdwM])(?:[_-].*)?\.csv(?:\.gz)?$`) //nolint:gochecknoglobals // a constant
+var namePattern = regexp.MustCompile(`^(.+?)[_-](\d+[mhdwM])(?:[_-].*)?\.(?:csv(?:\.gz|\.zst)?|parquet)$`) //nolint:gochecknoglobals // a constant
+
+// innerPattern is that of a file in the folder of its symbol.
+var innerPattern = regexp.MustCompile(`^(\d+[mhdwM])\.(?:csv(?:\.gz|\.zst)?|parquet)$`) //nolint:gochecknoglobals // a constant
 
 // Source is a folder. It is safe for concurrent use.
 type Source struct {
@@ -56,12 +63,19 @@ type Source struct {
 	now  func() time.Time
 
 	mu sync.Mutex
-	// cache holds parsed series, guarded by mu; used counts its uses.
-	cache map[market.Series]*parsed
+	// cache holds what was parsed, guarded by mu; used counts its uses.
+	cache map[part]*parsed
 	used  int
 }
 
-// parsed is one series as it was when its files had the stamp.
+// part is what is kept at a time: all CSV files of a series, or one row group of a Parquet file.
+type part struct {
+	series market.Series
+	path   string
+	group  int
+}
+
+// parsed is a part as it was when its files had the stamp.
 type parsed struct {
 	stamp string
 	bars  []market.Bar
@@ -79,7 +93,7 @@ func New(c source.Config) (*Source, error) {
 	if now == nil {
 		now = time.Now
 	}
-	return &Source{dir: c.Path, now: now, cache: map[market.Series]*parsed{}, info: source.Info{
+	return &Source{dir: c.Path, now: now, cache: map[part]*parsed{}, info: source.Info{
 		Native: market.Timeframes(), PageLimit: pageLimit, PrefixOnly: true, Local: true, Earliest: 0,
 		Finality: source.Lag{Default: c.FinalityLag}, Absence: source.Lag{Default: c.AbsenceLag},
 	}}, nil
@@ -123,9 +137,8 @@ func (s *Source) scan() (map[market.Series][]string, map[string]string, error) {
 			return nil, nil, fmt.Errorf("read folder: %w", err)
 		}
 		for _, file := range inner {
-			timeframe, isCSV := strings.CutSuffix(strings.TrimSuffix(file.Name(), ".gz"), ".csv")
-			if isCSV && !file.IsDir() {
-				add(entry.Name(), timeframe, filepath.Join(path, file.Name()))
+			if m := innerPattern.FindStringSubmatch(file.Name()); m != nil && !file.IsDir() {
+				add(entry.Name(), m[1], filepath.Join(path, file.Name()))
 			}
 		}
 	}
@@ -151,14 +164,14 @@ func (s *Source) Instruments(ctx context.Context) ([]source.Instrument, error) {
 			if _, found := listed[series.Symbol]; !found {
 				listed[series.Symbol] = market.PosInf
 			}
-			bars, err := s.load(series, paths)
-			if err != nil || len(bars) == 0 {
+			first, err := s.first(series, paths)
+			if err != nil || first.IsInf() {
 				listed[series.Symbol] = market.NegInf
 				continue
 			}
 			// A finer first bar inside the coarser one is the nearer answer.
-			if known := listed[series.Symbol]; bars[0].TS < known || bars[0].TS < coarser(files, series).Next(known) {
-				listed[series.Symbol] = bars[0].TS
+			if known := listed[series.Symbol]; first < known || first < coarser(files, series).Next(known) {
+				listed[series.Symbol] = first
 			}
 		}
 	}
@@ -223,13 +236,68 @@ func (s *Source) Fetch(ctx context.Context, q source.Query) (source.Answer, erro
 	if len(paths) == 0 {
 		return source.Answer{}, s.notThere(op, series, files)
 	}
-	bars, err := s.load(series, paths)
+	bars, err := s.read(series, paths, market.Range{Start: q.Range.Start, End: max(min(q.Range.End, sent), q.Range.Start)})
 	if err != nil {
 		return fail(err)
 	}
-	from := search(bars, q.Range.Start)
-	to := search(bars, min(q.Range.End, sent))
-	return source.Answer{Sent: sent, Bars: slices.Clone(bars[from:max(from, to)])}, nil
+	return source.Answer{Sent: sent, Bars: bars}, nil
+}
+
+// read returns the bars of a series that open inside r, ascending and distinct; the caller owns them.
+func (s *Source) read(series market.Series, paths []string, r market.Range) ([]market.Bar, error) {
+	csv, parquet := byFormat(paths)
+	all, err := s.load(series, csv)
+	if err != nil {
+		return nil, err
+	}
+	bars := slices.Clone(within(all, r))
+	for _, path := range parquet {
+		more, err := s.loadParquet(path, series.Timeframe, r)
+		if err != nil {
+			return nil, err
+		}
+		bars = append(bars, more...)
+	}
+	return distinct(bars), nil
+}
+
+// first returns the open of a series' first bar, market.PosInf where it has none.
+func (s *Source) first(series market.Series, paths []string) (market.Instant, error) {
+	csv, parquet := byFormat(paths)
+	all, err := s.load(series, csv)
+	if err != nil {
+		return market.PosInf, err
+	}
+	first := market.PosInf
+	if len(all) > 0 {
+		first = all[0].TS
+	}
+	for _, path := range parquet {
+		begins, err := s.firstOfParquet(path, series.Timeframe)
+		if err != nil {
+			return market.PosInf, err
+		}
+		first = min(first, begins)
+	}
+	return first, nil
+}
+
+// byFormat parts the CSV files from the Parquet files.
+func byFormat(paths []string) (csv, parquet []string) {
+	for _, path := range paths {
+		if filepath.Ext(path) == ".parquet" {
+			parquet = append(parquet, path)
+		} else {
+			csv = append(csv, path)
+		}
+	}
+	return csv, parquet
+}
+
+// within returns those of ascending bars that open inside r.
+func within(bars []market.Bar, r market.Range) []market.Bar {
+	from := search(bars, r.Start)
+	return bars[from:max(from, search(bars, r.End))]
 }
 
 // search returns the index of the first bar at or after at.
@@ -268,22 +336,23 @@ func timeframesOf(files map[market.Series][]string, symbol market.Symbol) (has [
 	return has
 }
 
-// load returns the bars of one series, ascending and distinct. The slice is shared: callers do not change it.
+// load returns the bars of a series' CSV files, ascending and distinct. The slice is shared: callers do not change it.
 func (s *Source) load(series market.Series, paths []string) ([]market.Bar, error) {
+	if len(paths) == 0 {
+		return nil, nil
+	}
 	stamp, err := stampOf(paths)
 	if err != nil {
 		return nil, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.used++
-	if p := s.cache[series]; p != nil && p.stamp == stamp {
-		p.used = s.used
-		return p.bars, nil
+	if bars, found := s.keptLocked(part{series: series}, stamp); found {
+		return bars, nil
 	}
 	var all []market.Bar
 	for _, path := range paths {
-		bars, err := read(path, series.Timeframe)
+		bars, err := readCSV(path, series.Timeframe)
 		// A file that is written meanwhile may have been read half: a number that is cut is a number too.
 		if after, gone := stampOf(paths); gone != nil || after != stamp {
 			return nil, fmt.Errorf("read file %s: %w", path, errors.Join(ErrChanged, gone))
@@ -294,9 +363,25 @@ func (s *Source) load(series market.Series, paths []string) ([]market.Bar, error
 		all = append(all, bars...)
 	}
 	all = distinct(all)
-	s.cache[series] = &parsed{stamp: stamp, bars: all, used: s.used}
-	s.evict()
+	s.keepLocked(part{series: series}, stamp, all)
 	return all, nil
+}
+
+// keptLocked returns what is kept of a part, where it is as its files are now; s.mu is held.
+func (s *Source) keptLocked(of part, stamp string) (bars []market.Bar, found bool) {
+	s.used++
+	p := s.cache[of]
+	if p == nil || p.stamp != stamp {
+		return nil, false
+	}
+	p.used = s.used
+	return p.bars, true
+}
+
+// keepLocked keeps a part, in the place of others where there are too many; s.mu is held.
+func (s *Source) keepLocked(of part, stamp string, bars []market.Bar) {
+	s.cache[of] = &parsed{stamp: stamp, bars: bars, used: s.used}
+	s.evict()
 }
 
 // stampOf says of what size and age files are.
@@ -312,16 +397,16 @@ func stampOf(paths []string) (string, error) {
 	return stamp.String(), nil
 }
 
-// evict drops the series that were not used for longest, all but the newest.
+// evict drops the parts that were not used for longest, all but the newest.
 func (s *Source) evict() {
 	for len(s.cache) > 1 {
 		total := 0
-		var oldest market.Series
+		var oldest part
 		least := s.used + 1
-		for series, p := range s.cache {
+		for of, p := range s.cache {
 			total += len(p.bars)
 			if p.used < least {
-				oldest, least = series, p.used
+				oldest, least = of, p.used
 			}
 		}
 		if total <= cachedBars {
