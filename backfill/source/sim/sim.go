@@ -53,7 +53,7 @@ func (*Source) Name() string { return Name }
 // Info declares all timeframes. The market answers as a sparse one: it is exact, what is missing is absent.
 func (s *Source) Info() source.Info {
 	return source.Info{
-		Native: market.Timeframes(), PageLimit: s.config.PageLimit, PrefixOnly: true, Local: true,
+		Native: market.Timeframes(), PageLimit: s.config.PageLimit, PrefixOnly: true, Local: true, Poll: time.Second,
 		Earliest: day(2015, time.January, 1, 0),
 		Finality: source.Lag{Default: s.config.FinalityLag}, Absence: source.Lag{Default: s.config.AbsenceLag},
 	}
