@@ -1,13 +1,18 @@
-// Package builtin lists the sources that barkeep comes with, in order of preference.
+// Package builtin lists the sources that barkeep comes with, in order of preference: those with all of history first, Kraken,
+// which has the newest bars only, last of the vendors.
 package builtin
 
 import (
 	"barkeep/backfill/source"
 	"barkeep/backfill/source/binance"
 	"barkeep/backfill/source/bitstamp"
+	"barkeep/backfill/source/bybit"
 	"barkeep/backfill/source/coinbase"
+	"barkeep/backfill/source/coindesk"
 	"barkeep/backfill/source/cryptocompare"
 	"barkeep/backfill/source/file"
+	"barkeep/backfill/source/kraken"
+	"barkeep/backfill/source/okx"
 	"barkeep/backfill/source/sim"
 )
 
@@ -17,7 +22,11 @@ func Makers() []source.Maker {
 		{Name: binance.Name, Make: func(c source.Config) (source.Source, error) { return binance.New(c) }},
 		{Name: coinbase.Name, Make: func(c source.Config) (source.Source, error) { return coinbase.New(c) }},
 		{Name: bitstamp.Name, Make: func(c source.Config) (source.Source, error) { return bitstamp.New(c) }},
+		{Name: okx.Name, Make: func(c source.Config) (source.Source, error) { return okx.New(c) }},
+		{Name: bybit.Name, Make: func(c source.Config) (source.Source, error) { return bybit.New(c) }},
 		{Name: cryptocompare.Name, Make: makeCryptoCompare},
+		{Name: coindesk.Name, Make: makeCoinDesk},
+		{Name: kraken.Name, Make: func(c source.Config) (source.Source, error) { return kraken.New(c) }},
 		{Name: sim.Name, Make: makeSim},
 		{Name: file.Name, Make: makeFile},
 	}
@@ -34,6 +43,14 @@ func makeCryptoCompare(c source.Config) (source.Source, error) {
 		return nil, nil //nolint:nilnil // Maker.Make says what it means
 	}
 	return cryptocompare.New(c)
+}
+
+// makeCoinDesk leaves the source out as makeCryptoCompare does, and for the same reason.
+func makeCoinDesk(c source.Config) (source.Source, error) {
+	if c.Key == "" && c.URL == "" {
+		return nil, nil //nolint:nilnil // Maker.Make says what it means
+	}
+	return coindesk.New(c)
 }
 
 func makeSim(c source.Config) (source.Source, error) {

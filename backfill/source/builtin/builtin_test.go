@@ -20,15 +20,15 @@ func TestNew(t *testing.T) {
 	t.Parallel()
 	r, err := builtin.New(nil)
 	require.NoError(t, err)
-	require.Equal(t, []string{"binance", "coinbase", "bitstamp", "sim"}, r.Names(), "without key and folder")
+	require.Equal(t, []string{"binance", "coinbase", "bitstamp", "okx", "bybit", "kraken", "sim"}, r.Names(), "without key and folder")
 
 	key := filepath.Join(t.TempDir(), "key")
 	require.NoError(t, os.WriteFile(key, []byte("secret\n"), 0o600))
 	r, err = builtin.New(map[string]source.Config{
-		"binance": {Disabled: true}, "cryptocompare": {KeyFile: key}, "file": {Path: t.TempDir()},
+		"binance": {Disabled: true}, "coindesk": {Key: "x"}, "cryptocompare": {KeyFile: key}, "file": {Path: t.TempDir()},
 	})
 	require.NoError(t, err)
-	require.Equal(t, []string{"coinbase", "bitstamp", "cryptocompare", "sim", "file"}, r.Names())
+	require.Equal(t, []string{"coinbase", "bitstamp", "okx", "bybit", "cryptocompare", "coindesk", "kraken", "sim", "file"}, r.Names())
 	_, err = r.Get("binance")
 	require.ErrorIs(t, err, source.ErrUnknownSource)
 	require.ErrorContains(t, err, "coinbase, bitstamp")
@@ -38,7 +38,7 @@ func TestNew(t *testing.T) {
 	}
 
 	for name, configs := range map[string]map[string]source.Config{
-		"sources.kraken":            {"kraken": {}},
+		"sources.ftx":               {"ftx": {}},
 		"sources.binance.":          {"binance": {Rate: -1}},
 		"sources.bitstamp.url":      {"bitstamp": {URL: "bitstamp.net"}},
 		"sources.file.path":         {"file": {Path: "/nowhere/at/all"}},
@@ -57,7 +57,7 @@ func TestSettings(t *testing.T) {
 	t.Parallel()
 	at := time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC)
 	clock := func() time.Time { return at }
-	for _, name := range []string{"binance", "coinbase", "bitstamp", "cryptocompare"} {
+	for _, name := range []string{"binance", "coinbase", "bitstamp", "cryptocompare", "coindesk", "kraken", "okx", "bybit"} {
 		var path, key string
 		vendor := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			path, key = r.URL.Path, r.Header.Get("Authorization")
@@ -103,7 +103,7 @@ func TestSettings(t *testing.T) {
 		_, err := s.Instruments(t.Context())
 		require.Error(t, err)
 		require.True(t, strings.HasPrefix(path, "/below/"), "%s: %s", name, path)
-		require.Equal(t, name == "cryptocompare", key == "Apikey secret", "the key goes to whom it is of")
+		require.Equal(t, name == "cryptocompare" || name == "coindesk", key == "Apikey secret", "the key goes to whom it is of")
 	}
 	for _, name := range []string{"sim", "file"} {
 		r, err := builtin.New(map[string]source.Config{name: {Path: t.TempDir(), FinalityLag: 7 * time.Minute, AbsenceLag: 9 * time.Hour}})
