@@ -1,7 +1,10 @@
+//go:build !386 && !s390x
+
 package netloop
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -67,6 +70,9 @@ func (c *Conn) WatchWrite(on bool) { c.watch(&c.out, on) }
 func (c *Conn) watch(s *side, on bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if s.watched && !on {
+		c.loop.handed.Store(true)
+	}
 	s.watched = on
 	c.update()
 }
@@ -135,7 +141,7 @@ func (c *Conn) read(b []byte) (int, error) {
 		return 0, net.ErrClosed
 	}
 	for {
-		n, err := syscall.Read(c.fd, b)
+		n, err := receive(c.fd, b)
 		switch {
 		case n > 0:
 			return n, nil
@@ -146,7 +152,7 @@ func (c *Conn) read(b []byte) (int, error) {
 		case errors.Is(err, syscall.EAGAIN):
 			return 0, errWait
 		case !errors.Is(err, syscall.EINTR):
-			return 0, os.NewSyscallError("read", err)
+			return 0, os.NewSyscallError("recvfrom", err)
 		}
 	}
 }
@@ -158,14 +164,14 @@ func (c *Conn) write(b []byte) (int, error) {
 		return 0, net.ErrClosed
 	}
 	for {
-		n, err := syscall.Write(c.fd, b)
+		n, err := send(c.fd, b)
 		switch {
 		case err == nil:
 			return n, nil
 		case errors.Is(err, syscall.EAGAIN):
 			return 0, errWait
 		case !errors.Is(err, syscall.EINTR):
-			return 0, os.NewSyscallError("write", err)
+			return 0, os.NewSyscallError("sendto", err)
 		}
 	}
 }
@@ -228,6 +234,7 @@ func (c *Conn) dispatch(events uint32) {
 		switch {
 		case s.waiting:
 			s.waiting, wanted = false, true
+			c.loop.handed.Store(true)
 			select {
 			case s.ready <- struct{}{}:
 			default: // an earlier one is still there
@@ -281,6 +288,19 @@ func (c *Conn) remove() {
 		_ = c.loop.control(syscall.EPOLL_CTL_DEL, c.fd, c.token, 0)
 		c.added, c.interest = false, 0
 	}
+}
+
+// CloseWrite ends the direction that is written: the peer reads to the end of the stream, and can still be read from.
+func (c *Conn) CloseWrite() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return net.ErrClosed
+	}
+	if err := syscall.Shutdown(c.fd, syscall.SHUT_WR); err != nil {
+		return fmt.Errorf("end what is written: %w", err)
+	}
+	return nil
 }
 
 // Close implements net.Conn. Callbacks that run go on; no further one begins.

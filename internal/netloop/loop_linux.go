@@ -1,3 +1,5 @@
+//go:build !386 && !s390x
+
 package netloop
 
 import (
@@ -6,8 +8,11 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"runtime"
 	"sync"
+	"sync/atomic"
 	"syscall"
+	"time"
 )
 
 // eventsPerWait bounds what one epoll_wait(2) returns.
@@ -21,6 +26,10 @@ const wakeToken = 0
 type Loop struct {
 	epoll int
 	wake  [2]int // a pipe; a byte in it ends Run
+	quick int    // Run's: how many waits in a row were short
+	// handed says that a goroutine was woken: one that waits in Read or Write, or the one that is to go on with a
+	// connection that a callback has stopped to watch.
+	handed atomic.Bool
 
 	mu    sync.Mutex // guards what follows
 	conns map[uint64]*Conn
@@ -64,7 +73,7 @@ func (l *Loop) Run(ctx context.Context) error {
 	events := make([]syscall.EpollEvent, eventsPerWait)
 	ready := make([]*Conn, eventsPerWait)
 	for {
-		n, err := syscall.EpollWait(l.epoll, events, -1)
+		n, err := l.wait(events)
 		if err != nil && !errors.Is(err, syscall.EINTR) {
 			return fmt.Errorf("wait for connections: %w", os.NewSyscallError("epoll_wait", err))
 		}
@@ -86,6 +95,40 @@ func (l *Loop) Run(ctx context.Context) error {
 			ready[i] = nil
 		}
 	}
+}
+
+// A loop is busy after busyWaits waits that took less than busyWait each.
+const (
+	busyWaits = 16
+	busyWait  = 2 * time.Millisecond
+	// keepProcessor is in milliseconds. It is longer than a tick of the kernel's clock, so that no timer of the machine's is
+	// set for each wait, and as long as a turn that the scheduler gives any goroutine.
+	keepProcessor = 10
+)
+
+// wait returns the events that are there, and waits for one if there is none.
+//
+// A loop that is busy keeps its processor while it waits, as it does in its other calls: to tell the scheduler of each wait
+// costs more than the wait. Goroutines that the loop woke do not have to wait for that: it lets them go first.
+func (l *Loop) wait(events []syscall.EpollEvent) (n int, err error) {
+	if l.handed.Swap(false) {
+		runtime.Gosched()
+	}
+	began := time.Now()
+	if l.quick >= busyWaits {
+		n, err = poll(l.epoll, events, keepProcessor)
+	} else {
+		n, err = poll(l.epoll, events, 0)
+	}
+	if n == 0 && err == nil {
+		n, err = syscall.EpollWait(l.epoll, events, -1)
+	}
+	if time.Since(began) < busyWait {
+		l.quick++
+	} else {
+		l.quick = 0
+	}
+	return n, err
 }
 
 // Take returns the connection as one of the loop's. conn must be a *net.TCPConn or *net.UnixConn that nobody reads or
