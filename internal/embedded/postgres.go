@@ -78,6 +78,14 @@ func Start(ctx context.Context, config Config) (*Postgres, error) {
 	return p, nil
 }
 
+// Programs is the folder of the server's programs, psql among them perhaps; empty for a configured server.
+func (p *Postgres) Programs() string {
+	if p.in == nil {
+		return ""
+	}
+	return p.in.record.Bin
+}
+
 // Exited is closed when the child that runs now has ended; Run starts another. For a configured server it is nil and blocks for ever.
 func (p *Postgres) Exited() <-chan struct{} {
 	if c := p.current(); c != nil {
@@ -354,7 +362,7 @@ func (in *installation) run(ctx context.Context) (*Postgres, error) {
 		return nil, err
 	}
 	p := &Postgres{
-		URL:         fmt.Sprintf("postgres://postgres@127.0.0.1:%d/%s?sslmode=disable", in.record.Port, in.config.Database),
+		URL:         childURL(in.record.Port, in.config.Database),
 		Description: in.record.describe(), Timescale: in.record.Timescale, in: in, child: c,
 	}
 	p.SocketURL = p.URL
