@@ -45,6 +45,8 @@ type Actor struct {
 type Session struct {
 	ID, User, Database, Client, State string
 	Since                             time.Time
+	// Live names the live bars that it gets.
+	Live string
 }
 
 // Series is the coverage of one series.
