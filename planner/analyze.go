@@ -39,8 +39,10 @@ type analyzer struct {
 	scans   []*scan
 	seen    map[*pg.RangeVar]bool
 	withs   map[withKey]*cte
+	ctes    map[string]bool // all names that WITH clauses define
 	trees   []proto.Message // definitions of views, put in their places
 	opaque  []string        // why the statement cannot be seen through
+	targets []string        // relations that are written, as SQL writes them
 	// questions are the subqueries that columns are compared with.
 	questions map[*pg.SubLink]*question
 	barrier   bool
@@ -60,7 +62,7 @@ const (
 
 func newAnalyzer(c *Catalog, created map[string]bool) *analyzer {
 	return &analyzer{
-		catalog: c, created: created, seen: map[*pg.RangeVar]bool{}, withs: map[withKey]*cte{}, budget: maxBudget,
+		catalog: c, created: created, seen: map[*pg.RangeVar]bool{}, withs: map[withKey]*cte{}, ctes: map[string]bool{}, budget: maxBudget,
 		questions: map[*pg.SubLink]*question{},
 	}
 }
@@ -119,6 +121,7 @@ func (a *analyzer) with(clause *pg.WithClause, outer *cte) *cte {
 	env := outer
 	for _, node := range clause.GetCtes() {
 		def := node.GetCommonTableExpr()
+		a.ctes[def.GetCtename()] = true
 		entry := &cte{name: def.GetCtename(), sees: env, next: env, recursive: clause.GetRecursive(), def: def}
 		for _, col := range def.GetAliascolnames() {
 			entry.columns = append(entry.columns, col.GetString_().GetSval())
@@ -240,6 +243,11 @@ func (a *analyzer) joinNode(l *level, j *pg.JoinExpr, env *cte) *source {
 	f := &source{join: j, kind: j.GetJointype()}
 	f.left = a.fromNode(l, j.GetLarg(), env)
 	f.right = a.fromNode(l, j.GetRarg(), env)
+	for _, side := range f.nullable() {
+		for _, it := range side.items() {
+			it.nullable = true
+		}
+	}
 	if j.GetJointype() != pg.JoinType_JOIN_INNER {
 		l.outer = true
 	}
@@ -389,7 +397,16 @@ func (a *analyzer) joinCondition(l *level, f *source) []*pred {
 
 // joinColumn is left.col = right.col, where both are known: one item of each side has the column, and no other may have it.
 func (a *analyzer) joinColumn(l *level, f *source, col string) *pred {
-	one := func(items []*item) operand {
+	one := func(side *source) operand {
+		for !l.hidden && side.merges(col) && side.kind != pg.JoinType_JOIN_FULL {
+			// The merged column is that of the side whose rows are all there, as is that of an inner join's left.
+			if side.kind == pg.JoinType_JOIN_RIGHT {
+				side = side.right
+			} else {
+				side = side.left
+			}
+		}
+		items := side.items()
 		var found operand
 		if len(items) == 1 && items[0].askable() && !l.hidden {
 			return operand{refs: []ref{{items[0], col}}}
@@ -407,7 +424,7 @@ func (a *analyzer) joinColumn(l *level, f *source, col string) *pred {
 		}
 		return found
 	}
-	left, right := one(f.left.items()), one(f.right.items())
+	left, right := one(f.left), one(f.right)
 	if len(left.refs) == 0 || len(right.refs) == 0 {
 		return unknownPred()
 	}

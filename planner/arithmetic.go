@@ -35,9 +35,10 @@ func (e *evaluator) truncate(unit, v value) value {
 	out := v
 	out.lo, out.hi = floor(v.lo), floor(v.hi)
 	if !local {
+		far := e.env.farZone()
 		// The unit's start in the zone is not after the instant itself (but for a clock set forward at that moment), and
 		// not before the start, in UTC, of the unit that any zone may be in.
-		out.lo, out.hi = floor(v.lo.Shift(-farZone)).Shift(-farZone), v.hi.Shift(farZone)
+		out.lo, out.hi = floor(v.lo.Shift(-far)).Shift(-far), v.hi.Shift(far)
 	}
 	return out
 }
@@ -131,7 +132,7 @@ func (e *evaluator) shift(v value, s span) (value, bool) {
 		v = v.widen(monthSlack, monthSlack)
 	}
 	if far {
-		v = v.widen(daySlack, daySlack)
+		v = v.widen(2*e.env.farZone(), 2*e.env.farZone()) // how much the length of a day can differ from 24 hours between two clocks
 	}
 	if v.lo > v.hi {
 		v.lo, v.hi = v.hi, v.lo

@@ -51,6 +51,16 @@ func (b *bounder) array(p *pred) truth {
 			state = arrayOpaque
 			b.blame(col, p.right.constant)
 		}
+	} else if s := castSubquery(p.right.constant); s != nil && col != colTS {
+		exact = false // no array is not an empty one
+		answer, _, known := b.askData(s, formArray)
+		if known {
+			list, known = b.texts(answer)
+		}
+		if !known {
+			state = arrayOpaque
+			b.blame(col, p.right.constant)
+		}
 	} else {
 		list, state = b.elements(col, p.right.constant, false)
 	}
@@ -222,7 +232,7 @@ func (b *bounder) literalElements(col string, node *pg.Node, cast bool) ([]value
 			return nil, arrayNull
 		}
 		if v.kind == kindUnknown {
-			return b.textElements(col, v.text, 0)
+			return b.textElements(col, v.text)
 		}
 	case *pg.Node_ParamRef:
 		return b.paramElements(col, n.ParamRef.GetNumber(), 0)
@@ -270,7 +280,7 @@ func (b *bounder) castElements(col string, c *pg.TypeCast) ([]value, arrayState)
 	return nil, arrayOpaque
 }
 
-func (b *bounder) textElements(col, text string, _ uint32) ([]value, arrayState) {
+func (b *bounder) textElements(col, text string) ([]value, arrayState) {
 	parts, ok := parseArray(text)
 	if !ok {
 		return nil, arrayOpaque
@@ -291,7 +301,10 @@ func (b *bounder) textElements(col, text string, _ uint32) ([]value, arrayState)
 
 func (b *bounder) paramElements(col string, number int32, cast uint32) ([]value, arrayState) {
 	i := int(number) - 1
-	if b.named != nil || i < 0 || i >= len(b.args.Values) {
+	if b.named != nil {
+		return b.executedElements(col, i, cast)
+	}
+	if i < 0 || i >= len(b.args.Values) {
 		return nil, arrayOpaque
 	}
 	raw := b.args.Values[i]
@@ -315,7 +328,7 @@ func (b *bounder) paramElements(col string, number int32, cast uint32) ([]value,
 		if !b.readable(raw) {
 			return nil, arrayOpaque
 		}
-		return b.textElements(col, string(raw), oid)
+		return b.textElements(col, string(raw))
 	}
 	elementOID, raws, ok := decodeArray(raw)
 	if !ok || castText || (col == colTS) != (elementOID == oidTimestamptz) {

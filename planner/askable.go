@@ -16,12 +16,16 @@ type checker struct {
 	params  []int
 	reads   bool
 	strs    bool
+	setting bool // it reads a setting
 	why     string
+	// top is the question's own SELECT, and gathered a call of array_agg whose order does not matter.
+	top      *pg.SelectStmt
+	gathered *pg.FuncCall
 }
 
 // Askable returns why the definition of a view, or the expression of a policy, that a question passes through keeps it from being
-// asked; empty where it does not. What a definition refers to is for the database to say.
-func Askable(sql string) string {
+// asked; empty where it does not. What a definition refers to is for the database to say. Set is that of the Data.
+func Askable(sql string, set bool) string {
 	sql = strings.TrimSuffix(strings.TrimSpace(sql), ";")
 	if checkText(sql) != nil {
 		return "its definition is not understood"
@@ -31,7 +35,11 @@ func Askable(sql string) string {
 		return "its definition is not understood"
 	}
 	c := checker{}
-	return c.check(tree)
+	why := c.check(tree)
+	if why == "" && set && c.setting {
+		why = "it reads a setting, behind a SET of the same Query"
+	}
+	return why
 }
 
 // check returns the first thing that keeps the tree from being asked.
@@ -84,6 +92,7 @@ func (c *checker) visit(m proto.Message) {
 
 // selects looks for rows that are picked from ties, by whichever comes first.
 func (c *checker) selects(n *pg.SelectStmt) {
+	c.gathers(n)
 	switch {
 	case n.GetIntoClause() != nil:
 		c.why = "it writes"
@@ -96,15 +105,37 @@ func (c *checker) selects(n *pg.SelectStmt) {
 	}
 }
 
-func (c *checker) relation(rv *pg.RangeVar) {
-	name := quoteName(rv.GetRelname())
-	if schema := rv.GetSchemaname(); schema != "" {
-		name = quoteName(schema) + "." + name
+// gathers notes an array_agg that is all that a SELECT gives: of an array that is taken apart again, the order does not matter.
+func (c *checker) gathers(n *pg.SelectStmt) {
+	if len(n.GetTargetList()) != 1 {
+		return
 	}
+	f := n.GetTargetList()[0].GetResTarget().GetVal().GetFuncCall()
+	name, ok := callName(f.GetFuncname())
+	apart := n == c.top // by whoever asks: any other type than an array is what an answer has to be of
+	if ok && name == "unnest" && len(f.GetArgs()) == 1 {
+		f, apart = f.GetArgs()[0].GetFuncCall(), true
+		name, ok = callName(f.GetFuncname())
+	}
+	if ok && name == "array_agg" && apart && f.GetOver() == nil {
+		c.gathered = f
+	}
+}
+
+func (c *checker) relation(rv *pg.RangeVar) {
+	name := relationName(rv)
 	if !slices.Contains(c.names.Relations, name) {
 		c.names.Relations = append(c.names.Relations, name)
 	}
 	c.reads = c.reads || isOurs(rv) || c.catalog != nil && c.catalog.readsOurs(rv.GetRelname())
+}
+
+// relationName is a relation's name as SQL writes it.
+func relationName(rv *pg.RangeVar) string {
+	if schema := rv.GetSchemaname(); schema != "" {
+		return quoteName(schema) + "." + quoteName(rv.GetRelname())
+	}
+	return quoteName(rv.GetRelname())
 }
 
 func quoteName(name string) string { return `"` + strings.ReplaceAll(name, `"`, `""`) + `"` }
@@ -120,7 +151,10 @@ var askedFunctions = map[string]bool{ //nolint:gochecknoglobals // a table
 	"translate": true, "overlay": true, "ascii": true, "chr": true, "md5": true, "char_length": true, "octet_length": true,
 	"concat_ws": true, "regexp_replace": true, "regexp_match": true, "like_escape": true, "similar_to_escape": true, "current_setting": true,
 	"pg_has_role": true, "greatest": true, "least": true, "transaction_timestamp": true, "statement_timestamp": true,
-	"jsonb_extract_path_text": true, "json_extract_path_text": true, "int2": true, "float4": true, "varchar": true,
+	"json_array_elements": true, "json_array_elements_text": true, "json_each": true, "json_each_text": true, "json_object_keys": true,
+	"json_to_record": true, "json_to_recordset": true, "jsonb_array_elements": true, "jsonb_array_elements_text": true, "jsonb_each": true,
+	"jsonb_each_text": true, "jsonb_object_keys": true, "jsonb_to_record": true, "jsonb_to_recordset": true, "regexp_split_to_table": true,
+	"string_to_table": true, "jsonb_extract_path_text": true, "json_extract_path_text": true, "int2": true, "float4": true, "varchar": true,
 }
 
 // ranks are the window functions that give rows with equal keys the same value.
@@ -129,8 +163,11 @@ var ranks = map[string]bool{"rank": true, "dense_rank": true, "percent_rank": tr
 func (c *checker) call(f *pg.FuncCall) {
 	names := f.GetFuncname()
 	name, ok := callName(names)
+	c.setting = c.setting || name == "current_setting"
 	bucket := name == "time_bucket" && len(names) == 2 && names[0].GetString_().GetSval() == "public"
 	switch {
+	case f == c.gathered:
+		c.names.Functions = append(c.names.Functions, name)
 	case !ok && !bucket, f.GetOver() == nil && !scalarFunctions[name] && !pureFunctions[name] && !askedFunctions[name]:
 		c.why = "it calls the function " + lastName(names)
 	case f.GetOver() != nil && !ranks[name]:

@@ -259,7 +259,7 @@ func (x *binding) opaque(why string) {
 const maxExecuteDepth = 4
 
 // template plans each statement of a text in turn; named are the arguments of the EXECUTE that runs it.
-func (x *binding) template(t *Template, named map[int32]value) {
+func (x *binding) template(t *Template, named *arguments) {
 	if own := t.own.Load(); own != nil {
 		t = own
 	}
@@ -271,7 +271,9 @@ func (x *binding) template(t *Template, named map[int32]value) {
 	x.given = t.given
 	defer func() { x.given = outer }()
 	for i, s := range t.list {
-		x.data.later = x.data.later || i > 0
+		if i > 0 {
+			x.data.behind(t.list[i-1])
+		}
 		x.statement(s, named)
 		if s.prepare != nil {
 			if x.prepared == nil {
@@ -300,7 +302,7 @@ func shadowed(path string) bool {
 	return false
 }
 
-func (x *binding) statement(s *statement, named map[int32]value) {
+func (x *binding) statement(s *statement, named *arguments) {
 	if s.reads() && shadowed(x.env.SearchPath) {
 		x.opaque("pg_catalog is not first in search_path: its operators may be others")
 		return
@@ -331,7 +333,7 @@ func (x *binding) statement(s *statement, named map[int32]value) {
 	e, first := x.take()
 	*e = evaluator{
 		args: x.args, readIn: x.readIn, oids: s.oids, unsure: s.unsure, named: named, env: x.env, start: &x.start, given: x.given, answers: x.answers,
-		asked: &x.asked, questions: s.questions, users: s.users,
+		asked: &x.asked, questions: s.questions, users: s.users, targets: s.targets,
 	}
 	if !x.stored {
 		e.data = &x.data
@@ -395,9 +397,9 @@ func (x *binding) candidate(c Candidate, n *pg.ExecuteStmt, e *evaluator) {
 	if inner.catalog.version() != x.env.Catalog.version() {
 		inner = inner.again(x.env.Env)
 	}
-	named := make(map[int32]value, len(n.GetParams()))
+	named := &arguments{values: make(map[int32]value, len(n.GetParams())), nodes: n.GetParams(), oids: inner.oids}
 	for i, param := range n.GetParams() {
-		named[int32(i+1)] = e.argument(param, inner, i)
+		named.values[int32(i+1)] = e.argument(param, inner, i)
 	}
 	outer := x.readIn
 	x.readIn = except(c.Read, x.env.locale())
@@ -416,7 +418,7 @@ func (e *evaluator) argument(node *pg.Node, inner *Template, at int) value {
 	}
 	if oid == 0 || oid == oidUnknown {
 		for _, s := range inner.list {
-			if at < len(s.oids) && !s.unsure[int32(at+1)] { //nolint:gosec // as above
+			if at < len(s.oids) && !s.unsure[int32(at+1)] { //nolint:gosec // there are at most 65,535
 				oid = s.oids[at]
 			}
 		}

@@ -187,15 +187,18 @@ func (b *bounder) compareValue(col, op string, v value) truth {
 	case col == colTS:
 		t, f := compareTimes(op, v.lo, v.hi)
 		return truth{t: timesIn(t), f: timesIn(f)}
-	case op != "=" && op != "<>":
-		b.unclear(col)
-		return truth{t: everything(), f: everything()}
 	}
 	side := symbolsIn
 	if col == colTimeframe {
 		side = timeframesIn
 	}
 	is := someNames(v.text)
+	switch op { // which of two different texts comes first is a matter of the collation
+	case "<", ">":
+		return truth{t: side(is.complement()), f: everything()}
+	case "<=", ">=":
+		return truth{t: everything(), f: side(is.complement())}
+	}
 	if col == colSymbol {
 		b.symbols = append(b.symbols, is.list)
 	}

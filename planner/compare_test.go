@@ -8,10 +8,12 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5" //nolint:depguard // the test asks PostgreSQL itself
+	"github.com/jackc/pgx/v5"        //nolint:depguard // the test asks PostgreSQL itself
+	"github.com/jackc/pgx/v5/pgconn" //nolint:depguard // likewise
 	"github.com/stretchr/testify/require"
 
 	"barkeep/internal/dbtest"
@@ -20,11 +22,10 @@ import (
 
 // TestDifferential runs random statements twice on PostgreSQL: on all bars, and on only those that the plan names. The
 // answers must be the same (DESIGN §1). PLANNER_SEED makes a run anew, PLANNER_STATEMENTS makes it longer; where a statement
-// differs it is made smaller first.
+// differs it is made smaller first, by as many tries as PLANNER_SHRINK allows.
 func TestDifferential(t *testing.T) {
 	t.Parallel()
 	conn := barsConn(t)
-	fillPicks(t, conn)
 	seed := setting("PLANNER_SEED", uint64(time.Now().UnixNano()))
 	statements := setting("PLANNER_STATEMENTS", 1500)
 	t.Logf("seed %d", seed)
@@ -33,10 +34,10 @@ func TestDifferential(t *testing.T) {
 	for n := range statements {
 		g := &grammar{Rand: r}
 		zone := g.pick("UTC", "America/New_York", "Asia/Tokyo")
-		d := trial{sql: g.statement(), params: g.params, zone: zone, others: r.Uint64()}.renumbered()
+		d := trial{sql: g.statement(), params: g.params, zone: zone, others: r.Uint64(), escapes: g.escapes}.renumbered()
 		outcome, difference := d.run(t, conn)
 		if difference != "" {
-			small, difference := d.shrink(t, conn, difference)
+			small, difference := d.shrink(t, conn, difference, int(setting("PLANNER_SHRINK", 2000)))
 			require.FailNow(t, "an answer from the planned bars differs", "PLANNER_SEED=%d statement %d\n%s\nthe smallest found:\n%s\n%s", seed, n+1, d, small, difference)
 		}
 		outcomes[outcome]++
@@ -73,6 +74,9 @@ func barsConn(t *testing.T) *pgx.Conn {
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, conn.Close(context.Background())) })
 	fillBars(t, conn)
+	fillPicks(t, conn)
+	fillViews(t, conn)
+	fillTurned(t, conn)
 	return conn
 }
 
@@ -108,11 +112,16 @@ const (
 type trial struct {
 	sql, zone string
 	params    []string // values; "\x00" is NULL
-	others    uint64   // the seed of the constants of the text whose template it shares
+	others    uint64   // the seed of the constants of the text whose template it shares, and of how well the clock is known
+	escapes   bool     // standard_conforming_strings is off
 }
 
-// renumbered has only the parameters that the statement names: the grammar draws more than it uses.
+// renumbered has only the parameters that the statement names: the grammar draws more than it uses. Those of a PREPARE are its own.
 func (d trial) renumbered() trial {
+	if strings.HasPrefix(d.sql, "prepare p(") {
+		d.params = nil
+		return d
+	}
 	numbers := map[string]string{}
 	var kept []string
 	d.sql = regexp.MustCompile(`\$\d+`).ReplaceAllStringFunc(d.sql, func(name string) string {
@@ -143,20 +152,26 @@ func (d trial) run(t *testing.T, conn *pgx.Conn) (_ differentialOutcome, differe
 	mustExec(t, conn, "begin")
 	defer mustExec(t, conn, "rollback")
 	mustExec(t, conn, "set local timezone = '"+d.zone+"'")
+	if d.escapes {
+		mustExec(t, conn, "set local standard_conforming_strings = off")
+	}
 	var nowMicros int64
 	require.NoError(t, conn.QueryRow(t.Context(), "select (extract(epoch from now()) * 1000000)::bigint").Scan(&nowMicros))
-	env := Env{TimeZone: d.zone}
-	bracket := Bracket{Lo: market.Instant(nowMicros - 5000), Hi: market.Instant(nowMicros + 7000)}
+	env := Env{TimeZone: d.zone, Catalog: closure, NonStandardStrings: d.escapes}
+	at := market.Instant(nowMicros)
+	bracket := Bracket{Lo: at.Shift(-time.Duration(d.others%3) * time.Hour), Hi: at.Shift(time.Duration(d.others%4) * time.Hour)}
 	args := Args{Values: values}
 	cache := NewCache(10)
 	cache.Prepare(otherConstants(rand.New(rand.NewPCG(d.others, 0)), d.sql), nil, env)
 	tmpl := cache.Prepare(d.sql, nil, env)
+	_ = tmpl.Bind(args, env, Bracket{Lo: 0, Hi: 0}, nil) // long ago
 	plan := tmpl.Bind(args, env, bracket, nil)
 	mustExec(t, conn, "savepoint s")
 	full, err := rows(t, conn, d.sql, values)
 	if err != nil {
 		return outcomeFailed, ""
 	}
+	mustExec(t, conn, "rollback to s")
 	different := func() bool {
 		difference = onPlanned(t, conn, d.sql, values, full, plan)
 		return difference != ""
@@ -237,13 +252,25 @@ func without(list, other []string) []string {
 
 func rows(t *testing.T, conn *pgx.Conn, sql string, values [][]byte) ([]string, error) {
 	t.Helper()
-	result := conn.PgConn().ExecParams(t.Context(), sql, values, nil, nil, nil).Read()
-	if result.Err != nil {
-		return nil, result.Err
+	results := []*pgconn.Result{}
+	if strings.Contains(sql, "; ") {
+		_ = conn.PgConn().Exec(t.Context(), "savepoint d; deallocate p").Close() // it outlives its transaction
+		mustExec(t, conn, "rollback to d")
+		var err error
+		if results, err = conn.PgConn().Exec(t.Context(), sql).ReadAll(); err != nil {
+			return nil, fmt.Errorf("run the statements: %w", err)
+		}
+	} else {
+		results = append(results, conn.PgConn().ExecParams(t.Context(), sql, values, nil, nil, nil).Read())
 	}
 	list := []string{}
-	for _, row := range result.Rows {
-		list = append(list, fmt.Sprintf("%q", row))
+	for i, result := range results {
+		if result.Err != nil {
+			return nil, result.Err
+		}
+		for _, row := range result.Rows {
+			list = append(list, fmt.Sprintf("%d %q", i, row))
+		}
 	}
 	slices.Sort(list)
 	return list, nil

@@ -56,6 +56,9 @@ func (a *analyzer) compileNode(l *level, node *pg.Node) *pred {
 	case *pg.Node_BooleanTest:
 		return &pred{kind: predBool, kids: []*pred{a.compile(l, n.BooleanTest.GetArg())}, test: n.BooleanTest.GetBooltesttype()}
 	case *pg.Node_SubLink:
+		if p := a.compileValues(l, n.SubLink); p != nil {
+			return p
+		}
 		return a.compileSubquery(l, node)
 	case *pg.Node_FuncCall:
 		return a.compileOverlaps(l, n.FuncCall)
@@ -140,6 +143,63 @@ func (a *analyzer) comparison(l *level, op string, left, right *pg.Node) *pred {
 		}}})
 	}
 	return p
+}
+
+// compileValues understands x IN (VALUES …) of constants, as IN a list or an array of them; nil for any other subquery. A column of VALUES
+// has the type that all of it has in common: literals without a type are texts there, unless there are others. Of these only such are
+// understood as give them ts's own type.
+func (a *analyzer) compileValues(l *level, s *pg.SubLink) *pred {
+	sel := s.GetSubselect().GetSelectStmt()
+	rows := sel.GetValuesLists()
+	op, builtin := callName(s.GetOperName())
+	if s.GetSubLinkType() != pg.SubLinkType_ANY_SUBLINK || len(s.GetOperName()) > 0 && (!builtin || op != "=") || len(rows) == 0 || limited(sel) ||
+		len(sel.GetSortClause()) > 0 || sel.GetWithClause() != nil || anyColumn(sel) {
+		return nil
+	}
+	tests := []*pg.Node{s.GetTestexpr()}
+	if row := s.GetTestexpr().GetRowExpr(); row != nil {
+		tests = row.GetArgs()
+	}
+	vague := func(list []*pg.Node) bool {
+		return slices.ContainsFunc(list, isLiteral) && slices.ContainsFunc(list, func(n *pg.Node) bool { return !isLiteral(n) })
+	}
+	columns := make([][]*pg.Node, len(tests))
+	for _, row := range rows {
+		items := row.GetList().GetItems()
+		if len(items) != len(tests) || slices.ContainsFunc(items, hasSelect) {
+			return nil
+		}
+		for i, node := range items {
+			columns[i] = append(columns[i], node)
+		}
+	}
+	if len(tests) == 1 {
+		if vague(columns[0]) {
+			return nil
+		}
+		return a.compileArray(l, predAny, "=", tests[0], &pg.Node{Node: &pg.Node_AArrayExpr{AArrayExpr: &pg.A_ArrayExpr{Elements: columns[0]}}})
+	}
+	known := make([]bool, len(tests))
+	for i, list := range columns {
+		known[i] = !vague(list) || slices.ContainsFunc(list, certainlyInstant)
+	}
+	in := &pred{kind: predOr}
+	for _, row := range rows {
+		each := &pred{kind: predAnd}
+		for i, node := range row.GetList().GetItems() {
+			is := unknownPred()
+			if known[i] {
+				is = a.comparison(l, "=", tests[i], node)
+			}
+			each.kids = append(each.kids, is)
+		}
+		in.kids = append(in.kids, each)
+	}
+	return in
+}
+
+func isLiteral(node *pg.Node) bool {
+	return node.GetAConst().GetSval() != nil || node.GetAConst().GetIsnull()
 }
 
 // compileRows compares rows: for < and its kin the first pair that differs decides.

@@ -7,8 +7,8 @@ import (
 )
 
 // Columns that a subquery computes of ts (PLANNER 14 and 16): a condition on one of them is one on that function of ts, wherever a
-// condition on ts itself would be one on the rows of the subquery's FROM clause; above GROUP BY where rows are grouped by the very
-// function, or by what it is a function of.
+// condition on ts itself would be one on the rows of the subquery's FROM clause; and above GROUP BY, whose output columns are functions of
+// what rows are grouped by, but not above several grouping sets.
 //
 // The invariant: the condition compares what the column is, as the column's own type has it compared. So a function of the column is
 // one of the type that the subquery gives it, and no condition passes a set operation, or a join's USING, that may convert the column.
@@ -84,23 +84,4 @@ func (a *analyzer) computedKind(o operand) (kind, number) {
 		}
 	}
 	return kindOpaque, number{}
-}
-
-// same reports whether two operands are the same function of the same columns.
-func (o operand) same(p operand) bool {
-	if o.fn == nil || p.fn == nil || o.fn.kind != p.fn.kind || o.fn.number != p.fn.number || o.fn.base != p.fn.base || o.fn.baseNumber != p.fn.baseNumber || !slices.Equal(o.refs, p.refs) {
-		return false
-	}
-	return slices.EqualFunc(o.fn.steps, p.fn.steps, func(s, t step) bool {
-		return s.kind == t.kind && s.of == t.of && s.minus == t.minus && s.days == t.days && s.unit == t.unit &&
-			sameText(s.zone, t.zone) && sameText(s.arg, t.arg) && sameText(s.origin, t.origin)
-	})
-}
-
-func sameText(a, b *pg.Node) bool {
-	if a == nil || b == nil || a == b {
-		return a == b
-	}
-	text := expressionText(a)
-	return text != "" && text == expressionText(b)
 }

@@ -32,6 +32,11 @@ type Data struct {
 	// Params are the numbers of the statement's parameters that $1 … of the question stand for.
 	Params []int
 	Reads  bool
+	// View says that the question is part of a view's definition, where it has the rights of the view's owner. The answer is the view's
+	// only if it is everybody's: nothing that it reads may have row security.
+	View bool
+	// Set says that a SET comes between the question and the statement: nothing that the question passes through may read settings.
+	Set bool
 	Names
 }
 
@@ -42,14 +47,21 @@ func (d Data) String() string {
 	for i, n := range d.Params {
 		fmt.Fprintf(&b, " [$%d is $%d]", i+1, n)
 	}
+	if d.Set {
+		b.WriteString(" [before a SET]")
+	}
+	if d.View {
+		b.WriteString(" [of a view]")
+	}
 	if d.Reads {
 		b.WriteString(" [once what it reads is there]")
 	}
 	return b.String()
 }
 
-// Names are what a question names. Relations are as SQL writes them, the others bare names.
-type Names struct{ Relations, Functions, Columns, Operators []string }
+// Names are what a question names. Relations are as SQL writes them, the others bare names. Targets are the relations that the
+// statement writes: a rule of one of them may have the statement's subqueries executed anew when it has written something.
+type Names struct{ Relations, Functions, Columns, Operators, Targets []string }
 
 // Column is the answer to a Data: its values in binary format, nil for NULL, of the type OID.
 type Column struct {
@@ -68,11 +80,15 @@ type question struct {
 	// among says that the answer may hold values that the subquery does not.
 	among bool
 	// empty says that it may have no rows though the answer has some.
-	empty  bool
-	reads  bool
-	names  Names
-	params []int
-	strs   bool // it has texts among its constants
+	empty bool
+	reads bool
+	// view says that it is part of a view's definition.
+	view bool
+	// setting says that it reads a setting.
+	setting bool
+	names   Names
+	params  []int
+	strs    bool // it has texts among its constants
 
 	once [forms]sync.Once
 	text [forms]string
@@ -82,7 +98,8 @@ type question struct {
 const (
 	formText = iota
 	formPlain
-	formEnds // the least and the greatest value
+	formEnds  // the least and the greatest value
+	formArray // the elements of an array of texts
 	forms
 )
 
@@ -113,23 +130,27 @@ func (a *analyzer) question(sel *pg.SelectStmt, l *level) *question {
 		q.why = "it is not understood"
 		return q
 	}
-	if l == nil || l.within.inView() {
-		q.why = "it is part of a view, whose owner's rights it has"
+	if l == nil {
+		q.why = "it is not understood"
 		return q
 	}
 	if q.why = q.bringCTEs(l.within); q.why != "" {
 		return q
 	}
+	if q.view = l.within.inView(); q.view && !q.qualified() {
+		q.why = "it is part of a view, in which a relation has no schema"
+		return q
+	}
 	if q.why = q.relax(); q.why != "" {
 		return q
 	}
-	c := checker{catalog: a}
+	c := checker{catalog: a, top: q.sub}
 	for _, m := range []proto.Message{q.sub, q.with} {
 		if q.why = c.check(m); q.why != "" {
 			return q
 		}
 	}
-	q.names, q.reads, q.strs = c.names, c.reads, c.strs
+	q.names, q.reads, q.strs, q.setting = c.names, c.reads, c.strs, c.setting
 	q.params = slices.Sorted(slices.Values(c.params))
 	q.params = slices.Compact(q.params)
 	q.renumber()
@@ -171,6 +192,27 @@ func (q *question) bringCTEs(env *cte) string {
 	return ""
 }
 
+// qualified reports whether every relation that is named has its schema, but for those of WITH clauses: a name alone may mean another
+// relation in the session than in a view's definition.
+func (q *question) qualified() bool {
+	known := map[string]bool{}
+	var bare []string
+	for _, m := range []proto.Message{q.sub, q.with} {
+		walk(m, func(m proto.Message) bool {
+			switch n := m.(type) {
+			case *pg.CommonTableExpr:
+				known[n.GetCtename()] = true
+			case *pg.RangeVar:
+				if n.GetSchemaname() == "" {
+					bare = append(bare, n.GetRelname())
+				}
+			}
+			return true
+		})
+	}
+	return !slices.ContainsFunc(bare, func(name string) bool { return !known[name] })
+}
+
 // renumber makes the parameters $1 … without holes.
 func (q *question) renumber() {
 	for _, m := range []proto.Message{q.sub, q.with} {
@@ -187,6 +229,8 @@ func (q *question) renumber() {
 var questionForms = [forms]string{ //nolint:gochecknoglobals // a table
 	formText: `SELECT DISTINCT q.v COLLATE "C", (SELECT c.collisdeterministic FROM pg_catalog.pg_collation c WHERE c.oid =
  pg_catalog.pg_collation_for((SELECT q.v FROM (SELECT 1) AS q(v) LIMIT 0))::pg_catalog.regcollation) FROM (SELECT 1) AS q(v)`,
+	formArray: `SELECT DISTINCT u.v COLLATE "C", (SELECT c.collisdeterministic FROM pg_catalog.pg_collation c WHERE c.oid =
+ pg_catalog.pg_collation_for((SELECT q.v FROM (SELECT 1) AS q(v) LIMIT 0))::pg_catalog.regcollation) FROM (SELECT 1) AS q(v), LATERAL pg_catalog.unnest(q.v::pg_catalog.text[]) AS u(v)`,
 	formPlain: `SELECT DISTINCT q.v FROM (SELECT 1) AS q(v)`,
 	formEnds:  `SELECT u.v FROM (SELECT pg_catalog.min(q.v) AS low, pg_catalog.max(q.v) AS high FROM (SELECT 1) AS q(v)) e, LATERAL (VALUES (e.low), (e.high)) u(v)`,
 }

@@ -1,6 +1,7 @@
 package planner
 
 import (
+	"slices"
 	"strings"
 
 	pg "github.com/pganalyze/pg_query_go/v6"
@@ -112,6 +113,15 @@ func (a *analyzer) noteUsers(root *pg.Node, created map[string]bool) {
 			created[strings.ToLower(n.RenameStmt.GetNewname())] = true
 		}
 	}
+}
+
+// firesReader reports whether ohlcv may be read through a trigger: by its function, what that is given, or its condition.
+func (a *analyzer) firesReader(t *pg.CreateTrigStmt) bool {
+	name := lastName(t.GetFuncname())
+	if a.catalog == nil || a.inClosure(name) || a.catalog.callsDynamic(name) || a.uses(t.GetWhenClause()) {
+		return true
+	}
+	return slices.ContainsFunc(t.GetArgs(), func(arg *pg.Node) bool { return a.mentioned(arg.GetString_().GetSval()) })
 }
 
 // noteTable is noteUsers for CREATE TABLE. LIKE ohlcv copies its columns and reads nothing.

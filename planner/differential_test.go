@@ -5,12 +5,15 @@ import (
 	"math/rand/v2"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // grammar makes random statements over ohlcv.
 type grammar struct {
 	*rand.Rand
 	params []string // values; "\x00" is NULL
+	// escapes says that backslashes in strings are escapes.
+	escapes bool
 }
 
 func (g *grammar) pick(list ...string) string { return list[g.IntN(len(list))] }
@@ -49,16 +52,30 @@ func (g *grammar) time() string {
 		return g.constant(day+" "+clock+zone) + "::timestamptz " + g.pick("+", "-") + " interval '" +
 			g.pick("1 day", "2 hours", "1 month", "1 day 03:00:00", "90 minutes", "1 week") + "'"
 	case 8:
-		return "now() - " + g.pick("interval '"+g.pick("20 days", "21 days", "23 days 5 hours", "1 month", "24 days", "550 hours")+"'", "make_interval("+
-			g.pick("days => 21", "0, 0, 3, 1", "months => 1, hours => -30", "weeks => 3, secs => 5400", "days => "+g.constant("22"), "mins => 33000")+")")
+		return g.ago()
 	case 9:
 		return "date_trunc('" + g.pick("day", "hour", "week", "month") + "', " + g.constant(day+" "+clock+zone) + "::timestamptz)"
 	case 10:
-		return g.pick("current_date - 23", "date_trunc('month', now())", "date_trunc('day', now()) - interval '22 days'",
-			"localtimestamp - interval '22 days'", "current_date - interval '22 days'", "'infinity'", "'-infinity'")
+		days := strconv.Itoa(g.daysAgo())
+		return g.pick("current_date - "+days, "date_trunc('month', now())", "date_trunc('day', now()) - interval '"+days+" days'",
+			"localtimestamp - interval '"+days+" days'", "current_date - interval '"+days+" days'", "'infinity'", "'-infinity'")
 	default:
 		return "timestamptz '" + day + " " + clock + g.pick("", zone) + "'"
 	}
+}
+
+// ago is a point in time among those of the bars, by the clock.
+func (g *grammar) ago() string {
+	days := g.daysAgo()
+	return "now() - " + g.pick("interval '"+strconv.Itoa(days)+g.pick(" days", " days 5 hours", " days -5 hours")+"'", "interval '"+strconv.Itoa(24*days-2)+" hours'", "interval '1 month'",
+		"make_interval("+g.pick("days => "+strconv.Itoa(days), "days => "+g.constant(strconv.Itoa(days)), "weeks => 1, days => "+strconv.Itoa(days-7)+", secs => 5400", "0, 0, 0, "+strconv.Itoa(days)+", 3",
+			"mins => "+strconv.Itoa(1440*days-90), "months => 1, hours => -30")+")")
+}
+
+// daysAgo is how many days ago one of the bars' was.
+func (g *grammar) daysAgo() int {
+	first := time.Date(2026, time.October, 31, 0, 0, 0, 0, time.UTC)
+	return int(time.Since(first).Hours()/24) - g.IntN(4)
 }
 
 // leaf is a condition on the columns of an item with that alias.
@@ -140,7 +157,7 @@ func (g *grammar) symbolic(symbol string) string {
 func (g *grammar) derived(ts string) string {
 	zone := g.pick("'UTC'", "'America/New_York'", "'Asia/Tokyo'", "'Europe/London'", "'Australia/Lord_Howe'")
 	unit := g.pick("'minute'", "'hour'", "'day'", "'week'", "'month'", "'quarter'", "'year'", "'second'")
-	width := "interval '" + g.pick("1 hour", "7 hours", "1 day", "45 minutes", "2 days") + "'"
+	width := "interval '" + g.pick("1 hour", "7 hours", "1 day", "45 minutes", "3 days") + "'"
 	span := g.pick("+", "-") + " interval '" + g.pick("1 day", "5 hours", "1 month", "1 month 2 days 03:00:00", "2 weeks") + "'"
 	wall := g.pick(ts+" at time zone "+zone, ts+"::timestamp", "("+ts+" "+span+") at time zone "+zone)
 	op := g.pick(" = ", " < ", " <= ", " > ", " >= ", " <> ", " >= ", " < ")
@@ -154,7 +171,7 @@ func (g *grammar) derived(ts string) string {
 	case 13, 14:
 		return g.counts(ts, op)
 	case 12:
-		months := "interval '" + g.pick("1 month", "2 months", "5 months", "1 year", "1 hour", "10 days") + "'"
+		months := "interval '" + g.pick("1 month", "2 months", "5 months", "1 year", "1 week", "10 days") + "'"
 		return "time_bucket(" + months + ", " + g.pick(ts, "("+ts+" "+span+")") + ")" + op + g.pick("'2026-11-01Z'", "'2026-10-01Z'", "timestamptz '2026-11-03'", g.time())
 	case 0, 1:
 		return g.pick(g.pick(ts, wall)+"::date", "date("+g.pick(ts, wall)+")") + op + g.constant(day)
@@ -334,7 +351,17 @@ func (g *grammar) given() string {
 func (g *grammar) statement() string {
 	columns := "symbol, timeframe, ts, close"
 	plain := func() string { return "select " + columns + " from ohlcv where " + g.where("") }
-	switch g.IntN(60) {
+	switch g.IntN(90) {
+	case 79, 80, 81, 82, 83, 84:
+		return g.fromData()
+	case 69, 70, 71, 72, 73, 74, 75, 76, 77, 78, 85, 86, 87, 88:
+		return g.more()
+	case 60, 61:
+		return g.kinds()
+	case 62, 63, 64:
+		return g.spelled()
+	case 65, 66, 67, 68, 89:
+		return g.segments()
 	case 54, 55, 56, 57, 58, 59:
 		return g.joinedToData()
 	case 50, 51, 52, 53:
@@ -386,12 +413,12 @@ func (g *grammar) statement() string {
 		join := g.pick("join", "left join", "right join", "full join")
 		zone := g.pick("UTC", "America/New_York", "Asia/Tokyo")
 		f := g.pick("date_trunc('day', %s)", "date_trunc('month', %s, '"+zone+"')", "%s::date", "(%s at time zone '"+zone+"')", "%s + interval '1 day'", "%s - interval '3 hours'",
-			"%s - interval '1 month'", "extract(epoch from %s)", "date_bin('6 hours', %s, '2001-01-01Z'::timestamptz)", "date_trunc('week', %s at time zone '"+zone+"')::date")
+			"%s - interval '1 month'", "extract(epoch from %s)", "extract(epoch from %s) * 1000", "extract(epoch from %s)::bigint", "date_bin('6 hours', %s, '2001-01-01Z'::timestamptz)", "date_trunc('week', %s at time zone '"+zone+"')::date")
 		side := func(ts string) string {
 			return strings.ReplaceAll(g.pick(f, f, "%s", "%s::date", "%s - interval '1 day'"), "%s", ts)
 		}
 		on := g.pick("on "+side("a.ts")+g.pick(" = ", " = ", " <= ", " > ")+side("b.ts"), "on "+side("b.ts")+" = "+side("a.ts")+" and b.symbol = a.symbol", "on a.ts = b.ts", "on a.ts = b.ts and a.symbol = b.symbol", "on b.ts >= a.ts and a.timeframe = b.timeframe and b.symbol = a.symbol",
-			"on a.ts > b.ts and a.timeframe <> b.timeframe", "on a.ts = b.ts and "+g.condition("b.", 1),
+			"on a.ts > b.ts and a.timeframe <> b.timeframe", "on extract(epoch from a.ts) < extract(epoch from b.ts) * 1000", "on extract(epoch from a.ts) < extract(epoch from b.ts) * 1000 and b.ts < "+g.time(), "on extract(epoch from a.ts) > extract(epoch from b.ts)::bigint", "on a.ts = b.ts and "+g.condition("b.", 1),
 			"on a.ts = b.ts and "+g.condition("a.", 1), "using (ts, symbol)")
 		left := g.pick("ohlcv", "(select * from ohlcv where "+g.where("")+")")
 		right := g.pick("ohlcv", "(select * from ohlcv where "+g.where("")+")")

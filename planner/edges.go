@@ -1,6 +1,8 @@
 package planner
 
 import (
+	"slices"
+
 	pg "github.com/pganalyze/pg_query_go/v6"
 )
 
@@ -76,7 +78,8 @@ type ends struct{ first, last bool }
 // extremes understands aggregates that one bar decides, grouped by nothing or by columns of the series.
 func (a *analyzer) extremes(sel *pg.SelectStmt, l *level, s shape) *limit {
 	for _, node := range sel.GetGroupClause() {
-		if node.GetColumnRef() == nil || !a.ofSeries(a.resolve(l, node.GetColumnRef().GetFields())) {
+		by := a.groupedBy(sel, l, node).GetColumnRef()
+		if by == nil || !a.ofSeries(a.resolve(l, by.GetFields())) {
 			return nil
 		}
 	}
@@ -97,9 +100,16 @@ func (a *analyzer) decided(l *level, s shape, node *pg.Node, found *ends, depth 
 	if depth > 20 {
 		return false
 	}
+	all := func(list []*pg.Node) bool {
+		return !slices.ContainsFunc(list, func(n *pg.Node) bool { return !a.decided(l, s, n, found, depth+1) })
+	}
 	switch n := node.GetNode().(type) {
-	case *pg.Node_AConst, *pg.Node_ParamRef:
+	case *pg.Node_AConst, *pg.Node_ParamRef, *pg.Node_SqlvalueFunction:
 		return true
+	case *pg.Node_CoalesceExpr:
+		return all(n.CoalesceExpr.GetArgs())
+	case *pg.Node_MinMaxExpr:
+		return all(n.MinMaxExpr.GetArgs())
 	case *pg.Node_TypeCast:
 		return a.decided(l, s, n.TypeCast.GetArg(), found, depth+1)
 	case *pg.Node_AExpr:

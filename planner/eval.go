@@ -14,7 +14,7 @@ type evaluator struct {
 	args   Args
 	oids   []uint32 // parameter types as declared or inferred; zero where neither
 	unsure map[int32]bool
-	named  map[int32]value // the arguments of EXECUTE, in place of args
+	named  *arguments // of EXECUTE, in place of args
 	env    settings
 	// readIn holds other settings in which the literals may have been read.
 	readIn  []Locale
@@ -26,6 +26,7 @@ type evaluator struct {
 	// questions are the statement's, and data what has been asked of them; nil where nothing is to be asked.
 	questions map[*pg.SubLink]*question
 	data      *dataState
+	targets   []string // relations that the statement writes
 	// symbols are what symbol was compared with.
 	symbols [][]string
 	users   func(name string) bool
@@ -111,7 +112,7 @@ func evalConst(c *pg.A_Const) value {
 // param returns a parameter's value by its declared or inferred type.
 func (e *evaluator) param(number int32) value {
 	if e.named != nil {
-		return e.named[number]
+		return e.named.values[number]
 	}
 	i := int(number) - 1
 	if i < 0 || i >= len(e.args.Values) {
@@ -285,7 +286,7 @@ func (e *evaluator) convertTime(v value, to kind) value {
 	}
 	zoned, toZoned := v.kind == kindTimestamptz, to == kindTimestamptz
 	if zoned != toZoned && !e.env.utc() {
-		v = v.widen(farZone, farZone)
+		v = v.widen(e.env.farZone(), e.env.farZone())
 	}
 	v.kind = to
 	if to == kindDate {
@@ -331,7 +332,7 @@ func (e *evaluator) timeWord(text string, to kind) value {
 		}
 	case "now", "today", "yesterday":
 		// A literal is evaluated when the statement is parsed, which may be long ago.
-		return value{kind: to, lo: market.NegInf, hi: e.start.bracket().Hi.Shift(farZone)}
+		return value{kind: to, lo: market.NegInf, hi: e.start.bracket().Hi.Shift(e.env.farZone())}
 	}
 	return e.askText(text, to)
 }

@@ -32,6 +32,7 @@ var goldenViews = [][2]string{ //nolint:gochecknoglobals // a table
 	{"days", "SELECT symbol, date_trunc('day'::text, ts) AS day, max(high) AS high, min(low) AS low FROM ohlcv WHERE (timeframe = '1h'::text) GROUP BY symbol, (date_trunc('day'::text, ts))"},
 	{"recent", "SELECT symbol, timeframe, ts, close FROM ohlcv WHERE (ts > (now() - '24:00:00'::interval))"},
 	{"both_majors", "SELECT ohlcv.symbol, ohlcv.ts, ohlcv.close FROM ohlcv WHERE ((ohlcv.symbol = 'BTCUSD'::text) AND (ohlcv.timeframe = '1d'::text)) UNION ALL SELECT ohlcv.symbol, ohlcv.ts, ohlcv.close FROM ohlcv WHERE ((ohlcv.symbol = 'ETHUSD'::text) AND (ohlcv.timeframe = '1d'::text))"},
+	{"mine_daily", "SELECT ohlcv.symbol, ohlcv.ts, ohlcv.close FROM ohlcv WHERE ((ohlcv.timeframe = '1d'::text) AND (ohlcv.symbol IN ( SELECT watchlist.symbol FROM public.watchlist WHERE (watchlist.note = 'x'::text))))"},
 	{"newest", "SELECT DISTINCT ON (symbol, timeframe) symbol, timeframe, ts, close FROM ohlcv ORDER BY symbol, timeframe, ts DESC"},
 }
 
@@ -97,7 +98,7 @@ func readGolden(t *testing.T, path string) []goldenCase {
 }
 
 // setup applies a case's directives: "tz X", "max_bars X", "mode X", "unbounded X", "hidden", "oids 1 2", "param text" (NULL is null),
-// "answer text" (to every question), "catalog". Of those for TestCorpus: "error SQLSTATE" (PostgreSQL refuses the statement),
+// "answer text" (to every question), "catalog", "folds" (a catalog with such a collation). Of those for TestCorpus: "error SQLSTATE" (PostgreSQL refuses the statement),
 // "unordered" (which of the rows come is PostgreSQL's choice).
 func (c goldenCase) setup(t *testing.T) (env Env, args Args, answer *string) {
 	t.Helper()
@@ -126,6 +127,9 @@ func (c goldenCase) setup(t *testing.T) (env Env, args Args, answer *string) {
 			env.Hidden = true
 		case "catalog":
 			env.Catalog = goldenCatalog()
+		case "folds":
+			env.Catalog = goldenCatalog()
+			env.Catalog.Folds = true
 		case "oids":
 			for word := range strings.FieldsSeq(rest) {
 				var oid uint32

@@ -1,17 +1,22 @@
 package planner
 
 import (
+	"fmt"
 	"strconv"
 	"strings"
 )
 
 // more draws the forms that single rules are about, close to where they are easily got wrong.
 func (g *grammar) more() string {
-	switch g.IntN(10) {
-	case 9:
+	switch g.IntN(19) {
+	case 14, 15:
+		return g.common()
+	case 9, 13, 17:
 		return g.ranged()
-	case 8:
+	case 8, 12, 18:
 		return g.chosen()
+	case 10, 11, 16:
+		return "select symbol, ts from ohlcv where " + g.series("") + " and " + g.pick("", "", "not ") + "(" + g.counts("ts", g.pick(" = ", " < ", " <= ", " > ", " >= ", " <> ")) + ")"
 	case 7:
 		return g.computed()
 	case 0:
@@ -198,7 +203,7 @@ func (g *grammar) made() string {
 
 // computed has conditions on columns that subqueries compute of ts (PLANNER 14 and 16).
 func (g *grammar) computed() string {
-	column := g.pick("date_trunc('day', ts)", "date_trunc('day', ts)", "ts::date", "time_bucket('6 hours', ts)", "date_trunc('day', ts)::date", "ts at time zone 'America/New_York'",
+	column := g.pick("date_trunc('day', ts)", "date_trunc('day', ts)", "ts::date", "time_bucket('7 hours', ts)", "date_trunc('day', ts)::date", "ts at time zone 'America/New_York'",
 		"ts::timestamp", "ts - interval '1 day'", "extract(epoch from ts)", "extract(epoch from ts)::bigint", "date_trunc('day', ts at time zone 'America/New_York') at time zone 'America/New_York'")
 	where := " where " + g.series("") + g.pick("", "", " and "+g.leaf(""))
 	var inner string
@@ -223,30 +228,55 @@ func (g *grammar) computed() string {
 		value = g.pick("1793509200", "1793581200", "'1793509200'")
 	}
 	op := g.pick(">=", "<", "=", "<=", ">", "<>", "is distinct from")
-	condition := g.pick("d", "d", "d", "d::date", "date_trunc('month', d)", "(d + interval '1 day')") + " " + op + " " + value
+	condition := g.pick("d", "d", "d", "d::date", "d::timestamptz", "date_trunc('month', d)", "(d + interval '1 day')") + " " + op + " " + value
+	if g.IntN(8) == 0 {
+		return "select x.symbol, ts, x.n from (select symbol, d as ts, n from (" + inner + ") y) x " + g.pick("join", "left join") + " ohlcv o using (" + g.pick("ts", "ts, symbol") + ") where o.symbol = 'A' and o.timeframe = '1h' and ts " + op + " " + value
+	}
 	if g.IntN(6) == 0 {
 		return "select x.*, o.ts from (" + inner + ") x " + g.pick("join", "left join") + " ohlcv o on o.ts = x.d and " + g.series("o.") + " where " + g.pick("not ", "") + "(" + condition + ")"
 	}
 	return "select * from (" + inner + ") x where " + g.pick("", "", "not ") + "(" + condition + ")" + g.pick("", " and symbol = 'A'", " or d is null")
 }
 
+// common has columns that are computed below what gives them another type, or NULL: a set operation, a cast, several grouping sets.
+func (g *grammar) common() string {
+	column := g.pick("ts::date", "ts::date", "ts::timestamp", "date_trunc('day', ts)")
+	rows := " from ohlcv where " + g.series("")
+	inner := "select symbol, " + column + " as d, count(*) as n" + rows + " group by " + g.pick("symbol, rollup (d)", "symbol, rollup ("+column+")", "grouping sets ((symbol, 2), (symbol))")
+	column = "d"
+	switch g.IntN(3) {
+	case 0:
+		inner = "select symbol, " + g.pick("ts::date", "ts::date", "ts::timestamp") + " as d, 1 as n" + rows + " union all select 'X', " + g.pick("timestamp '2026-11-01'", "timestamptz '2026-11-01'", "date '2026-11-01'") + ", 2"
+	case 1:
+		inner = "select symbol, ts::date as d, 1 as n" + rows
+		column = g.pick("d::timestamptz", "d::timestamp", "d::timestamp::date")
+	}
+	condition := column + g.pick(" < ", " <= ", " > ", " >= ", " = ") + "'2026-11-01 " + g.pick("00:00", "05:00", "05:00Z") + "'"
+	return "select * from (" + inner + ") x where " + g.pick(condition, "not ("+condition+")", condition+" or d is null", "("+condition+") is not true")
+}
+
 // chosen compares ts with a choice among constants, NULL among them (PLANNER 11).
 func (g *grammar) chosen() string {
 	point := func() string {
-		return g.pick("'2026-11-01 05:00Z'", "timestamptz '2026-11-01 05:00Z'", "timestamptz '2026-11-02Z'", "'2026-10-31 00:00'::timestamp", "date '2026-11-01'", "null", "null::timestamptz", "null::date", "'2026-11-01'")
+		return g.pick("'2026-11-01 05:00Z'", "timestamptz '2026-11-01 05:00Z'", "timestamptz '2026-11-02Z'", "'2026-10-31 00:00'::timestamp", "date '2026-11-01'", "'2026-11-01'",
+			"null", "null::timestamptz", "null::date", "date '2026-11-03'", "timestamp '2026-11-01 00:00'")
 	}
 	condition := g.pick("true", "false", "null", "1 = 1", "'a' = 'A'", "1 > 2 or null", "date '2026-11-01' = timestamptz '2026-11-01 05:00Z'", "not (null::int is null)", "symbol = 'A'", "close > 5",
-		"timestamp '2026-11-01 00:00' < timestamptz '2026-11-01 02:00Z'", "null::int <> 3", "length('ab') = 2")
+		"timestamp '2026-11-01 00:00' < timestamptz '2026-11-01 02:00Z'", "null::int <> 3", "length('ab') = 2",
+		"timestamptz '2026-11-01 05:00Z' >= '2026-11-01 05:00Z'", "not (timestamptz '2026-11-01 05:00Z' < '2026-11-01 05:00Z')", "date '2026-11-01' >= timestamp '2026-11-01 00:00'")
 	choice := g.pick("coalesce", "greatest", "least") + "(" + point() + ", " + point() + ", " + point() + ")"
 	switch g.IntN(4) {
 	case 0:
 		choice = "nullif(" + point() + ", " + point() + ")"
+		if g.IntN(2) == 0 {
+			choice = g.pick("nullif(timestamptz '2026-11-01 05:00Z', '2026-11-01 05:00Z')", "nullif(date '2026-11-01', '2026-11-01')", "nullif(timestamptz '2026-11-01Z', '2026-11-02Z')")
+		}
 	case 1:
 		choice = "case when " + condition + " then " + point() + g.pick("", " when "+condition+" then "+point()) + g.pick("", " else "+point(), " else "+point()) + " end"
 	case 2:
 		choice = "coalesce(nullif(" + g.pick("''", "' '", "'2026-11-01 05:00Z'") + ", '')::timestamptz, " + point() + ")"
 	}
-	return "select symbol, ts from ohlcv where " + g.series("") + " and (ts " + g.pick(">=", "<", "=", "<=", ">", "<>", "is distinct from") + " " + choice + ")" + g.pick("", " is not true", " is unknown", " is false", " or close > 12")
+	return "select symbol, ts from ohlcv where " + g.series("") + " and (ts " + g.pick(">=", "<", "=", "<=", ">", "<>", "is distinct from") + " " + choice + ")" + g.pick("", "", "", " is not true", " is unknown", " is false", " or close > 12")
 }
 
 // ranged has ts in ranges of points in time, with bounds that are NULL, alike, or in the wrong order (PLANNER 11).
@@ -266,7 +296,7 @@ func (g *grammar) ranged() string {
 	}
 	element := g.pick("ts", "ts", "ts", "date_trunc('day', ts)", "(ts + interval '1 day')")
 	condition := g.pick(element+" <@ "+span, span+" @> "+element)
-	if g.IntN(3) == 0 {
+	if g.IntN(2) == 0 {
 		condition = g.overlapping()
 	}
 	return "select symbol, ts from ohlcv where " + g.series("") + " and " + g.pick("", "", "not ") + "(" + condition + ")" + g.pick("", "", " is not true", " is unknown", " is false", " or close > 12") +
@@ -275,10 +305,17 @@ func (g *grammar) ranged() string {
 
 // counts compares numbers that ts is counted in, whole and rounded, with numbers of every type (PLANNER 14).
 func (g *grammar) counts(ts, op string) string {
+	seconds := 1793404800 + 3600*g.IntN(72)
+	if g.IntN(8) == 0 {
+		seconds += 1800
+	}
+	at := strconv.Itoa(seconds)
+	if g.IntN(2) == 0 {
+		return g.rounded(ts, op, seconds)
+	}
 	epoch := g.pick("extract(epoch from "+ts+")", "date_part('epoch', "+ts+")")
-	at := strconv.Itoa(1793404800 + 1800*g.IntN(144))
 	cast := g.pick("", "", "::numeric", "::float8", "::bigint")
-	switch g.IntN(5) {
+	switch g.IntN(9) {
 	case 0:
 		return epoch + " * 1000" + op + at + g.pick("000", "000", "000.5", "001", "000.0000004") + g.pick("", "::numeric", "::float8")
 	case 1:
@@ -288,9 +325,32 @@ func (g *grammar) counts(ts, op string) string {
 	case 3:
 		width := g.pick("60", "3600", "60.0", "7200")
 		return "floor(" + epoch + " / " + width + ") * " + width + op + at
+	case 4:
+		return epoch + op + g.pick("-"+at, "- ("+at+"::numeric)", "- ("+at+"::bigint)")
+	case 7:
+		return epoch + g.pick(op, " = ", " <= ") + "(" + strconv.Itoa(seconds-1) + ".5)::bigint"
+	case 8:
+		return "extract(epoch from " + ts + ")" + g.pick(op, " < ", " <> ") + at + ".0000004"
+	case 5:
+		return epoch + g.pick("", " * 1000") + op + g.constant(at+g.pick("", "000", "000.0000004"))
 	default:
 		return "floor(1000 * extract(epoch from " + ts + ") / 3600000) * 3600000" + op + at + "000"
 	}
+}
+
+// rounded compares numbers with a fraction, which are cast to whole ones, or not quite what float8 can hold (PLANNER 14).
+func (g *grammar) rounded(ts, op string, seconds int) string {
+	if g.IntN(2) == 0 {
+		shifted := ts + g.pick(" + interval '600 milliseconds'", " + interval '500 milliseconds'")
+		if g.IntN(2) == 0 {
+			shifted = ts + g.pick(" - interval '500 milliseconds'", " - interval '400 milliseconds'")
+		} else {
+			seconds++
+		}
+		return g.pick("extract(epoch from "+shifted+")", "date_part('epoch', "+shifted+")") + g.pick("::bigint", "::int") + g.pick(op, " = ", " >= ") + strconv.Itoa(seconds+g.IntN(3)/2-g.IntN(3)/2)
+	}
+	fraction := fmt.Sprintf("%03d.%03d", g.IntN(1000), g.IntN(1000))
+	return "date_part('epoch', " + ts + " + interval '00:00:00." + strings.ReplaceAll(fraction, ".", "") + "') * 1000" + g.pick(op, " < ", " > ") + strconv.Itoa(seconds) + fraction + g.pick("", "::float8", "::numeric")
 }
 
 // overlapping has ts in one of two pairs (PLANNER 11).

@@ -132,7 +132,7 @@ func textArray(raw string) bool {
 func (e *evaluator) handsOver(number int32) bool {
 	mentioned := func(text string) bool { return named(text, e.env.Catalog, 0) }
 	if e.named != nil {
-		v := e.named[number]
+		v := e.named.values[number]
 		return !v.null && (v.kind != kindText && v.kind != kindUnknown || namesOurs(v.text, mentioned))
 	}
 	i := int(number) - 1

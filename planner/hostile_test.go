@@ -147,7 +147,7 @@ func planHostile(t *testing.T, text string) {
 		fmt.Printf("%d: %d bytes, %.100q\n", i, len(sql), sql) // what is printed last is what ended the process
 		for _, env := range []Env{{TimeZone: "UTC"}, {TimeZone: "UTC", Catalog: goldenCatalog()}} {
 			MayRead(sql, env.Catalog)
-			Effects(sql)
+			Effects(sql, nil)
 			template := cache.Prepare(sql, nil, env)
 			template.Bind(Args{}, env, goldenBracket(), nil)
 			template.Names()

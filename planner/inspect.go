@@ -49,7 +49,7 @@ func (a *analyzer) inspect(s *statement, root proto.Message) {
 			case *pg.IntoClause:
 				a.seen[n.GetRel()] = true // made by the statement: upstream it must not be there yet
 			case *pg.RangeVar:
-				if !a.seen[n] && (isOurs(n) || a.inClosure(n.GetRelname())) && !s.writes {
+				if !a.seen[n] && (isOurs(n) || a.inClosure(n.GetRelname()) || n.GetSchemaname() == "" && a.ctes[n.GetRelname()]) && !s.writes {
 					a.hide("it uses " + n.GetRelname() + " in a way that is not understood")
 				}
 			case *pg.FuncCall:
@@ -199,7 +199,9 @@ func (a *analyzer) noteCreated(root *pg.Node, created map[string]bool) {
 	case *pg.Node_RuleStmt:
 		created[strings.ToLower(n.RuleStmt.GetRelation().GetRelname())] = true
 	case *pg.Node_CreateTrigStmt:
-		created[strings.ToLower(n.CreateTrigStmt.GetRelation().GetRelname())] = true
+		if a.firesReader(n.CreateTrigStmt) {
+			created[strings.ToLower(n.CreateTrigStmt.GetRelation().GetRelname())] = true
+		}
 	case *pg.Node_CreatePolicyStmt:
 		created[strings.ToLower(n.CreatePolicyStmt.GetTable().GetRelname())] = true
 	case *pg.Node_DefineStmt:

@@ -356,46 +356,10 @@ func (e *evaluator) unshift(s step) (func(market.Instant) (least, most market.In
 		slack += monthSlack
 	}
 	if (back.days != 0 || back.months != 0) && !s.days && !e.env.utc() {
-		slack += zoneShift
+		slack += e.env.zoneShift()
 	}
 	return func(i market.Instant) (least, most market.Instant) {
 		i = addSpan(i, back)
 		return i.Shift(-slack), i.Shift(slack)
 	}, true
-}
-
-// zoneShift is more than any zone's clock was ever set by at once.
-const zoneShift = 25 * time.Hour
-
-// zoneNamed reports whether a step's zone is the session's or one of the zone database's by its full name: an interval or a rule may be
-// further from UTC than any, and what an abbreviation means is a setting of the session.
-func (e *evaluator) zoneNamed(s step) bool {
-	if s.zone == nil {
-		return true
-	}
-	v := e.eval(s.zone)
-	return !v.null && (v.kind == kindUnknown || v.kind == kindText) && v.text != "" && (isUTC(v.text) || strings.Contains(v.text, "/"))
-}
-
-// offsets returns the least and the greatest distance of a zone's clock from UTC around an instant, whether that is read as an
-// instant or as the zone's own clock. What the database has to be asked is as far as can be until it has answered.
-func (e *evaluator) offsets(zone *pg.Node, around market.Instant) (least, most time.Duration) {
-	name := e.env.TimeZone
-	if zone != nil {
-		name = e.eval(zone).text
-	}
-	switch {
-	case around.IsInf() || isUTC(name) && (zone != nil || e.env.zoneKnown):
-		return 0, 0
-	case zone == nil && !e.env.zoneKnown || !e.env.known || around.Time().Year() < 1 || around.Time().Year() > 9999:
-		return -farZone, farZone
-	}
-	point := "timestamptz '" + timeLiteral(market.H1.Floor(around)) + "Z'" // so that near points share a question
-	series := " FROM generate_series(" + point + " - interval '30 hours', " + point + " + interval '30 hours', interval '15 minutes') g)"
-	clock := "(g AT TIME ZONE " + quote(name) + ") - (g AT TIME ZONE 'UTC')"
-	low, high := e.answer("(SELECT min("+clock+")"+series, kindInterval), e.answer("(SELECT max("+clock+")"+series, kindInterval)
-	if low.kind != kindInterval || high.kind != kindInterval || low.null || high.null {
-		return -farZone, farZone
-	}
-	return time.Duration(low.lo) * time.Microsecond, time.Duration(high.lo) * time.Microsecond
 }

@@ -53,11 +53,55 @@ func (a *analyzer) askedBare(l *level, col string) *item {
 	return found
 }
 
-// itemQuestion asks for a column of an item, in those of its rows that pass the conditions on it alone.
-func (a *analyzer) itemQuestion(r ref, quals []*pred) *question {
-	it := r.item
+// expressions returns the links to what a condition has symbol or timeframe equal to, where that is an expression of columns of one
+// item that can be asked.
+func (a *analyzer) expressions(col string, q *pred, other operand, quals []*pred) []link {
+	var links []link
+	add := func(it *item, node *pg.Node) {
+		from := []origin{{ref: ref{item: it}, asked: a.itemQuestion(it, node, quals)}}
+		links = append(links, link{col: col, op: "=", from: from, by: q})
+	}
+	if other.castToText() {
+		for _, r := range other.refs {
+			if r.item.askable() {
+				add(r.item, typed(columnNode(r.item.alias, r.col), "text"))
+			}
+		}
+	}
+	if it := a.itemOf(other.constant, q); it != nil {
+		add(it, other.constant)
+	}
+	return links
+}
+
+// itemOf returns the item that all columns of an expression are of, nil where it cannot be asked for it. A row that is lacking may
+// have a value, too: coalesce(w.symbol, 'A').
+func (a *analyzer) itemOf(node *pg.Node, q *pred) *item {
+	if node == nil || q.at == nil || node.GetColumnRef() != nil || hasSelect(node) {
+		return nil
+	}
+	if plain, windowed := rowByRow([]*pg.Node{node}); !plain || windowed {
+		return nil
+	}
+	var found *item
+	walk(node, func(m proto.Message) bool {
+		if c, ok := m.(*pg.ColumnRef); ok && found == nil {
+			for _, r := range a.resolve(q.at, c.GetFields()).refs {
+				found = r.item
+			}
+		}
+		return found == nil
+	})
+	if found == nil || !found.askable() || found.nullable || !a.isOn(node, q.at, found) {
+		return nil
+	}
+	return found
+}
+
+// itemQuestion asks for an expression of an item, in those of its rows that pass the conditions on it alone.
+func (a *analyzer) itemQuestion(it *item, node *pg.Node, quals []*pred) *question {
 	sel := &pg.SelectStmt{
-		TargetList:  []*pg.Node{{Node: &pg.Node_ResTarget{ResTarget: &pg.ResTarget{Val: columnNode(it.alias, r.col)}}}},
+		TargetList:  []*pg.Node{{Node: &pg.Node_ResTarget{ResTarget: &pg.ResTarget{Val: node}}}},
 		FromClause:  []*pg.Node{it.node},
 		LimitOption: pg.LimitOption_LIMIT_OPTION_DEFAULT, Op: pg.SetOperation_SETOP_NONE,
 	}
@@ -144,7 +188,7 @@ func (a *analyzer) implied(l *level, node *pg.Node) []*pred {
 	if sel == nil || !exists && !in || sel.GetOp() != pg.SetOperation_SETOP_NONE || len(sel.GetValuesLists()) > 0 || !a.spend() {
 		return nil
 	}
-	plain, windowed := rowByRow(sel.GetTargetList())
+	plain, windowed := rowByRow(computedAbove(sel))
 	if !plain || windowed || len(sel.GetGroupClause()) > 0 || sel.GetHavingClause() != nil || len(sel.GetWindowClause()) > 0 {
 		return nil
 	}

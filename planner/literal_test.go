@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/jackc/pgx/v5" //nolint:depguard // the test asks PostgreSQL itself
+	pg "github.com/pganalyze/pg_query_go/v6"
 	"github.com/stretchr/testify/require"
 )
 
@@ -87,11 +88,16 @@ func literalIn(t *testing.T, conn *pgx.Conn, text string, env Env) {
 	}
 }
 
-// A storm of texts that nobody sent before: each costs one analysis, and the cache keeps no more than it may.
+// A storm of texts that nobody sent before: each costs one parse, also once it is bound, and the cache keeps no more than it may.
 func TestRule5_AStormOfMisses(t *testing.T) {
 	t.Parallel()
 	const size = 100
 	cache := NewCache(size)
+	parses := 0
+	cache.parser = func(text string) (*pg.ParseResult, error) {
+		parses++
+		return pg.Parse(text)
+	}
 	shape := func(i int) string {
 		return fmt.Sprintf("select ts, close as c%d from ohlcv where symbol = 'A' and timeframe = '1d' and ts > '2024-01-01Z'", i)
 	}
@@ -100,12 +106,22 @@ func TestRule5_AStormOfMisses(t *testing.T) {
 		last = cache.Prepare(shape(i), nil, Env{})
 		require.NotEmpty(t, last.Bind(Args{}, Env{}, goldenBracket(), nil).Requirements)
 	}
+	require.Equal(t, 20*size, parses)
 	require.Equal(t, size, cache.templates.Len())
 	require.LessOrEqual(t, cache.outlines.Len(), size/4)
 	require.Same(t, last, cache.Prepare(shape(20*size-1), nil, Env{}))
+	parses = 0
 	for i := range 20 * size { // of one shape, with other constants
-		cache.Prepare(fmt.Sprintf("select ts from ohlcv where symbol = 'A%d' and timeframe = '1d' and ts > '2024-01-01Z'", i), nil, Env{})
+		text := fmt.Sprintf("select ts from ohlcv where symbol = 'A%d' and timeframe = '1d' and ts > '2024-01-01Z'", i)
+		require.Len(t, cache.Prepare(text, nil, Env{}).Bind(Args{}, Env{}, goldenBracket(), nil).Requirements, 1)
 	}
+	require.Equal(t, 1, parses)
+	parses = 0
+	for i := range 20 * size { // likewise, where the plan is made of the text's own parse tree
+		text := fmt.Sprintf("select ts from ohlcv where symbol in (select symbol from watchlist where n = %d) and timeframe = '1d'", i)
+		require.Len(t, cache.Prepare(text, nil, Env{}).Bind(Args{}, Env{}, goldenBracket(), nil).Data, 1)
+	}
+	require.LessOrEqual(t, parses, 20*size)
 	require.Equal(t, size, cache.templates.Len())
 	for _, key := range cache.outlines.Keys() {
 		list, _ := cache.outlines.Peek(key)
@@ -115,4 +131,25 @@ func TestRule5_AStormOfMisses(t *testing.T) {
 	before := cache.templates.Len()
 	cache.Prepare(huge, nil, Env{})
 	require.Equal(t, before, cache.templates.Len(), "long texts are not kept")
+}
+
+// PLANNER 5: a storm of long texts takes no more memory than one of short texts.
+func TestRule5_AStormOfLongMisses(t *testing.T) {
+	t.Parallel()
+	cache := NewCache(1000)
+	cache.parser = func(string) (*pg.ParseResult, error) { return pg.Parse("select 1") }
+	long := strings.Repeat("x", maxCachedText-100)
+	for i := range 1000 {
+		cache.Prepare(fmt.Sprintf("select * from ohlcv where symbol = 'A' or close = %d /* %s */", i, long), nil, Env{})
+		require.LessOrEqual(t, cache.texts.Load(), int64(maxCachedBytes))
+		require.LessOrEqual(t, cache.shapes.Load(), int64(maxCachedBytes))
+	}
+	require.Less(t, cache.templates.Len(), maxCachedBytes/len(long)+1)
+	require.Greater(t, cache.templates.Len(), 100)
+	for i := range 3000 {
+		cache.Prepare(fmt.Sprintf("select ts, close as c%d from ohlcv", i), nil, Env{})
+	}
+	require.Equal(t, 1000, cache.templates.Len(), "the long ones are gone")
+	require.Less(t, cache.texts.Load(), int64(64<<10))
+	require.Less(t, cache.shapes.Load(), int64(maxSharings*64<<10))
 }

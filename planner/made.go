@@ -184,7 +184,7 @@ func (o origin) holds(e *evaluator, col string, alone bool) (box, bool) {
 		// It may go down, and of wall clocks it is not monotone where a zone's clock is set back.
 		from, to := min(low.lo, high.lo), max(low.hi, high.hi)
 		if !e.env.utc() {
-			from, to = from.Shift(-zoneShift), to.Shift(zoneShift)
+			from, to = from.Shift(-e.env.zoneShift()), to.Shift(e.env.zoneShift())
 		}
 		out.ts = within(from, to)
 		return out, true

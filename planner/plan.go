@@ -52,6 +52,12 @@ type Catalog struct {
 	// Overload is an operator of a user's which may be taken for one of PostgreSQL's that the planner computes with; empty where
 	// there is none. Every statement on ohlcv is opaque then.
 	Overload string
+	// Folds says that there is a collation under which texts that are not the same are equal. A column of a user's may have it, and give it
+	// to a column that stands for both in a set operation or a join.
+	Folds bool
+	// Setters holds, in lower case and without schema, the functions that may change settings of the session, and everything by
+	// which one is called: views, operators, types, tables with triggers.
+	Setters map[string]struct{}
 	// Events says that an event trigger reads ohlcv: every definition may.
 	Events bool
 	// Dependents returns the names given with those of what reads the objects of these names, as far as the catalog knows: for

@@ -47,7 +47,26 @@ func TestEffects(t *testing.T) {
 		"insert into t values (1)": false, "update t set x = 1": false,
 		"select case when true then 1 end": false, "select 1;\n set x = 1": true, "explain analyze execute q": true, "select pg_catalog.SET_CONFIG('a','b',true)": true,
 	} {
-		require.Equal(t, want, Effects(text).Settings, text)
+		require.Equal(t, want, Effects(text, nil).Settings, text)
+	}
+	c := &Catalog{Setters: map[string]struct{}{"tenant": {}, "=>>": {}, "odd name": {}}}
+	for text, want := range map[string]bool{
+		"select Tenant(1)": true, `select "tenant"(1)`: true, "select tenants(1)": false, "select 1 =>> 2": true, "select 'select tenant(1)'": true,
+		`select "Odd name"()`: true, "select odd, name": false,
+	} {
+		require.Equal(t, want, Effects(text, c.With(1)).Settings, text)
+	}
+}
+
+func TestSetsInside(t *testing.T) {
+	t.Parallel()
+	for body, want := range map[string]bool{
+		"begin set x = 1; end": true, "begin if a then set local x = 1; end if; end": true, "begin update t set x = 1; return new; end": false,
+		"begin update t\n set x = 1; end": false, "begin -- so\n reset all; end": true, "begin insert into t values (1) on conflict do update set x = 1; end": false,
+		"select set_config('a', 'b', false)": true, "set x = 1": true, "begin execute 'select 1'; end": true, "begin loop discard all; end loop; end": true,
+		"begin else /* */ set x = 1; end": true, "update pg_settings set setting = 1": true, "select 'set x'": false, "<<a>> begin perform b(); end": false,
+	} {
+		require.Equal(t, want, SetsInside(body), body)
 	}
 }
 
@@ -333,5 +352,26 @@ func TestRule3_HandedInBinary(t *testing.T) {
 		args := Args{Formats: []int16{1}, Values: [][]byte{each.value}}
 		plan := Prepare("select many($1)", nil, env).Bind(args, env, goldenBracket(), nil)
 		require.Equal(t, each.refused, plan.Refusal != nil, "%q", each.value)
+	}
+}
+
+func TestLacks(t *testing.T) {
+	t.Parallel()
+	const from = "from ohlcv where symbol = 'A' and timeframe = '1h'"
+	for text, most := range map[string]int{
+		"select * " + from:                  0,
+		"select '$1' " + from + " -- $2":    0,
+		"select * " + from + " and ts > $1": 1,
+		"select * " + from + " and ts > (select max(ts) from ohlcv where symbol = $3)": 3,
+		"insert into other select ts, $2 " + from:                                      2,
+		"prepare p as select * " + from + " and ts > $1":                               0, // asked for by nobody
+		"execute p ($1)":              0,
+		"select $1; select * " + from: 0,
+	} {
+		template := Prepare(text, nil, Env{})
+		if most > 0 {
+			require.True(t, template.Lacks(most-1), text)
+		}
+		require.False(t, template.Lacks(most), text)
 	}
 }

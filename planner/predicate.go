@@ -44,6 +44,11 @@ func (o operand) of(it *item) (string, bool) {
 	return "", false
 }
 
+// castToText reports whether it is a column cast to text, or to varchar without a length.
+func (o operand) castToText() bool {
+	return o.fn == nil && len(o.refs) > 0 && (o.cast == oidText || o.cast == oidVarchar)
+}
+
 type predKind uint8
 
 const (

@@ -53,7 +53,7 @@ func (e *evaluator) ask(node *pg.Node) value {
 		return value{}
 	}
 	copied, ok := proto.Clone(node).(*pg.Node)
-	if !ok || !e.substitute(copied, e.literal) {
+	if !ok || !substitute(copied, e.literal) {
 		return value{}
 	}
 	sql := expressionText(copied)
@@ -71,7 +71,7 @@ func (e *evaluator) askTexts(node *pg.Node, asArray bool) (text *string, ok bool
 		return nil, false
 	}
 	copied, ok := proto.Clone(node).(*pg.Node)
-	if !ok || !e.substitute(copied, e.textLiteral) {
+	if !ok || !substitute(copied, e.textLiteral) {
 		return nil, false
 	}
 	sql := expressionText(copied)
@@ -230,9 +230,9 @@ func clockWord(text string) bool {
 }
 
 // substitute puts the parameters' values in their places; false where one cannot be written as a literal.
-func (e *evaluator) substitute(node *pg.Node, literal func(number int32) (*pg.Node, bool)) bool {
+func substitute(root proto.Message, literal func(number int32) (*pg.Node, bool)) bool {
 	var params []*pg.Node
-	walk(node, func(m proto.Message) bool {
+	walk(root, func(m proto.Message) bool {
 		if n, ok := m.(*pg.Node); ok && n.GetParamRef() != nil {
 			params = append(params, n)
 		}

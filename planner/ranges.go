@@ -112,7 +112,7 @@ func rangeBound(text string) (*pg.Node, bool) {
 
 // contained bounds ts by ts <@ range.
 func (b *bounder) contained(p *pred) truth {
-	if col, ok := p.left.of(b.scan); !ok || col != colTS || !p.left.isInstant() {
+	if col, ok := p.left.of(b.scan); !ok || col != colTS { // PostgreSQL has no element but a timestamptz
 		return unknownTruth()
 	}
 	r, ok := b.timeRange(p.right.constant)

@@ -32,7 +32,10 @@ func (q *question) relaxSelect(s *pg.SelectStmt, references map[string]int) stri
 	if why := q.takeTies(s); why != "" || limited(s) {
 		return why // of more rows below it, it would leave others
 	}
-	plain, windowed := rowByRow(s.GetTargetList())
+	if q.takeFirsts(s) {
+		return "" // of more rows below it, others would be the first
+	}
+	plain, windowed := rowByRow(computedAbove(s))
 	switch {
 	case s.GetOp() == pg.SetOperation_SETOP_EXCEPT:
 		return q.relaxSelect(s.GetLarg(), references)
@@ -44,6 +47,7 @@ func (q *question) relaxSelect(s *pg.SelectStmt, references map[string]int) stri
 	case !plain || windowed || len(s.GetGroupClause()) > 0 || s.GetHavingClause() != nil || len(s.GetWindowClause()) > 0:
 		return ""
 	}
+	q.takeRanks(s, references)
 	for _, node := range s.GetFromClause() {
 		if why := q.relaxFrom(node, references); why != "" {
 			return why

@@ -112,8 +112,10 @@ func (e *evaluator) namedSymbols(s *statement) []string {
 		}
 		list = append(list, textsOf(string(raw))...)
 	}
-	for _, v := range e.named {
-		list = append(list, textsOf(v.text)...)
+	if e.named != nil {
+		for _, v := range e.named.values {
+			list = append(list, textsOf(v.text)...)
+		}
 	}
 	list = slices.DeleteFunc(list, func(name string) bool {
 		_, err := market.ParseSymbol(name)
@@ -211,7 +213,7 @@ func (b *bounder) sourceText(node *pg.Node) (string, bool) {
 		return "", false
 	}
 	copied, ok := proto.Clone(node).(*pg.Node)
-	if !ok || !b.substitute(copied, b.textLiteral) {
+	if !ok || !substitute(copied, b.textLiteral) {
 		return "", false
 	}
 	walk(copied, func(m proto.Message) bool {

@@ -15,7 +15,7 @@ var errUnreadable = errors.New("the text cannot be parsed safely")
 // string in Unicode escapes, with EXECUTE, or with a function that reads whole schemas; and for EXPLAIN (BARKEEP), which is not
 // the upstream's to answer.
 func MayRead(text string, c *Catalog) bool {
-	return hasWord(text, "execute") || named(text, c, 0) || c.callsDynamic(text) || c.fires(text) || hasWord(text, "barkeep") && hasWord(text, "explain")
+	return containsFold(text, "execute") || named(text, c, 0) || c.callsDynamic(text) || c.fires(text) || containsFold(text, "barkeep") && containsFold(text, "explain")
 }
 
 const maxStringDepth = 4
@@ -80,9 +80,14 @@ var definingWords = map[string]bool{ //nolint:gochecknoglobals // a table
 
 // callsDynamic reports whether a text, or a string in it, may call a function that makes SQL of its arguments.
 func (c *Catalog) callsDynamic(text string) bool {
-	if c == nil || len(c.Dynamic) == 0 {
-		return false
-	}
+	return c != nil && len(c.Dynamic) > 0 && anyWord(text, func(word string) bool {
+		_, in := c.Dynamic[word]
+		return in
+	})
+}
+
+// anyWord reports whether a word of the text, also in its strings and comments, is one: words are in lower case.
+func anyWord(text string, is func(word string) bool) bool {
 	for start := -1; ; {
 		i := max(start, 0)
 		for i < len(text) && !isIdentStart(text[i]) {
@@ -95,7 +100,7 @@ func (c *Catalog) callsDynamic(text string) bool {
 		for end < len(text) && isIdentPart(text[end]) {
 			end++
 		}
-		if _, ok := c.Dynamic[strings.ToLower(text[i:end])]; ok {
+		if is(strings.ToLower(text[i:end])) {
 			return true
 		}
 		start = end
@@ -121,7 +126,7 @@ func (c *Catalog) With(version uint64, names ...string) *Catalog {
 		maps.Copy(out.Views, c.Views)
 		out.Written = maps.Clone(c.Written)
 		out.Dynamic, out.Rows, out.Calls, out.Users = c.Dynamic, c.Rows, c.Calls, c.Users
-		out.Dependents, out.Events, out.Overload = c.Dependents, c.Events, c.Overload
+		out.Dependents, out.Events, out.Overload, out.Folds, out.Setters = c.Dependents, c.Events, c.Overload, c.Folds, c.Setters
 		if c.Dependents != nil && len(names) > 0 {
 			names = c.Dependents(names)
 		}
@@ -138,15 +143,12 @@ func (c *Catalog) With(version uint64, names ...string) *Catalog {
 func containsFold(text, word string) bool {
 	first := word[0]
 	for i := 0; i+len(word) <= len(text); i++ {
-		if text[i]|0x20 == first && strings.EqualFold(text[i:i+len(word)], word) {
+		if c := text[i]; (c == first || c|0x20 == first) && strings.EqualFold(text[i:i+len(word)], word) {
 			return true
 		}
 	}
 	return false
 }
-
-// hasWord reports whether the word stands in the text, in any case, also in strings and comments.
-func hasWord(text, word string) bool { return containsFold(text, word) }
 
 // The limits of what is handed to the parser, far below where its C stack ends (PLANNER 5).
 const (
@@ -233,22 +235,87 @@ var settingWords = map[string]bool{ //nolint:gochecknoglobals // a table
 	"create": true, "drop": true, "do": true, "call": true,
 }
 
-// Effects returns what of the session the text may change, by a scan of its tokens.
-func Effects(text string) SessionEffects {
+// Effects returns what of the session the text may change, by a scan of its words: by a statement for it, or by something of a user's
+// that the catalog knows to do so.
+func Effects(text string, c *Catalog) SessionEffects {
 	lex := lexer{src: text}
 	begins := true
 	for {
 		tok, ok := lex.next()
 		if !ok {
-			return SessionEffects{}
+			break
 		}
 		name := ""
 		if tok.kind == tokenWord || tok.kind == tokenQuoted {
 			name = strings.ToLower(tok.text)
 		}
-		if tok.unicode || name == "set_config" || name == "execute" || (begins && settingWords[name]) {
+		if tok.unicode || name == "execute" || (begins && settingWords[name]) {
 			return SessionEffects{Settings: true}
 		}
 		begins = tok.kind == tokenPunct && tok.text == ";"
 	}
+	return SessionEffects{Settings: containsFold(text, "set_config") || c.sets(text)}
+}
+
+// sets reports whether the text names something in Setters, in its strings too: they may be run.
+func (c *Catalog) sets(text string) bool {
+	if c == nil || len(c.Setters) == 0 {
+		return false
+	}
+	if anyWord(text, func(word string) bool {
+		_, in := c.Setters[word]
+		return in
+	}) {
+		return true
+	}
+	for name := range c.Setters {
+		if !isPlainWord(name) && containsFold(text, name) {
+			return true
+		}
+	}
+	return false
+}
+
+// isPlainWord reports whether a name is one word to anyWord.
+func isPlainWord(name string) bool {
+	for i := range len(name) {
+		if !isIdentPart(name[i]) || i == 0 && !isIdentStart(name[i]) {
+			return false
+		}
+	}
+	return name != ""
+}
+
+// SetsInside reports whether the body of a function, or a view's definition, changes settings of the session by itself: by SET,
+// RESET, DISCARD, set_config or through pg_settings, or by SQL that it makes.
+func SetsInside(body string) bool {
+	lex := lexer{src: body}
+	begins := true
+	for {
+		tok, ok := lex.next()
+		if !ok {
+			return false
+		}
+		name := ""
+		if tok.kind == tokenWord || tok.kind == tokenQuoted {
+			name = strings.ToLower(tok.text)
+		}
+		switch name {
+		case "set_config", "pg_settings", "execute":
+			return true
+		case "set", "reset", "discard":
+			if begins {
+				return true
+			}
+		}
+		begins = tok.kind == tokenPunct && tok.text == ";" || beginningWords[name]
+		if tok.unicode {
+			return true
+		}
+	}
+}
+
+// beginningWords are those of PL/pgSQL and SQL after which a statement begins.
+var beginningWords = map[string]bool{ //nolint:gochecknoglobals // a table
+	"begin": true, "then": true, "else": true, "loop": true, "atomic": true,
 }

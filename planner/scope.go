@@ -15,10 +15,12 @@ type item struct {
 	scan    bool
 	bare    bool // an unqualified name: ours unless Env.Hidden
 	sampled bool // TABLESAMPLE
-	sub     *pg.SelectStmt
-	ctes    *cte // what the subquery sees
-	level   *level
-	inner   *cte // what the subquery's own FROM clause sees
+	// nullable says that a row of it may be lacking, above an outer join.
+	nullable bool
+	sub      *pg.SelectStmt
+	ctes     *cte // what the subquery sees
+	level    *level
+	inner    *cte // what the subquery's own FROM clause sees
 	// parent is where names are looked for that the subquery's own FROM clause does not have; nil where that is not known.
 	parent *level
 	// series is the call of generate_series that the item is.
@@ -26,7 +28,7 @@ type item struct {
 	// node is the item as it stands in the FROM clause of home, nil where it cannot be asked by itself.
 	node *pg.Node
 	home *level
-	// branches are the sides of a set operation that was analysed.
+	// branches are the sides of a set operation; see branchesOf.
 	branches []*item
 }
 
@@ -63,7 +65,7 @@ func (c *cte) find(name string) *cte {
 	return nil
 }
 
-// from is a node of a FROM clause: a leaf or a join.
+// source is a node of a FROM clause: an item, or a join of two.
 type source struct {
 	item        *item
 	left, right *source
@@ -76,6 +78,25 @@ func (f *source) items() []*item {
 		return []*item{f.item}
 	}
 	return append(f.left.items(), f.right.items()...)
+}
+
+// merges reports whether the node is a join that merges the columns of that name, and is not given another name.
+func (f *source) merges(col string) bool {
+	return f.item == nil && slices.ContainsFunc(f.join.GetUsingClause(), func(n *pg.Node) bool { return n.GetString_().GetSval() == col })
+}
+
+// nullable returns the sides of a join of which a row may lack.
+func (f *source) nullable() []*source {
+	switch f.kind {
+	case pg.JoinType_JOIN_LEFT:
+		return []*source{f.right}
+	case pg.JoinType_JOIN_RIGHT:
+		return []*source{f.left}
+	case pg.JoinType_JOIN_FULL:
+		return []*source{f.left, f.right}
+	default:
+		return nil
+	}
 }
 
 // level is one SELECT's FROM clause, as names are resolved in it.
@@ -168,6 +189,8 @@ func (a *analyzer) resolveBare(l *level, col string) operand {
 		}
 	}
 	switch {
+	case (l.merged[col] || l.joined) && a.folds(operand{refs: refs}, a.columnsOf(l, col)...):
+		return operand{}
 	case len(refs) <= 1:
 		if len(refs) == 1 && l.outer && (l.merged[col] || l.joined) {
 			return operand{} // may be merged with a column that is not known here
@@ -181,6 +204,17 @@ func (a *analyzer) resolveBare(l *level, col string) operand {
 		k, _ := a.computedKind(operand{refs: []ref{r}})
 		return k != kindOpaque
 	})}
+}
+
+// columnsOf returns the columns of that name that the items of the level may have.
+func (a *analyzer) columnsOf(l *level, col string) []ref {
+	var list []ref
+	for _, it := range l.items {
+		if !a.lacks(&level{items: []*item{it}}, col) {
+			list = append(list, ref{it, col})
+		}
+	}
+	return list
 }
 
 // has reports whether the item certainly has a column of that name.

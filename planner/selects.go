@@ -70,6 +70,16 @@ func (a *analyzer) fromSubqueries(env *cte, nodes ...*pg.Node) {
 	}
 }
 
+// branchesOf returns the sides of a set operation, made once; none of another SELECT.
+func (a *analyzer) branchesOf(it *item) []*item {
+	if it.branches == nil && it.sub.GetOp() != pg.SetOperation_SETOP_NONE {
+		for _, branch := range []*pg.SelectStmt{it.sub.GetLarg(), it.sub.GetRarg()} {
+			it.branches = append(it.branches, &item{sub: branch, ctes: a.innerOf(it), parent: it.parent})
+		}
+	}
+	return it.branches
+}
+
 // setOperation analyses both sides of UNION, INTERSECT and EXCEPT.
 func (a *analyzer) setOperation(it *item, quals []*pred) {
 	sel := it.sub
@@ -77,9 +87,7 @@ func (a *analyzer) setOperation(it *item, quals []*pred) {
 		a.barrier = a.barrier || a.mention(quals, it)
 		quals = nil
 	}
-	for _, branch := range []*pg.SelectStmt{sel.GetLarg(), sel.GetRarg()} {
-		child := &item{sub: branch, ctes: a.innerOf(it), parent: it.parent}
-		it.branches = append(it.branches, child)
+	for _, child := range a.branchesOf(it) {
 		down := make([]*pred, len(quals))
 		for i, q := range quals {
 			down[i] = q.rewrite(func(r ref) operand {
@@ -87,7 +95,7 @@ func (a *analyzer) setOperation(it *item, quals []*pred) {
 					return operand{refs: []ref{r}}
 				}
 				column := a.branchColumn(child, a.position(it, r.col))
-				if k, _ := a.computedKind(column); k != kindOpaque && k != kindTimestamptz {
+				if k, _ := a.computedKind(column); k != kindOpaque && k != kindTimestamptz || a.folds(column, r) {
 					return operand{} // compared as what the branches have in common
 				}
 				return column
@@ -136,24 +144,30 @@ type shape struct {
 	grouped bool // rows are grouped by keys
 	blocked bool // no condition on the rows is one on the rows of the FROM clause
 	keys    []ref
-	// made are grouping keys that are functions of a column.
-	made []operand
+	sets    bool // rows are grouped by several sets of keys: one that is not in the set of a row is null there
 	// parts are the columns, for each window and DISTINCT ON, by which it takes the rows apart.
 	parts [][]ref
 }
 
+// computedAbove returns the expressions of a SELECT that are computed of the rows of its FROM clause, once for each or for several of them.
+func computedAbove(sel *pg.SelectStmt) []*pg.Node {
+	return slices.Concat(sel.GetTargetList(), sel.GetSortClause(), sel.GetDistinctClause())
+}
+
 func (a *analyzer) shapeOf(sel *pg.SelectStmt, l *level) shape {
-	plain, windowed := rowByRow(slices.Concat(sel.GetTargetList(), sel.GetSortClause(), sel.GetDistinctClause()))
+	above := computedAbove(sel)
+	plain, windowed := rowByRow(above)
 	distinctOn := false
 	for _, d := range sel.GetDistinctClause() {
 		distinctOn = distinctOn || d.GetNode() != nil
 	}
 	s := shape{grouped: len(sel.GetGroupClause()) > 0}
-	s.blocked = limited(sel) || len(sel.GetLockingClause()) > 0 || (!s.grouped && (!plain || sel.GetHavingClause() != nil))
+	s.blocked = limited(sel) || len(sel.GetLockingClause()) > 0 || (!s.grouped && (!plain || sel.GetHavingClause() != nil)) ||
+		s.grouped && !groupByGroup(above)
 	s.plain = plain && !s.grouped && !windowed && sel.GetHavingClause() == nil && len(sel.GetDistinctClause()) == 0 &&
 		len(sel.GetWindowClause()) == 0 && len(sel.GetLockingClause()) == 0
 	if s.grouped {
-		s.keys, s.made = a.groupKeys(sel, l)
+		s.keys, s.sets = a.groupKeys(sel, l)
 	}
 	if windowed {
 		s.parts = a.partitionKeys(sel, l)
@@ -168,7 +182,7 @@ func (a *analyzer) shapeOf(sel *pg.SelectStmt, l *level) shape {
 // others' rows as they are.
 func (a *analyzer) partitionKeys(sel *pg.SelectStmt, l *level) [][]ref {
 	var parts [][]ref
-	for _, node := range slices.Concat(sel.GetTargetList(), sel.GetSortClause(), sel.GetDistinctClause()) {
+	for _, node := range computedAbove(sel) {
 		walk(node, func(m proto.Message) bool {
 			if f, ok := m.(*pg.FuncCall); ok && f.GetOver() != nil {
 				var keys []ref
@@ -209,20 +223,17 @@ func (a *analyzer) distinctKeys(sel *pg.SelectStmt, l *level) []ref {
 	return keys
 }
 
-// groupKeys returns the columns that rows are grouped by, and the functions of columns; none where they are grouped by several sets.
-func (a *analyzer) groupKeys(sel *pg.SelectStmt, l *level) (keys []ref, made []operand) {
+// groupKeys returns the columns that rows are grouped by; none where they are grouped by several sets.
+func (a *analyzer) groupKeys(sel *pg.SelectStmt, l *level) (keys []ref, sets bool) {
 	for _, node := range sel.GetGroupClause() {
 		if node.GetGroupingSet() != nil {
-			return nil, nil
+			return nil, true
 		}
-		node = a.groupedBy(sel, l, node)
-		if column := node.GetColumnRef(); column != nil {
+		if column := a.groupedBy(sel, l, node).GetColumnRef(); column != nil {
 			keys = append(keys, a.resolve(l, column.GetFields()).refs...)
-		} else if o := a.computedBy(l, node); len(o.refs) > 0 {
-			made = append(made, o)
 		}
 	}
-	return keys, made
+	return keys, false
 }
 
 // groupedBy returns the expression that an item of GROUP BY stands for: a number is that of an output column, and a name is one of an
@@ -247,9 +258,10 @@ func (a *analyzer) groupedBy(sel *pg.SelectStmt, l *level, node *pg.Node) *pg.No
 	return node
 }
 
-// keep returns the operand's columns that are grouping keys.
+// keep returns the operand's columns that are grouping keys. A function of a column that an output column is, is one of what the rows are
+// grouped by: PostgreSQL takes no other.
 func (s shape) keep(o operand) operand {
-	if !s.grouped || o.fn != nil && slices.ContainsFunc(s.made, o.same) {
+	if !s.grouped || o.fn != nil && !s.sets {
 		return o
 	}
 	return o.among(s.keys)

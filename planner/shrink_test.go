@@ -8,10 +8,9 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// shrink returns a smaller statement of which the answers differ too, and how: as long as a part can be left out, it is.
-func (d trial) shrink(t *testing.T, conn *pgx.Conn, difference string) (_ trial, _ string) {
+// shrink returns a smaller statement of which the answers differ too, and how: as long as a part can be left out, it is, in so many tries.
+func (d trial) shrink(t *testing.T, conn *pgx.Conn, difference string, most int) (_ trial, _ string) {
 	t.Helper()
-	const most = 2000
 	for at, tries := 0, 0; tries < most; tries++ {
 		sql, ok := leaveOut(d.sql, at)
 		if !ok {

@@ -29,8 +29,10 @@ type statement struct {
 	barrier bool
 	// questions are the subqueries that columns are compared with.
 	questions map[*pg.SubLink]*question
-	execute   *pg.ExecuteStmt
-	prepare   *Prepared
+	// targets are the relations that are written, as SQL writes them.
+	targets []string
+	execute *pg.ExecuteStmt
+	prepare *Prepared
 	// deallocates is set for DEALLOCATE and DISCARD ALL.
 	deallocates *Naming
 	// set is what the statement does to the settings that later statements of the text depend on.
@@ -73,7 +75,7 @@ func analyzeStatement(text string, raw *pg.RawStmt, c *Catalog, created map[stri
 		sc.links = a.linksOf(sc.item, sc.quals, sc.quals)
 		sc.asks, sc.names = asksSymbols(sc.quals, sc.item), namesSymbols(sc.quals, sc.item)
 	}
-	s.scans, s.opaque, s.barrier, s.questions = a.scans, a.opaque, a.barrier, a.questions
+	s.scans, s.opaque, s.barrier, s.questions, s.targets = a.scans, a.opaque, a.barrier, a.questions, a.targets
 	s.symbolic = sync.OnceValues(s.ofSymbols)
 	s.oids = slices.Clone(oids)
 	if strings.Contains(text, "$") {
@@ -178,7 +180,7 @@ func (a *analyzer) top(s *statement, root *pg.Node, text string, raw *pg.RawStmt
 
 // writesSomething reports whether a text may hold a statement that writes.
 func writesSomething(text string) bool {
-	return slices.ContainsFunc([]string{"insert", "update", "delete", "merge"}, func(word string) bool { return hasWord(text, word) })
+	return slices.ContainsFunc([]string{"insert", "update", "delete", "merge"}, func(word string) bool { return containsFold(text, word) })
 }
 
 // analyzes reports whether an EXPLAIN runs its statement.
@@ -234,7 +236,7 @@ func (a *analyzer) doBlock(s *statement, d *pg.DoStmt) {
 		if containsFold(def.GetArg().GetString_().GetSval(), ownPrefix) {
 			s.configs = append(s.configs, change{})
 		}
-		if body := def.GetArg().GetString_(); def.GetDefname() == "as" && (a.mentioned(body.GetSval()) || hasWord(body.GetSval(), "execute") || a.catalog.callsDynamic(body.GetSval())) {
+		if body := def.GetArg().GetString_(); def.GetDefname() == "as" && (a.mentioned(body.GetSval()) || containsFold(body.GetSval(), "execute") || a.catalog.callsDynamic(body.GetSval())) {
 			a.hide("it runs a DO block that may read ohlcv")
 		}
 	}
@@ -281,21 +283,39 @@ func (a *analyzer) query(node *pg.Node, env *cte) {
 		a.insert(n.InsertStmt, env)
 	case *pg.Node_UpdateStmt:
 		u := n.UpdateStmt
-		a.target(u.GetRelation())
-		a.modify(u.GetWithClause(), env, u.GetFromClause(), u.GetWhereClause(), u.GetTargetList(), u.GetReturningList())
+		a.modify(u.GetRelation(), u.GetWithClause(), env, u.GetFromClause(), u.GetWhereClause(), u.GetTargetList(), u.GetReturningList(), false)
 	case *pg.Node_DeleteStmt:
 		d := n.DeleteStmt
-		a.target(d.GetRelation())
-		a.modify(d.GetWithClause(), env, d.GetUsingClause(), d.GetWhereClause(), d.GetReturningList(), nil)
+		a.modify(d.GetRelation(), d.GetWithClause(), env, d.GetUsingClause(), d.GetWhereClause(), nil, d.GetReturningList(), false)
 	case *pg.Node_MergeStmt:
-		m := n.MergeStmt
-		a.target(m.GetRelation())
-		// A row of the source that matches nothing counts too: the condition bounds nothing.
-		inner := a.with(m.GetWithClause(), env)
-		a.subqueries(nil, inner, m.GetJoinCondition())
-		a.subqueries(nil, inner, m.GetMergeWhenClauses()...)
-		a.modify(m.GetWithClause(), env, []*pg.Node{m.GetSourceRelation()}, nil, m.GetReturningList(), nil)
+		a.merge(n.MergeStmt, env)
 	}
+}
+
+// merge analyses MERGE as a SELECT from the target and the source. A row of the source that matches nothing counts only where something
+// is to be done WHEN NOT MATCHED BY TARGET: then the condition bounds nothing.
+func (a *analyzer) merge(m *pg.MergeStmt, env *cte) {
+	all, lacking := false, false
+	where := m.GetJoinCondition()
+	var lists []*pg.Node
+	expression := func(node *pg.Node) *pg.Node {
+		return &pg.Node{Node: &pg.Node_ResTarget{ResTarget: &pg.ResTarget{Val: node}}}
+	}
+	for _, node := range m.GetMergeWhenClauses() {
+		clause := node.GetMergeWhenClause()
+		all = all || clause.GetMatchKind() == pg.MergeMatchKind_MERGE_WHEN_NOT_MATCHED_BY_TARGET
+		lacking = lacking || clause.GetMatchKind() == pg.MergeMatchKind_MERGE_WHEN_NOT_MATCHED_BY_SOURCE
+		lists = append(lists, clause.GetTargetList()...)
+		for _, value := range append(clause.GetValues(), clause.GetCondition()) {
+			if value != nil {
+				lists = append(lists, expression(value))
+			}
+		}
+	}
+	if all {
+		lists, where = append(lists, expression(where)), nil
+	}
+	a.modify(m.GetRelation(), m.GetWithClause(), env, []*pg.Node{m.GetSourceRelation()}, where, lists, m.GetReturningList(), lacking)
 }
 
 // target notes the relation that a statement writes.
@@ -304,6 +324,7 @@ func (a *analyzer) target(rv *pg.RangeVar) {
 		return
 	}
 	a.seen[rv] = true
+	a.targets = append(a.targets, relationName(rv))
 	if a.inClosure(rv.GetRelname()) {
 		a.hide("it writes to " + rv.GetRelname() + ", through which ohlcv may be read")
 	}
@@ -316,23 +337,36 @@ func (a *analyzer) insert(n *pg.InsertStmt, env *cte) {
 	if sel := n.GetSelectStmt(); sel != nil {
 		a.query(sel, inner)
 	}
-	a.subqueries(nil, inner, n.GetReturningList()...)
+	a.subqueries(nil, inner, slices.Concat(n.GetCols(), n.GetReturningList())...) // a column may have a subscript
 	if conflict := n.GetOnConflictClause(); conflict != nil {
 		a.subqueries(nil, inner, conflict.GetTargetList()...)
 		a.subqueries(nil, inner, conflict.GetWhereClause())
 	}
 }
 
-// modify analyses UPDATE … FROM and DELETE … USING as a SELECT of the same FROM clause: each row of it that passes the
-// condition may be used.
-func (a *analyzer) modify(with *pg.WithClause, env *cte, from []*pg.Node, where *pg.Node, lists ...[]*pg.Node) {
-	sel := &pg.SelectStmt{
-		WithClause: with, FromClause: from, WhereClause: where, Op: pg.SetOperation_SETOP_NONE,
+// modify analyses UPDATE … FROM and DELETE … USING as a SELECT from the target and the same FROM clause: each row of it that passes
+// the condition may be used. The target is a relation, whatever the WITH clause defines. In RETURNING its columns have other values than
+// those that are there; lacking says that it may be returned without a row of the FROM clause.
+func (a *analyzer) modify(target *pg.RangeVar, with *pg.WithClause, env *cte, from []*pg.Node, where *pg.Node, list, returning []*pg.Node, lacking bool) {
+	a.target(target)
+	name := target.GetRelname()
+	joined := !isOurs(target) && !a.inClosure(name) && a.with(with, env).find(name) == nil
+	if joined {
+		from = append([]*pg.Node{{Node: &pg.Node_RangeVar{RangeVar: target}}}, from...)
 	}
-	for _, list := range lists {
-		sel.TargetList = append(sel.TargetList, list...)
+	it := &item{ctes: env, sub: &pg.SelectStmt{
+		WithClause: with, FromClause: from, WhereClause: where, TargetList: list, Op: pg.SetOperation_SETOP_NONE,
+	}}
+	l := a.levelOf(it)
+	for _, each := range l.items {
+		each.nullable = each.nullable || lacking
 	}
-	a.selectItem(&item{sub: sel, ctes: env}, nil, nil)
+	a.selectItem(it, nil, nil)
+	seen := *l
+	if joined {
+		seen.items = l.items[1:]
+	}
+	a.subqueries(&seen, a.innerOf(it), returning...)
 }
 
 // noteWrites notes whether a statement, or one in its WITH clauses, writes ohlcv itself.
@@ -390,14 +424,7 @@ func preparedBy(n *pg.PrepareStmt, text string, raw *pg.RawStmt) *Prepared {
 		case tok.kind == tokenWord && tok.text == "as" && depth == 0:
 			p := &Prepared{Name: n.GetName(), Text: text[tok.end:end]}
 			for _, t := range n.GetArgtypes() {
-				oid, _ := castOID(t.GetTypeName())
-				switch oid {
-				case 0:
-					oid = oidOther
-				case oidUnknown:
-					oid = 0 // inferred from its use
-				}
-				p.OIDs = append(p.OIDs, oid)
+				p.OIDs = append(p.OIDs, declaredOID(t.GetTypeName()))
 			}
 			return p
 		}

@@ -48,6 +48,11 @@ func (e *evaluator) askQuestion(q *question, form int) (Column, bool) {
 
 // dataOf returns the question as it is asked in this execution, or why it cannot be.
 func (e *evaluator) dataOf(q *question, form int) (d Data, why string) {
+	if e.named != nil && q.why == "" && len(q.params) > 0 {
+		if q, why = e.executed(q); why != "" {
+			return d, why
+		}
+	}
 	switch {
 	case q.why != "":
 		return d, "a subquery that cannot be asked beforehand: " + q.why
@@ -55,19 +60,26 @@ func (e *evaluator) dataOf(q *question, form int) (d Data, why string) {
 		return d, e.args.Unaskable
 	case e.data.later:
 		return d, "a subquery behind other statements of the same Query"
+	case e.data.set && (q.setting || q.reads): // what it reads of ohlcv would be filled under the settings before
+		return d, "a subquery that reads ohlcv or a setting, behind a SET of the same Query"
 	case !e.env.known || len(e.readIn) > 0 && q.strs:
 		return d, "a subquery whose constants may have been read under other settings"
-	case e.named != nil && len(q.params) > 0:
-		return d, "a subquery with parameters of EXECUTE"
 	}
 	sql := q.sql(form)
 	encoded := encodeText(sql, e.env.ClientEncoding)
 	if back, ok := decodeText(encoded, e.env.ClientEncoding); sql == "" || !ok || back != sql {
 		return d, "a subquery that cannot be written down by itself"
 	}
-	d = Data{SQL: encoded, Params: q.params, Reads: q.reads, Names: q.names}
+	d = Data{SQL: encoded, Params: q.params, Reads: q.reads, Names: q.names, Set: e.data.set, View: q.view}
+	d.Targets = e.targets
 	var key strings.Builder
 	key.WriteString(encoded)
+	if d.Set {
+		key.WriteString("\x00set")
+	}
+	if d.View {
+		key.WriteString("\x00view")
+	}
 	for _, number := range q.params {
 		if number > len(e.args.Values) {
 			return d, "a subquery with parameters that are not known"
@@ -85,14 +97,44 @@ type dataState struct {
 	pending int
 	// unasked says why something could not be asked.
 	unasked string
-	// later says that statements of the same text come before the one in hand.
-	later bool
+	// later says that statements of the same text come before the one in hand which may change what a question gives, or take
+	// long: others may change it meanwhile. set says that a setting is set before it that changes no answer.
+	later, set bool
 }
 
-// texts returns an answer's values as symbol and timeframe are compared with them; false where that is not known.
+// behind notes that a statement of the same text is executed before the one in hand: all questions are asked before both.
+func (d *dataState) behind(s *statement) {
+	switch {
+	case s.transaction != nil && (s.transaction.GetKind() == pg.TransactionStmtKind_TRANS_STMT_BEGIN || s.transaction.GetKind() == pg.TransactionStmtKind_TRANS_STMT_START):
+		// The snapshot is taken by a statement behind it.
+	case s.prepare != nil || s.deallocates != nil && !s.unsettles:
+	case s.set != nil && changesNoAnswer(s.set):
+		d.set = true
+	default:
+		d.later = true
+	}
+}
+
+// changesNoAnswer reports whether a SET or RESET is of one setting on which no answer depends but that of current_setting.
+func changesNoAnswer(n *pg.VariableSetStmt) bool {
+	switch n.GetKind() {
+	case pg.VariableSetKind_VAR_SET_VALUE, pg.VariableSetKind_VAR_SET_DEFAULT, pg.VariableSetKind_VAR_RESET:
+	default:
+		return false
+	}
+	switch name := strings.ToLower(n.GetName()); name {
+	case "statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout", "client_min_messages", "work_mem", "application_name":
+		return true
+	default:
+		return strings.HasPrefix(name, ownPrefix)
+	}
+}
+
+// texts returns an answer's values as symbol and timeframe are compared with them; false where that is not known. A char(n) is compared
+// with a text as the text that it is without the blanks at its end (pg_cast: the cast is implicit, and text the preferred type).
 func (e *evaluator) texts(c Column) ([]value, bool) {
 	switch c.OID {
-	case oidText, oidVarchar, oidName, oidUnknown:
+	case oidText, oidVarchar, oidName, oidUnknown, oidBPChar:
 	default:
 		e.data.unasked = "a subquery of a type that is not compared as text"
 		return nil, false
@@ -106,6 +148,9 @@ func (e *evaluator) texts(c Column) ([]value, bool) {
 		text, ok := decodeText(string(raw), e.env.ClientEncoding)
 		if !ok {
 			return nil, false
+		}
+		if c.OID == oidBPChar {
+			text = strings.TrimRight(text, " ")
 		}
 		list = append(list, value{kind: kindText, text: text})
 	}
@@ -221,6 +266,19 @@ func (b *bounder) compareSubquery(col, op string, node *pg.Node) (truth, bool) {
 		out.n = everything() // it may have no rows
 	}
 	return out, true
+}
+
+// castSubquery returns the scalar subquery whose array of texts op ANY and op ALL compare with, as in any((SELECT …)::text[]); nil where
+// the array is none.
+func castSubquery(node *pg.Node) *pg.SubLink {
+	t, s := node.GetTypeCast().GetTypeName(), node.GetTypeCast().GetArg().GetSubLink()
+	if s.GetSubLinkType() != pg.SubLinkType_EXPR_SUBLINK || isBareSelect(s.GetSubselect().GetSelectStmt()) {
+		return nil
+	}
+	if oid := castType(t); oid != oidTextArray && oid != oidVarcharArray || len(t.GetArrayBounds()) != 1 || len(t.GetTypmods()) > 0 {
+		return nil
+	}
+	return s
 }
 
 // arraySubquery returns the subquery whose rows op ANY and op ALL compare with, nil where the array is no subquery.

@@ -27,6 +27,7 @@ type Template struct {
 	// encoding and nonStandard are settings under which the text came.
 	encoding    string
 	nonStandard bool
+	parser      parser
 	columns     []string
 	fixed       atomic.Pointer[fixedPlan] // the newest
 	// given are the constants of this text in the place of those in list, where that is another text's.
@@ -50,26 +51,27 @@ var errStrings = errors.New("standard_conforming_strings is off")
 // Prepare analyses a text. It never fails: a text that cannot be understood becomes an opaque template. One that cannot read
 // ohlcv is parsed only for what it does to the names of prepared statements and to barkeep's own settings.
 func Prepare(text string, paramOIDs []uint32, env Env) *Template {
-	t, _ := prepare(text, paramOIDs, env)
+	t, _ := prepare(text, paramOIDs, env, pg.Parse)
 	return t
 }
 
 // again analyses the text anew, as it was read when it came: its encoding and its strings are those of then.
 func (t *Template) again(env Env) *Template {
 	env.ClientEncoding, env.NonStandardStrings = t.encoding, t.nonStandard
-	return Prepare(t.Text, t.oids, env)
+	fresh, _ := prepare(t.Text, t.oids, env, t.parser)
+	return fresh
 }
 
 // renames reports whether the text may change the names of prepared statements.
 func renames(text string) bool {
-	return hasWord(text, "prepare") || hasWord(text, "deallocate") || hasWord(text, "discard")
+	return containsFold(text, "prepare") || containsFold(text, "deallocate") || containsFold(text, "discard")
 }
 
 // prepare returns the parse trees too.
-func prepare(text string, paramOIDs []uint32, env Env) (*Template, []*pg.RawStmt) {
+func prepare(text string, paramOIDs []uint32, env Env, p parser) (*Template, []*pg.RawStmt) {
 	t := &Template{
 		Text: text, Statements: 1, oids: slices.Clone(paramOIDs), catalog: env.Catalog,
-		encoding: env.ClientEncoding, nonStandard: env.NonStandardStrings,
+		encoding: env.ClientEncoding, nonStandard: env.NonStandardStrings, parser: p,
 	}
 	may := MayRead(text, env.Catalog)
 	if !may && !renames(text) && !containsFold(text, ownPrefix) {
@@ -96,7 +98,7 @@ func (t *Template) parse(env Env) ([]*pg.RawStmt, error) {
 	if err != nil {
 		return nil, err
 	}
-	tree, err := pg.Parse(text)
+	tree, err := t.parser(text)
 	if err != nil {
 		return nil, fmt.Errorf("parse the statement: %w", err)
 	}
@@ -136,10 +138,45 @@ func (t *Template) Reads() bool {
 	return t.ParseErr != nil || slices.ContainsFunc(t.list, (*statement).reads)
 }
 
+// Before returns the text up to the first statement that may read ohlcv; empty where none comes before that one, or it is not known
+// where it begins. It parses the text anew.
+func (t *Template) Before() string {
+	at := slices.IndexFunc(t.list, (*statement).reads)
+	if text, readable := decodeText(t.Text, t.encoding); at <= 0 || !readable || text != t.Text {
+		return ""
+	}
+	tree, err := t.parser(t.Text)
+	if err != nil || at >= len(tree.GetStmts()) {
+		return ""
+	}
+	return t.Text[:tree.GetStmts()[at].GetStmtLocation()]
+}
+
 // Explains reports whether the text is, or contains, an EXPLAIN (BARKEEP): what Bind returns is then to be shown, and nothing
 // of the text executed.
 func (t *Template) Explains() bool {
 	return slices.ContainsFunc(t.list, func(s *statement) bool { return s.explained })
+}
+
+// Lacks reports whether an execution with so many parameters, by Bind, is an error for certain: the statement has more. It looks at the
+// whole tree.
+func (t *Template) Lacks(given int) bool {
+	if len(t.list) != 1 {
+		return false
+	}
+	trees := t.list[0].trees // the last is the statement's own
+	root, ok := trees[len(trees)-1].(*pg.Node)
+	if !ok || root.GetSelectStmt() == nil && root.GetInsertStmt() == nil && root.GetUpdateStmt() == nil && root.GetDeleteStmt() == nil {
+		return false // what is not analysed when it is parsed may have parameters that it never asks for
+	}
+	lacks := false
+	walk(root, func(m proto.Message) bool {
+		if p, is := m.(*pg.ParamRef); is && int(p.GetNumber()) > given {
+			lacks = true
+		}
+		return !lacks
+	})
+	return lacks
 }
 
 // Writes reports whether the text writes ohlcv itself.

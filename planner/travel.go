@@ -3,6 +3,9 @@ package planner
 import (
 	"slices"
 
+	pg "github.com/pganalyze/pg_query_go/v6"
+	"google.golang.org/protobuf/proto"
+
 	"barkeep/internal/market"
 )
 
@@ -34,21 +37,30 @@ func (a *analyzer) linksOf(it *item, quals, all []*pred) []link {
 		case predAnd:
 			links = append(links, a.linksOf(it, q.kids, all)...)
 		case predCompare:
-			for _, side := range []struct {
-				op          string
-				own, others operand
-			}{{q.op, q.left, q.right}, {flipped[q.op], q.right, q.left}} {
-				col, ok := side.own.of(it)
-				own, other, compared := comparedAs(side.own, side.others)
-				if !ok || !compared || own != nil && col != colTS || other != nil && col != colTS {
-					continue
-				}
-				for _, from := range a.sources(side.others.refs, it, all, own != nil || other != nil) {
-					if fit(from, col) {
-						links = append(links, link{col, side.op, from, own, other, q})
-					}
-				}
-			}
+			links = append(links, a.linksBy(it, q, q.op, q.left, q.right, all)...)
+			links = append(links, a.linksBy(it, q, flipped[q.op], q.right, q.left, all)...)
+		}
+	}
+	return links
+}
+
+// linksBy finds the links of one side of a comparison to the other.
+func (a *analyzer) linksBy(it *item, q *pred, op string, mine, others operand, all []*pred) []link {
+	col, ok := mine.of(it)
+	if col != colTS && mine.castToText() {
+		mine.cast = 0 // what it is already
+	}
+	own, other, compared := comparedAs(mine, others)
+	var links []link
+	if ok && col != colTS && op == "=" && mine.cast == 0 {
+		links = a.expressions(col, q, others, all)
+	}
+	if !ok || !compared || own != nil && col != colTS || other != nil && col != colTS {
+		return links
+	}
+	for _, from := range a.sources(others.refs, it, all, own != nil || other != nil) {
+		if fit(from, col) {
+			links = append(links, link{col, op, from, own, other, q})
 		}
 	}
 	return links
@@ -65,7 +77,7 @@ func (a *analyzer) sources(refs []ref, it *item, quals []*pred, instant bool) []
 		case ok:
 			list = append(list, from)
 		case r.item.askable():
-			list = append(list, []origin{{ref: r, asked: a.itemQuestion(r, quals), instant: instant}})
+			list = append(list, []origin{{ref: r, asked: a.itemQuestion(r.item, columnNode(r.item.alias, r.col), quals), instant: instant}})
 		}
 	}
 	return list
@@ -123,10 +135,10 @@ func (a *analyzer) origins(r ref, depth int) ([]origin, bool) {
 		return []origin{{ref: r, series: it.series}}, true
 	case it.sub == nil:
 		return nil, false
-	case len(it.branches) > 0:
+	case it.sub.GetOp() != pg.SetOperation_SETOP_NONE:
 		var all []origin
 		at := a.position(it, r.col)
-		for _, branch := range it.branches {
+		for _, branch := range a.branchesOf(it) {
 			from, ok := a.anyOrigin(a.branchColumn(branch, at), depth)
 			if !ok {
 				return nil, false
@@ -142,6 +154,31 @@ func (a *analyzer) origins(r ref, depth int) ([]origin, bool) {
 		return a.anyOrigin(a.resolve(a.levelOf(it), column.GetFields()), depth)
 	}
 	return a.anyOrigin(a.output(it, r.col), depth)
+}
+
+// folds reports whether a column that stands for several, in a set operation or a join's USING, may take different texts for the same,
+// though the one among them that a condition on it would be one on does not: the collation is that of any of them.
+func (a *analyzer) folds(column operand, all ...ref) bool {
+	if a.catalog == nil || !a.catalog.Folds {
+		return false
+	}
+	if from, ok := a.anyOrigin(column, 0); ok && !slices.ContainsFunc(from, func(o origin) bool { return o.col != colTS }) {
+		return false
+	}
+	return slices.ContainsFunc(all, func(r ref) bool {
+		from, ok := a.origins(r, 0)
+		return !ok || slices.ContainsFunc(from, func(o origin) bool { return slices.ContainsFunc(o.values, collated) })
+	})
+}
+
+func collated(node *pg.Node) bool {
+	found := false
+	walk(node, func(m proto.Message) bool {
+		_, is := m.(*pg.CollateClause)
+		found = found || is
+		return !found
+	})
+	return found
 }
 
 // anyOrigin is origins for a column that several refs are equal to.

@@ -19,16 +19,22 @@ const (
 	oidText             = 25
 	oidFloat8           = 701
 	oidUnknown          = 705
+	oidInt4Array        = 1007
 	oidTextArray        = 1009
 	oidVarcharArray     = 1015
+	oidInt8Array        = 1016
+	oidBPChar           = 1042
 	oidVarchar          = 1043
 	oidDate             = 1082
 	oidTimestamp        = 1114
 	oidTimestampArray   = 1115
 	oidTimestamptz      = 1184
+	oidDateArray        = 1182
 	oidTimestamptzArray = 1185
 	oidInterval         = 1186
 	oidNumeric          = 1700
+	oidUUID             = 2950
+	oidUUIDArray        = 2951
 )
 
 // pgEpoch is 2000-01-01 UTC, from which PostgreSQL counts its binary times.
@@ -66,28 +72,9 @@ func nullOf(k kind) value { return value{kind: k, null: true} }
 
 func instant(k kind, i market.Instant) value { return value{kind: k, lo: i, hi: i} }
 
-// farZone is further than any zone's wall clock was ever from UTC.
-const farZone = 16 * time.Hour
-
-// daySlack is how much the length of a day can differ from 24 hours between two zones' clocks, with room to spare.
-const daySlack = 2 * farZone
-
 func (v value) widen(below, above time.Duration) value {
 	v.lo, v.hi = v.lo.Shift(-below), v.hi.Shift(above)
 	return v
-}
-
-// isUTC reports whether a TimeZone is UTC under one of its names.
-func isUTC(zone string) bool {
-	if zone == "" || zone == "UTC" || zone == "Etc/UTC" { // as they are nearly always written
-		return true
-	}
-	switch strings.ToLower(zone) {
-	case "utc", "etc/utc", "gmt", "etc/gmt", "zulu", "etc/zulu", "universal", "etc/universal", "uct", "etc/uct", "gmt0",
-		"etc/gmt0", "etc/gmt+0", "etc/gmt-0", "greenwich", "etc/greenwich":
-		return true
-	}
-	return false
 }
 
 // decodeBinary reads a parameter in binary format, of a type that was declared or inferred.

@@ -3,6 +3,7 @@ package planner
 import (
 	"maps"
 	"reflect"
+	"slices"
 	"sync"
 
 	pg "github.com/pganalyze/pg_query_go/v6"
@@ -77,6 +78,37 @@ var scalarFunctions = map[string]bool{ //nolint:gochecknoglobals // a table
 	"rtrim": true, "age": true, "make_interval": true, "json_build_object": true, "jsonb_build_object": true,
 	"json_build_array": true, "jsonb_build_array": true, "row_to_json": true, "to_json": true, "to_jsonb": true,
 	"width_bucket": true, "float8": true, "int4": true, "int8": true, "text": true, "numeric": true,
+}
+
+// ScalarFunctions returns the names of functions that are taken to give one value for one row.
+func ScalarFunctions() []string { return slices.Sorted(maps.Keys(scalarFunctions)) }
+
+// groupFunctions are functions of pg_catalog and TimescaleDB, beside askedFunctions, that give the same for a group whatever other groups
+// there are.
+var groupFunctions = map[string]bool{ //nolint:gochecknoglobals // a table
+	"first": true, "last": true, "any_value": true, "array_agg": true, "string_agg": true, "json_agg": true, "jsonb_agg": true,
+	"json_object_agg": true, "jsonb_object_agg": true, "bit_xor": true, "regr_avgx": true, "regr_avgy": true, "regr_count": true,
+	"regr_intercept": true, "regr_r2": true, "regr_sxx": true, "regr_sxy": true, "regr_syy": true, "mode": true, "percentile_cont": true,
+	"percentile_disc": true, "rank": true, "dense_rank": true, "percent_rank": true, "cume_dist": true, "range_agg": true, "xmlagg": true,
+	"histogram": true, "time_bucket_gapfill": true, "locf": true, "interpolate": true,
+}
+
+// groupByGroup reports whether the expressions give the same for a group whatever other groups there are: a function that is not known may
+// be volatile.
+func groupByGroup(nodes []*pg.Node) bool {
+	known := true
+	for _, node := range nodes {
+		walk(node, func(m proto.Message) bool {
+			if f, ok := m.(*pg.FuncCall); ok && f.GetOver() == nil {
+				name := lastName(f.GetFuncname())
+				_, builtin := callName(f.GetFuncname())
+				known = known && (scalarFunctions[name] || pureFunctions[name] || askedFunctions[name] || groupFunctions[name]) &&
+					(builtin || f.GetFuncname()[0].GetString_().GetSval() == "public")
+			}
+			return known
+		})
+	}
+	return known
 }
 
 // rowByRow reports whether the expressions give one value for one row; windowed whether one of them is computed over a window.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/jackc/pgerrcode"
@@ -55,7 +56,7 @@ func (s *session) unaskable(u unit) string {
 		return "a subquery of a statement that is not executed yet"
 	case u.behind:
 		return "a subquery behind other statements of its pipeline"
-	case s.reader.settings.repeatable() && s.inTransaction():
+	case s.reader.repeatable() && s.inTransaction():
 		return "a subquery in a block of REPEATABLE READ or SERIALIZABLE"
 	}
 	return ""
@@ -184,12 +185,12 @@ func (q *asking) parameters(d planner.Data) planner.Args {
 func (q *asking) ask(ctx context.Context, d planner.Data) (planner.Column, error) {
 	s := q.session
 	reply, err := s.patient(ctx, append(q.begin(), ownMessages(lookSQL, [][]byte{
-		textArray(d.Relations), textArray(d.Functions), textArray(d.Columns), textArray(d.Operators),
+		textArray(d.Relations), textArray(d.Functions), textArray(d.Columns), textArray(d.Operators), textArray(d.Targets), []byte(strconv.FormatBool(d.View)),
 	}, planner.Args{}, 0)...))
 	if err != nil || reply.err != nil {
-		return q.failed(ctx, reply, err)
+		return q.failed(ctx, d, reply, err)
 	}
-	if why := seenThrough(reply); why != "" {
+	if why := seenThrough(reply, d.Set); why != "" {
 		_, err := s.patient(context.WithoutCancel(ctx), q.end())
 		return planner.Column{Unknown: why}, err
 	}
@@ -197,7 +198,7 @@ func (q *asking) ask(ctx context.Context, d planner.Data) (planner.Column, error
 	reply, err = s.patient(ctx, append(ownMessages(d.SQL, parameters.Values, parameters, maxValues+1), q.end()...))
 	switch {
 	case err != nil || reply.err != nil:
-		return q.failed(ctx, reply, err)
+		return q.failed(ctx, d, reply, err)
 	case reply.overflow || len(reply.rows) > maxValues:
 		return planner.Column{Unknown: "a subquery of more than " + grouped(maxValues) + " values"}, nil
 	case reply.ambiguous:
@@ -224,7 +225,7 @@ func (q *asking) end() []byte {
 
 // failed ends a question that the upstream has answered with an error, and says what that means for the statement: it is the
 // statement's own error, unless only the question is wrong.
-func (q *asking) failed(ctx context.Context, reply *exchange, err error) (planner.Column, error) {
+func (q *asking) failed(ctx context.Context, d planner.Data, reply *exchange, err error) (planner.Column, error) {
 	s := q.session
 	if reply == nil || reply.err == nil { // no end, or all is over
 		return planner.Column{}, err
@@ -241,6 +242,8 @@ func (q *asking) failed(ctx context.Context, reply *exchange, err error) (planne
 	switch own := upstreamError(reply.err); {
 	case own.Code == pgerrcode.ReadOnlySQLTransaction:
 		return planner.Column{Unknown: "a subquery that writes"}, nil
+	case d.View && own.Code == pgerrcode.InsufficientPrivilege: // the view's owner may have the right
+		return planner.Column{Unknown: "a subquery of a view, which its owner may read: " + own.Message}, nil
 	case pgerrcode.IsSyntaxErrororAccessRuleViolation(own.Code) && own.Code != pgerrcode.InsufficientPrivilege:
 		if err := s.checkParse(ctx, q.unit); err != nil {
 			return planner.Column{}, err
@@ -255,7 +258,9 @@ func (q *asking) failed(ctx context.Context, reply *exchange, err error) (planne
 // handed on as a cancel request. It returns both the replies and an error where that has come about.
 func (s *session) patient(ctx context.Context, messages []byte) (*exchange, error) {
 	own := &exchange{done: make(chan struct{}), hushed: true}
-	s.mu.Lock()
+	if err := s.awaitCancel(); err != nil {
+		return nil, err
+	}
 	s.push(entry{kind: kindOwn, own: own})
 	s.mu.Unlock()
 	if _, err := s.upstream.Write(append(messages, encode(&pgproto3.Sync{})...)); err != nil {
@@ -335,7 +340,8 @@ func (s *session) interruptOnce(ctx context.Context) {
 	packet := binary.BigEndian.AppendUint32(nil, uint32(12+len(s.secret))) //nolint:gosec // at most 256
 	packet = binary.BigEndian.AppendUint32(packet, codeCancel)
 	packet = append(binary.BigEndian.AppendUint32(packet, s.pid), s.secret...)
-	if err := s.server.passCancel(context.WithoutCancel(ctx), packet); err != nil {
+	work := context.WithoutCancel(ctx)
+	if err := s.server.passCancel(work, work, s.place, packet); err != nil {
 		s.log.DebugContext(ctx, "question not canceled", slog.Any("error", err))
 	}
 }
@@ -368,7 +374,7 @@ func (s *session) missing(ctx context.Context, held *hold, what need) (Request, 
 		Requirements: what.requirements, Mode: what.set.mode, Freshness: what.set.freshness, MaxBars: what.set.maxBars,
 		AskedBy: what.set.role, Life: s.life,
 	}
-	if r.settings.repeatable() && r.snapshotTaken && s.inTransaction() {
+	if r.repeatable() && r.snapshotTaken && s.inTransaction() && !s.endsBefore(held.units) {
 		request.At = r.snapshotVersion
 	}
 	if len(what.requirements) == 0 || what.set.mode == "stored" {
@@ -378,7 +384,21 @@ func (s *session) missing(ctx context.Context, held *hold, what need) (Request, 
 		return request, 0, errImported
 	}
 	missing, err := s.server.cfg.Coordinator.Missing(ctx, request)
+	if err != nil || missing == 0 || request.At == nil || r.trying {
+		return request, missing, err
+	}
+	// Perhaps what has that snapshot is over by now, or is no more than a Parse that a Sync ends: then the statement gets its own.
+	if _, err := s.quiesce(ctx); err != nil || s.inTransaction() {
+		return request, missing, err
+	}
+	request.At = nil
+	missing, err = s.server.cfg.Coordinator.Missing(ctx, request)
 	return request, missing, err
+}
+
+// endsBefore reports whether what the units read is behind the end of the transaction, in the same Query.
+func (s *session) endsBefore(units []unit) bool {
+	return slices.ContainsFunc(units, func(u unit) bool { return u.stmt.ends && !u.portal && !u.parseOnly })
 }
 
 // explainStage is a plan of what a question reads, for EXPLAIN (BARKEEP).

@@ -13,13 +13,13 @@ import (
 // a SELECT of it is, of arguments that nobody knows.
 func (s *session) call(ctx context.Context, body []byte, size int) error {
 	r := &s.reader
-	if len(body) >= 4 {
-		if c := s.catalog(); c != nil {
-			if name, in := c.Calls[binary.BigEndian.Uint32(body)]; in {
-				if done, err := s.gateCall(ctx, name, size); done || err != nil {
-					return err
-				}
-			}
+	units := s.calls(body)
+	for i := range units {
+		units[i].revived = r.revives && r.inSegment
+	}
+	if r.gated || len(units) > 0 {
+		if done, err := s.gateCall(ctx, units, size); done || err != nil {
+			return err
 		}
 	}
 	if r.inSegment || r.open {
@@ -28,11 +28,29 @@ func (s *session) call(ctx context.Context, body []byte, size int) error {
 	r.pending = append(r.pending, entry{kind: kindCall})
 	r.snapshot, r.dirty = true, true
 	r.scan += size
+	r.open, r.usedUp = false, false
+	r.leaveSegment()
+	s.settle()
 	return nil
 }
 
-// gateCall reports whether the call has been answered.
-func (s *session) gateCall(ctx context.Context, name string, size int) (done bool, err error) {
+// calls returns what has to be planned, or held, before the call goes upstream.
+func (s *session) calls(body []byte) []unit {
+	if c := s.catalog(); c != nil && len(body) >= 4 {
+		if name, in := c.Calls[binary.BigEndian.Uint32(body)]; in {
+			const most = 64 // arguments that the planner tells apart
+			text := "select " + pgx.Identifier{name}.Sanitize() + "(" + strings.Repeat("lower(''), ", most-1) + "lower(''))"
+			return []unit{{stmt: s.classify(text, nil)}}
+		}
+	}
+	if s.forces() {
+		return []unit{{stmt: closedStatement, forced: true}}
+	}
+	return nil
+}
+
+// gateCall reports whether the call has been answered. What is held of the segment before it goes first: no Sync need follow a call.
+func (s *session) gateCall(ctx context.Context, units []unit, size int) (done bool, err error) {
 	if s.reader.gated {
 		if ok, err := s.release(ctx, 0, 0); err != nil {
 			return false, err
@@ -40,13 +58,14 @@ func (s *session) gateCall(ctx context.Context, name string, size int) (done boo
 			return true, s.discard(size)
 		}
 	}
-	const most = 64 // arguments that the planner tells apart
-	text := "select " + pgx.Identifier{name}.Sanitize() + "(" + strings.Repeat("lower(''), ", most-1) + "lower(''))"
 	s.settle()
-	if err := s.forward(); err != nil {
+	if err := s.forwardPart(ctx); err != nil {
 		return false, err
 	}
-	switch failure := s.gate(ctx, []unit{{stmt: s.classify(text, nil)}}); {
+	if len(units) == 0 {
+		return false, nil
+	}
+	switch failure := s.gate(ctx, units); {
 	case errors.Is(failure, errWouldWait):
 		return false, failure
 	case failure != nil:

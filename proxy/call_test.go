@@ -69,7 +69,7 @@ func TestRule3_FunctionCall(t *testing.T) {
 	require.Empty(t, state)
 	state, _ = call(dyn, number, []byte("select 1"))
 	require.Empty(t, state)
-	require.Empty(t, b.asked)
+	require.Empty(t, b.requested())
 }
 
 // What reads an object by name reads what the session has just given that name, before anybody else sees it (PLANNER 3).
@@ -107,5 +107,38 @@ func TestRule3_DependentsOfOwnDefinitions(t *testing.T) {
 		require.NoError(t, exec("select ts from days where symbol = 'sim:BTCUSD' and ts = '2024-01-01Z'"), "a view that nothing changed is looked into")
 		require.NoError(t, exec("rollback"))
 		require.Equal(t, "0A000", code(exec(each.make+"; "+each.run)), "in one text")
+	}
+}
+
+// A trigger made in the same block refuses what fires it where its function may read ohlcv, and no more (PLANNER 3).
+func TestRule3_OwnTriggers(t *testing.T) {
+	b := start(t, nil)
+	conn := b.connect(t, nil)
+	exec := func(sql string) error {
+		_, err := conn.Exec(t.Context(), sql, pgx.QueryExecModeSimpleProtocol)
+		return err
+	}
+	for _, sql := range []string{
+		"create table log (i int)", "create function plain() returns trigger language plpgsql as 'begin return new; end'",
+		"create function reads() returns trigger language plpgsql as 'begin new.i := (select count(*) from ohlcv); return new; end'",
+	} {
+		require.NoError(t, exec(sql), sql)
+	}
+	require.NoError(t, b.server.cfg.Catalog.(interface { //nolint:forcetypeassert // the tests' own
+		Refresh(ctx context.Context) error
+	}).Refresh(t.Context()))
+	for _, each := range []struct{ before, function, state string }{
+		{"select 1", "plain()", ""},
+		{"select 1", "reads()", "0A000"},
+		{"select 1", "plain('ohlcv')", "0A000"},
+		{"create function pg_temp.new() returns trigger language plpgsql as 'begin return new; end'", "pg_temp.new()", ""},
+		{"create function pg_temp.new() returns trigger language plpgsql as 'begin new.i := (select count(*) from ohlcv); return new; end'", "pg_temp.new()", "0A000"},
+		{"create function pg_temp.new() returns trigger language plpgsql as 'begin execute tg_argv[0]; return new; end'", "pg_temp.new('select 1')", "0A000"},
+	} {
+		require.NoError(t, exec("begin"))
+		require.NoError(t, exec(each.before))
+		require.NoError(t, exec("create trigger t before insert on log for each row execute function "+each.function))
+		require.Equal(t, each.state, code(exec("insert into log values (1)")), "%s, %s", each.before, each.function)
+		require.NoError(t, exec("rollback"))
 	}
 }

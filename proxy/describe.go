@@ -22,7 +22,7 @@ func (s *session) describable(u unit) bool {
 	switch {
 	case u.parseOnly, !u.alone && !u.parsed, u.parsed && u.behind:
 		return false
-	case s.reader.settings.repeatable() && s.inTransaction():
+	case s.reader.repeatable() && s.inTransaction():
 		return false // it might take the block's snapshot
 	}
 	s.mu.Lock()
@@ -30,12 +30,41 @@ func (s *session) describable(u unit) bool {
 	return u.stmt.described == nil
 }
 
-// learnTypes asks for the types of the unit's parameters where the plan hangs on them. It reports whether there is more to plan
-// with.
-func (s *session) learnTypes(ctx context.Context, u unit, plan planner.Plan) (bool, error) {
+// learnTypes asks for the types of the unit's parameters, or of those of the statement that it EXECUTEs, where the plan hangs on them.
+// It reports whether there is more to plan with.
+func (s *session) learnTypes(ctx context.Context, u unit, template *planner.Template, plan planner.Plan) (bool, error) {
+	if plan.Untyped {
+		if st, name := s.executed(u, template); st != nil {
+			return s.learnFor(ctx, unit{stmt: st, name: name, alone: true})
+		}
+	}
 	if !plan.Untyped || !s.describable(u) {
 		return false, nil
 	}
+	return s.learnFor(ctx, u)
+}
+
+// executed returns the statement that the unit EXECUTEs and its name, nil where that is not certain, where it is not upstream yet, or
+// where its types are known.
+func (s *session) executed(u unit, template *planner.Template) (*statement, string) {
+	names := template.Executes()
+	if u.parseOnly || len(names) != 1 || template.Statements != 1 || s.reader.repeatable() && s.inTransaction() {
+		return nil, ""
+	}
+	found, fresh := s.lookup(names[0])
+	if fresh || len(found) != 1 {
+		return nil, ""
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if found[0].described != nil {
+		return nil, ""
+	}
+	return found[0], names[0]
+}
+
+// learnFor asks for the types of the parameters of a unit that can be described.
+func (s *session) learnFor(ctx context.Context, u unit) (bool, error) {
 	if s.reader.trying {
 		return false, errWouldWait
 	}

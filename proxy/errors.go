@@ -5,7 +5,9 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"log/slog"
+	"strconv"
 
 	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5/pgproto3"
@@ -35,11 +37,6 @@ var (
 	errShutdown = &Error{
 		Code: pgerrcode.AdminShutdown, Message: "terminating connection: barkeep is shutting down", Fatal: true,
 	}
-	errTooManySessions = &Error{Code: pgerrcode.TooManyConnections, Message: "sorry, too many clients of barkeep already", Fatal: true}
-	errTooManyHolds    = &Error{
-		Code: pgerrcode.TooManyConnections, Message: "too many statements are waiting for bars already",
-		HintText: "Try again later, or set barkeep.mode to stored to read what is there.",
-	}
 	errCanceled         = &Error{Code: pgerrcode.QueryCanceled, Message: "canceling statement due to user request"}
 	errStatementTimeout = &Error{Code: pgerrcode.QueryCanceled, Message: "canceling statement due to statement timeout"}
 	errHoldTimeout      = &Error{
@@ -68,6 +65,10 @@ var (
 		Code: pgerrcode.FeatureNotSupported, Message: "settings change in the pipeline that reads ohlcv",
 		HintText: "Send Sync between the statement that changes settings and the one that reads ohlcv.",
 	}
+	errBehindEnd = &Error{
+		Code: pgerrcode.FeatureNotSupported, Message: "a failed block is ended, or taken back to a savepoint, before ohlcv is read in the same Query or pipeline",
+		HintText: "Send what ends it by itself.",
+	}
 	errCursorSettings = &Error{
 		Code:     pgerrcode.FeatureNotSupported,
 		Message:  "TimeZone, DateStyle or IntervalStyle has changed since a cursor that reads ohlcv was opened",
@@ -82,6 +83,38 @@ var (
 		HintText: "Run the statement again.",
 	}
 
+	errNoProof        = startupError("the database asked for no proof of who you are; barkeep lets only clients on its own machine in like that")
+	errOurCertificate = startupError("the database asked for no proof of who you are but barkeep's own certificate, which is proof of nobody else")
+	errByProcess      = &Error{
+		Code:     pgerrcode.InvalidAuthorizationSpecification,
+		Message:  "the database asked for no proof of who you are; it may go by the user that barkeep's own process runs as, which is proof of nobody else",
+		HintText: "Let pg_hba.conf ask for scram-sha-256 where it says peer or ident; or set auth.allow_trust, and everybody who reaches barkeep is let in.", Fatal: true,
+	}
+	errNoRules    = &Error{Code: pgerrcode.CannotConnectNow, Message: "barkeep cannot read pg_hba.conf from the database now", Fatal: true, HintText: "Connect again."}
+	errCannotBind = &Error{
+		Code: pgerrcode.InvalidAuthorizationSpecification, Message: "barkeep cannot relay SCRAM between two channels of TLS", Fatal: true,
+		Detail:   "You can bind the exchange to your channel, and so can the database to its own, but they are not one channel.",
+		HintText: "Connect with channel_binding=disable, or let barkeep read verifiers, by the function barkeep.verifier or auth.users_file.",
+	}
+	errNotBound = &Error{
+		Code: pgerrcode.InvalidAuthorizationSpecification, Message: "barkeep cannot log in to the database with channel binding, which upstream.url requires", Fatal: true,
+		HintText: "Channel binding needs TLS to the database, the method scram-sha-256 there, and verifiers, by the function barkeep.verifier or auth.users_file.",
+	}
+	errImpostor = &Error{
+		Code: pgerrcode.InvalidAuthorizationSpecification, Message: "the database did not prove that it knows your password", Fatal: true,
+	}
+	errNoVerifiers = &Error{Code: pgerrcode.CannotConnectNow, Message: "barkeep cannot read verifiers from the database now", Fatal: true, HintText: "Connect again."}
+	errNeedsTLS    = &Error{
+		Code: pgerrcode.InvalidAuthorizationSpecification, Message: "connection requires TLS",
+		HintText: "barkeep takes no unencrypted connections over TCP here; connect with sslmode=require or stricter.", Fatal: true,
+	}
+	errNeedsCertificate = &Error{
+		Code: pgerrcode.InvalidAuthorizationSpecification, Message: "connection requires a valid client certificate",
+		HintText: "Connect with sslcert and sslkey: a certificate of an authority that barkeep knows, for the user that logs in.", Fatal: true,
+	}
+	errBehindSSLRequest = unencrypted("SSL request")
+	errBehindGSSRequest = unencrypted("GSSAPI encryption request")
+
 	errClientGone = errors.New("client is gone")
 	// errSegmentFailed says that what was sent of the segment before has failed upstream.
 	errSegmentFailed = errors.New("segment has failed upstream")
@@ -92,8 +125,40 @@ func protocolError(message string) *Error {
 	return &Error{Code: pgerrcode.ProtocolViolation, Message: message, Fatal: true}
 }
 
+// unencrypted is what PostgreSQL says of bytes that came with a request for encryption.
+func unencrypted(request string) *Error {
+	return &Error{
+		Code: pgerrcode.ProtocolViolation, Message: "received unencrypted data after " + request,
+		Detail: "This could be either a client-software bug or evidence of an attempted man-in-the-middle attack.", Fatal: true,
+	}
+}
+
+// errVersion is PostgreSQL's answer to a protocol of another major version.
+func errVersion(code uint32) *Error {
+	return &Error{
+		Code: pgerrcode.FeatureNotSupported, Fatal: true,
+		Message: fmt.Sprintf("unsupported frontend protocol %d.%d: server supports 3.0 and what its database knows of 3", code>>16, code&0xffff),
+	}
+}
+
 func startupError(message string) *Error {
 	return &Error{Code: pgerrcode.InvalidAuthorizationSpecification, Message: message, Fatal: true}
+}
+
+// errRequireAuth is a method that upstream.url does not let the database use: libpq's require_auth.
+func errRequireAuth(method string) *Error {
+	return startupError("the database uses the method of authentication " + method + ", which require_auth of upstream.url does not allow")
+}
+
+// errMethod is a request for authentication that neither barkeep nor anybody in its place can meet.
+func errMethod(request uint32) *Error {
+	name, ok := map[uint32]string{authKerberos: "Kerberos", authGSS: "GSSAPI", authSSPI: "SSPI"}[request]
+	if !ok {
+		name = "a method of number " + strconv.FormatUint(uint64(request), 10)
+	}
+	err := startupError("the database asks for authentication by " + name + ", which barkeep cannot relay")
+	err.HintText = "Let pg_hba.conf ask for scram-sha-256 where barkeep connects from."
+	return err
 }
 
 // publicError turns any error into what the client may see. Those that nobody vouches for are logged under an id.
@@ -126,6 +191,9 @@ func publicError(ctx context.Context, log *slog.Logger, err error) *Error {
 	}
 	return &Error{Code: pgerrcode.InternalError, Message: "internal error " + name, HintText: "The log of barkeep has the cause under this id."}
 }
+
+// encodeOldest returns the error as protocol 2 has it, which is all that a client of that version reads.
+func (e *Error) encodeOldest() []byte { return []byte("EFATAL:  " + e.Message + "\n\x00") }
 
 // encode returns the error as an ErrorResponse.
 func (e *Error) encode() []byte {

@@ -4,18 +4,25 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"time"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5/pgproto3"
+
+	"barkeep/planner"
 )
 
 // exchange sends the proxy's own messages and a Sync, and returns the replies, of which the client sees nothing.
 func (s *session) exchange(ctx context.Context, messages []byte) (*exchange, error) {
-	own := &exchange{done: make(chan struct{})}
-	s.mu.Lock()
+	own := &exchange{done: make(chan struct{}), bare: len(messages) == 0}
+	if err := s.awaitCancel(); err != nil {
+		return nil, err
+	}
 	s.push(entry{kind: kindOwn, own: own})
 	s.mu.Unlock()
 	if _, err := s.upstream.Write(append(messages, encode(&pgproto3.Sync{})...)); err != nil {
-		return nil, fmt.Errorf("write to upstream: %w", err)
+		return nil, fmt.Errorf("write to upstream: %w", errors.Join(errUpstreamGone, err))
 	}
 	select {
 	case <-own.done:
@@ -33,28 +40,59 @@ func (s *session) exchange(ctx context.Context, messages []byte) (*exchange, err
 func (s *session) quiesce(ctx context.Context) (bool, error) {
 	r := &s.reader
 	if r.open {
-		s.mu.Lock()
-		erred := s.erred
-		s.mu.Unlock()
 		switch {
-		case erred:
+		case s.segmentFailed():
 			return false, errSegmentFailed
 		case r.usedUp:
 			return false, nil
+		}
+		// First what came before: the end of a COPY that has not begun yet must be remembered.
+		if quiet, err := s.calmDown(ctx); err != nil || !quiet {
+			return false, err
 		}
 		own, err := s.exchange(ctx, nil)
 		if err != nil {
 			return false, err
 		}
-		r.open = false
+		r.open, r.timing = false, time.Time{}
 		if own.behind {
 			return false, errSegmentFailed
 		}
 	}
-	for {
+	return s.calmDown(ctx)
+}
+
+// calmDown is quiesce but for the open segment.
+func (s *session) calmDown(ctx context.Context) (bool, error) {
+	r := &s.reader
+	for asked, broken := false, false; ; {
 		s.mu.Lock()
-		if s.waiting == 0 {
+		if s.copying && !broken {
 			s.mu.Unlock()
+			if err := s.breakCopy(ctx); err != nil {
+				return false, err
+			}
+			broken = true
+			continue
+		}
+		if unsure := s.waiting == 0 && s.ignored > 0 && !s.copying; unsure && !asked {
+			s.mu.Unlock()
+			if err := s.askOutcome(); err != nil {
+				return false, err
+			}
+			asked = true
+			continue
+		} else if s.waiting == 0 && !unsure {
+			erred := s.erred // and no Sync is on its way: a Query or FunctionCall behind the error was dropped
+			unended := s.unended
+			s.mu.Unlock()
+			switch {
+			case erred:
+				return false, errSegmentFailed
+			case unended:
+				r.open, r.usedUp = true, true
+				return false, nil
+			}
 			return true, nil
 		}
 		if s.calm == nil {
@@ -72,6 +110,62 @@ func (s *session) quiesce(ctx context.Context) (bool, error) {
 	}
 }
 
+// breakCopy has the upstream find a message in the middle of a COPY from the client that does not belong there, where the client has sent one: it
+// ends the session. Where the COPY has failed meanwhile, it is no more than a Parse.
+func (s *session) breakCopy(ctx context.Context) error {
+	_, err := s.exchange(ctx, slices.Concat(
+		encode(&pgproto3.Parse{Name: ownName}),
+		encode(&pgproto3.Close{ObjectType: 'S', Name: ownName})))
+	return err
+}
+
+// reached returns when the upstream has come to the end of what it has of the open segment, with errSegmentFailed if that has failed: a
+// Query behind it is dropped then, and has no answer.
+func (s *session) reached(ctx context.Context) error {
+	if err := s.awaitCancel(); err != nil {
+		return err
+	}
+	there := make(chan struct{})
+	s.push(entry{kind: kindClose, instead: &shown{}, there: there})
+	s.mu.Unlock()
+	if _, err := s.upstream.Write(append(encode(&pgproto3.Close{ObjectType: 'P', Name: ownName}), encode(&pgproto3.Flush{})...)); err != nil {
+		return fmt.Errorf("write to upstream: %w", errors.Join(errUpstreamGone, err))
+	}
+	for {
+		s.mu.Lock()
+		failed := s.erred && s.waiting == 0
+		if s.stirred == nil {
+			s.stirred = make(chan struct{})
+		}
+		stirred := s.stirred
+		s.mu.Unlock()
+		if failed {
+			return errSegmentFailed
+		}
+		select {
+		case <-there:
+			return nil
+		case <-stirred: // an error, or a ReadyForQuery of what came before
+		case <-s.gone:
+			return errUpstreamGone
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// askOutcome has the upstream say what a COPY came to whose end it has got: without a Sync or Flush it does not.
+func (s *session) askOutcome() error {
+	if err := s.awaitCancel(); err != nil {
+		return err
+	}
+	s.mu.Unlock()
+	if _, err := s.upstream.Write(encode(&pgproto3.Flush{})); err != nil {
+		return fmt.Errorf("write to upstream: %w", err)
+	}
+	return nil
+}
+
 // failMark is a name that no statement has; the upstream's error about it mentions it.
 const failMark = "barkeep/failed"
 
@@ -81,6 +175,14 @@ func (s *session) fail(ctx context.Context, failure error, end byte, size int) e
 	r := &s.reader
 	if ctx.Err() != nil || errors.Is(failure, errClientGone) {
 		return failure
+	}
+	if end == 'Q' && r.open && !errors.Is(failure, errSegmentFailed) {
+		switch err := s.reached(ctx); {
+		case errors.Is(err, errSegmentFailed):
+			failure = err
+		case err != nil:
+			return err
+		}
 	}
 	if errors.Is(failure, errSegmentFailed) {
 		return s.dropRest(end, size)
@@ -96,15 +198,24 @@ func (s *session) fail(ctx context.Context, failure error, end byte, size int) e
 		raw = public.encode()
 	}
 	s.server.cfg.Metrics.outcome("failed")
+	if end != 'Q' && !r.used {
+		r.begins = ""
+	}
+	switch err := s.beginFailed(ctx); {
+	case errors.Is(err, errSegmentFailed):
+		return s.dropRest(end, size)
+	case err != nil:
+		return err
+	}
 	r.dropHeld(size)
 	r.skipping = end == 'H' || end == 0
 	ends := !r.skipping
 	if ends {
-		r.inSegment, r.used, r.segmentEffects = false, false, false
+		r.leaveSegment()
 	}
 	s.mu.Lock()
 	tx := s.tx
-	local := s.waiting == 0 && !r.open && tx != 'T'
+	local := s.waiting == 0 && !r.open && !s.unended && tx != 'T'
 	s.mu.Unlock()
 	checked := r.checked
 	r.checked = false
@@ -121,12 +232,53 @@ func (s *session) fail(ctx context.Context, failure error, end byte, size int) e
 	return s.failUpstream(raw, ends)
 }
 
+// beforeFailure returns what comes before the first statement of a Query that may read ohlcv, where that can be executed although the
+// Query is failed: PostgreSQL executes statement by statement, and gives the results of those before the one that fails. It is nil where
+// nothing comes before, where that would not go upstream unplanned by itself, and where the client, or a time limit, has ended the whole.
+func (s *session) beforeFailure(st *statement, refused []unit, failure error) *statement {
+	r := &s.reader
+	var own *Error
+	_, word := failure.(*refusal) //nolint:errorlint // made by gate itself, never wrapped
+	switch {
+	case word, len(refused) > 0, r.open, r.inSegment, s.blockFailed(), errors.Is(failure, errClientGone), errors.Is(failure, errBehindEnd):
+		return nil
+	case errors.As(failure, &own) && (own.Fatal || own.Code == pgerrcode.QueryCanceled || own.Code == pgerrcode.LockNotAvailable):
+		return nil
+	}
+	first := s.template(st, s.env()).Before()
+	if first == "" || planner.MayRead(first, s.catalog()) {
+		return nil
+	}
+	return s.classify(first, nil)
+}
+
+// failBehind has the upstream execute the first statements of a Query, and then fail as if it were by the next of it: they are in the
+// transaction that they would be in, and what that leaves is what PostgreSQL would leave.
+func (s *session) failBehind(ctx context.Context, first *statement, failure error, size int) error {
+	if ctx.Err() != nil {
+		return failure
+	}
+	public := publicError(ctx, s.log, failure)
+	if public.Fatal {
+		return failure
+	}
+	s.server.cfg.Metrics.outcome("failed")
+	s.reader.begins, s.reader.checked = "", false
+	s.mu.Lock()
+	s.failures = append(s.failures, public.encode())
+	s.mu.Unlock()
+	size = s.reader.replace(size, encode(&pgproto3.Query{String: first.text + `EXECUTE "` + failMark + `"`}))
+	if err := s.sendQuery(first, entry{kind: kindQuery, clears: true}, size); err != nil {
+		return err
+	}
+	return s.forward()
+}
+
 // dropHeld forgets the segment or the Query that is held, and the message of that size that ended it.
 func (r *reader) dropHeld(size int) {
 	r.scan += size
 	r.start, r.segment = r.scan, r.scan
-	clear(r.pending)
-	r.pending, r.units, r.gated = r.pending[:0], nil, false
+	r.pending, r.units, r.gated = emptied(r.pending), nil, false
 }
 
 // dropRest drops what PostgreSQL would drop: the rest of a segment whose error the client has got already.
@@ -137,8 +289,11 @@ func (s *session) dropRest(end byte, size int) error {
 	if r.skipping {
 		return nil
 	}
-	r.inSegment, r.used, r.segmentEffects, r.open, r.usedUp = false, false, false, false, false
-	s.mu.Lock()
+	r.open, r.usedUp = false, false
+	r.leaveSegment()
+	if err := s.awaitCancel(); err != nil {
+		return err
+	}
 	s.push(entry{kind: kindSync})
 	s.mu.Unlock()
 	if _, err := s.upstream.Write(encode(&pgproto3.Sync{})); err != nil {
@@ -151,7 +306,9 @@ func (s *session) dropRest(end byte, size int) error {
 func (s *session) failUpstream(raw []byte, ends bool) error {
 	r := &s.reader
 	out := encode(&pgproto3.Bind{PreparedStatement: failMark})
-	s.mu.Lock()
+	if err := s.awaitCancel(); err != nil {
+		return err
+	}
 	s.failures = append(s.failures, raw)
 	if ends {
 		s.push(entry{kind: kindSync, clears: true})

@@ -53,7 +53,7 @@ func TestExplainInEveryProtocol(t *testing.T) {
 	_, err := conn.Exec(t.Context(), "prepare q(text) as select close "+strings.ReplaceAll(bounded, "'sim:BTCUSD'", "$1"))
 	require.NoError(t, err)
 	require.Equal(t, want, explainedLines(t, conn, "explain (barkeep) execute q('sim:BTCUSD')", pgx.QueryExecModeSimpleProtocol))
-	require.Empty(t, b.asked, "it fetches nothing")
+	require.Empty(t, b.requested(), "it fetches nothing")
 
 	_, err = conn.Exec(t.Context(), "select close "+bounded)
 	require.NoError(t, err)

@@ -22,13 +22,23 @@ type fakeUpstream struct {
 	key      []byte
 	canceled chan []byte // each CancelRequest as it came
 	sessions chan net.Conn
+	queries  chan string   // each Query's text
+	identity []string      // where not nil, the row that the first Query of a session is answered with
+	closing  chan struct{} // where not nil, the connection of a CancelRequest is closed after it
 }
 
 func newFakeUpstream(t *testing.T, key []byte) *fakeUpstream {
 	t.Helper()
+	up := &fakeUpstream{pid: 4711, key: key, canceled: make(chan []byte, 10), sessions: make(chan net.Conn, 10), queries: make(chan string, 100)}
+	up.address = accepting(t, up.serve)
+	return up
+}
+
+// accepting serves each connection to a port of loopback, and closes it then. The test ends when all are served.
+func accepting(t *testing.T, serve func(net.Conn)) (address string) {
+	t.Helper()
 	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	up := &fakeUpstream{address: listener.Addr().String(), pid: 4711, key: key, canceled: make(chan []byte, 10), sessions: make(chan net.Conn, 10)}
 	var running sync.WaitGroup
 	t.Cleanup(func() { _ = listener.Close(); running.Wait() })
 	running.Go(func() {
@@ -39,11 +49,20 @@ func newFakeUpstream(t *testing.T, key []byte) *fakeUpstream {
 			}
 			running.Go(func() {
 				defer conn.Close()
-				up.serve(conn)
+				serve(conn)
 			})
 		}
 	})
-	return up
+	return listener.Addr().String()
+}
+
+// tunnel copies both ways until one side ends, and closes far.
+func tunnel(near, far net.Conn) {
+	var back sync.WaitGroup
+	back.Go(func() { _, _ = io.Copy(near, far); _ = near.Close() })
+	_, _ = io.Copy(far, near)
+	_ = far.Close()
+	back.Wait()
 }
 
 func (up *fakeUpstream) serve(conn net.Conn) {
@@ -53,6 +72,9 @@ func (up *fakeUpstream) serve(conn net.Conn) {
 	}
 	if binary.BigEndian.Uint32(packet[4:]) == codeCancel {
 		up.canceled <- packet
+		if up.closing != nil {
+			<-up.closing
+		}
 		return
 	}
 	up.sessions <- conn
@@ -72,11 +94,25 @@ func (up *fakeUpstream) serve(conn net.Conn) {
 		if err != nil {
 			return
 		}
-		if kind == 'P' {
+		switch kind {
+		case 'P':
 			text = string(body)
+		case 'Q':
+			up.queries <- string(body)
 		}
 		out = fakeReply(kind, text)
+		if kind == 'Q' && up.identity != nil {
+			out = append(identityRow(up.identity), out...)
+		}
 	}
+}
+
+func identityRow(texts []string) []byte {
+	values := make([][]byte, len(texts))
+	for i, text := range texts {
+		values[i] = []byte(text)
+	}
+	return encode(&pgproto3.DataRow{Values: values})
 }
 
 func fakeReply(kind byte, parsed string) (out []byte) {
@@ -87,8 +123,11 @@ func fakeReply(kind byte, parsed string) (out []byte) {
 		return encode(&pgproto3.BindComplete{})
 	case 'E':
 		value := ""
-		if strings.Contains(parsed, "session_authorization") {
+		switch {
+		case strings.Contains(parsed, "session_authorization"):
 			value = "postgres"
+		case strings.Contains(parsed, "search_path"):
+			value = `"$user", public`
 		}
 		out = encode(&pgproto3.DataRow{Values: [][]byte{[]byte(value)}})
 	case 'C':
@@ -122,11 +161,25 @@ type rawClient struct {
 // dialRaw starts a session without TLS and password, by protocol 3.0 or 3.2.
 func dialRaw(t *testing.T, address string, newer bool, params ...string) *rawClient {
 	t.Helper()
+	c := askRaw(t, address, newer, params...)
+	c.until('Z')
+	return c
+}
+
+// askRaw is dialRaw up to the answer.
+func askRaw(t *testing.T, address string, newer bool, params ...string) *rawClient {
+	t.Helper()
 	target, err := url.Parse(address)
 	require.NoError(t, err)
 	conn, err := new(net.Dialer).DialContext(t.Context(), "tcp", target.Host)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = conn.Close() })
+	return askRawOn(t, conn, target, newer, params...)
+}
+
+// askRawOn is askRaw on a connection.
+func askRawOn(t *testing.T, conn net.Conn, target *url.URL, newer bool, params ...string) *rawClient {
+	t.Helper()
 	require.NoError(t, conn.SetDeadline(time.Now().Add(30*time.Second)))
 	c := &rawClient{t: t, conn: conn}
 	version := uint32(pgproto3.ProtocolVersion30)
@@ -136,9 +189,8 @@ func dialRaw(t *testing.T, address string, newer bool, params ...string) *rawCli
 	list := append([]string{"user", target.User.Username(), "database", strings.TrimPrefix(target.Path, "/")}, params...)
 	packet := append(binary.BigEndian.AppendUint32(make([]byte, 4), version), strings.Join(list, "\x00")+"\x00\x00"...)
 	binary.BigEndian.PutUint32(packet, uint32(len(packet)))
-	_, err = conn.Write(packet)
+	_, err := conn.Write(packet)
 	require.NoError(t, err)
-	c.until('Z')
 	return c
 }
 

@@ -3,6 +3,7 @@ package proxy
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/binary"
 	"io"
 	"net"
@@ -10,12 +11,14 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/stretchr/testify/require"
 
+	"barkeep/internal/certtest"
 	"barkeep/internal/market"
 	"barkeep/planner"
 )
@@ -23,17 +26,24 @@ import (
 // memoryConn is a connection whose peer is the test: it reads from in and writes by write.
 type memoryConn struct {
 	net.Conn
-	in    io.Reader
-	write func([]byte)
+	in      io.Reader
+	write   func([]byte)
+	address net.Addr // nil is a unix socket's
 }
 
 func (c *memoryConn) Read(b []byte) (int, error)       { return c.in.Read(b) }
 func (c *memoryConn) Write(b []byte) (int, error)      { c.write(b); return len(b), nil }
 func (*memoryConn) Close() error                       { return nil }
-func (*memoryConn) RemoteAddr() net.Addr               { return &net.UnixAddr{} }
 func (*memoryConn) SetDeadline(time.Time) error        { return nil }
 func (c *memoryConn) SetReadDeadline(time.Time) error  { return nil }
 func (c *memoryConn) SetWriteDeadline(time.Time) error { return nil }
+
+func (c *memoryConn) RemoteAddr() net.Addr {
+	if c.address == nil {
+		return &net.UnixAddr{}
+	}
+	return c.address
+}
 
 // deafReader has nothing to read, ever.
 type deafReader struct{}
@@ -76,8 +86,6 @@ func memorySession(t *testing.T) (s *session, sent, seen *bytes.Buffer) {
 	sent, seen = new(bytes.Buffer), new(bytes.Buffer)
 	s = newSession(server, &memoryConn{in: deafReader{}, write: func(b []byte) { seen.Write(b) }})
 	s.planned, s.params, s.statements = true, map[string]string{"TimeZone": "UTC", "server_version": "17"}, map[string]candidates{}
-	s.upBuf = make([]byte, pumpBuffer)
-	s.reader.buf = make([]byte, 256)
 	s.cancel = func() {}
 	s.upstream = &memoryConn{in: deafReader{}, write: func(b []byte) {
 		sent.Write(b)
@@ -94,8 +102,30 @@ func memorySession(t *testing.T) (s *session, sent, seen *bytes.Buffer) {
 				return
 			}
 		}
+		if bytes.HasSuffix(b, encode(&pgproto3.Flush{})) {
+			answerFlush(t, s)
+		}
 	}}
 	return s, sent, seen
+}
+
+// answerFlush answers what is outstanding of an open segment. The caller holds mu.
+func answerFlush(t *testing.T, s *session) {
+	t.Helper()
+	for range len(s.entries) {
+		e, answer := s.head(), byte('1')
+		switch {
+		case e == nil:
+			return
+		case e.kind == kindClose:
+			answer = '3'
+		case e.kind != kindParse:
+			continue // it is passed by with the next
+		}
+		if _, _, err := s.walk([]byte{answer, 0, 0, 0, 4}); err != nil {
+			t.Errorf("answers not understood: %v", err)
+		}
+	}
 }
 
 // ownAnswers is a row for each Execute in what was written.
@@ -167,7 +197,7 @@ func FuzzClientMessages(f *testing.F) {
 		r := &s.reader
 		var failure error
 		for rest := data; len(rest) > 0 && failure == nil; {
-			s.room()
+			r.room()
 			n := copy(r.buf[r.end:], rest[:min(len(rest), int(step)+1)])
 			r.end, rest = r.end+n, rest[n:]
 			failure = s.advance(t.Context())
@@ -231,7 +261,7 @@ func FuzzUpstreamMessages(f *testing.F) {
 			}
 		}
 		for rest := data; len(rest) > 0; {
-			s.compact()
+			s.roomUpstream()
 			n := copy(s.upBuf[s.have:], rest[:min(len(rest), int(step)+1)])
 			if n == 0 {
 				t.Fatal("no room for what comes next")
@@ -250,36 +280,118 @@ func FuzzUpstreamMessages(f *testing.F) {
 	})
 }
 
-// FuzzStartup sends anything as a client's first bytes: a StartupMessage comes out as it came in, within its bound, or not
-// at all.
+// FuzzStartup sends anything as a client's first bytes, in the clear and inside of TLS that it asked for by its first byte: a
+// StartupMessage comes out as it came in, within its bound, or not at all; nothing comes out of what was sent with a request.
 func FuzzStartup(f *testing.F) {
-	packet := func(code uint32, rest string) []byte {
-		out := binary.BigEndian.AppendUint32(nil, uint32(8+len(rest)))
-		return append(binary.BigEndian.AppendUint32(out, code), rest...)
-	}
 	plain := packet(3<<16, "user\x00u\x00database\x00d\x00options\x00-c a=b\x00\x00")
-	f.Add(plain)
-	f.Add(append(packet(codeSSL, ""), plain...))
-	f.Add(append(append(packet(codeGSS, ""), packet(codeSSL, "")...), packet(3<<16|2, "replication\x00true\x00user\x00\x00_pq_.x\x00\x00\x00")...))
-	f.Add(packet(codeCancel, "\x00\x00\x00\x01keykeykey"))
-	f.Add(packet(2<<16, ""))
-	f.Fuzz(func(t *testing.T, data []byte) {
-		server := New(Config{Database: "d", Upstream: Upstream{Network: "unix", Address: "/nowhere"}})
+	ssl, gss := packet(codeSSL, ""), packet(codeGSS, "")
+	hello := clientHello(f)
+	for _, seed := range [][]byte{
+		plain, slices.Concat(ssl, plain), slices.Concat(gss, ssl, packet(3<<16|2, "replication\x00true\x00user\x00\x00_pq_.x\x00\x00\x00")),
+		packet(codeCancel, "\x00\x00\x00\x01keykeykey"),
+		packet(2<<16, ""),
+		hello,
+		slices.Concat(ssl, hello),
+		slices.Concat(hello[:40], hello),
+		{recordHandshake},
+	} {
+		f.Add(seed, uint8(0))
+		f.Add(seed, uint8(7))
+	}
+	pair := certtest.NewAuthority(f).Pair(f, "barkeep")
+	config := &tls.Config{Certificates: []tls.Certificate{pair}, NextProtos: []string{alpn}}
+	up := Upstream{Place: Place{Network: "unix", Address: "/nowhere"}}
+	bare, served := New(Config{Database: "d", Upstream: up}), New(Config{Database: "d", Upstream: up, TLS: config})
+	f.Fuzz(func(t *testing.T, data []byte, step uint8) {
 		var answer bytes.Buffer
-		s := newSession(server, &memoryConn{in: bytes.NewReader(data), write: func(b []byte) { answer.Write(b) }})
+		s := newSession(bare, &memoryConn{in: stepReader{bytes.NewReader(data), int(step)}, write: func(b []byte) { answer.Write(b) }})
 		got, err := s.startup(t.Context())
-		if got == nil {
+		checkStartup(t, s, data, got, err, answer.String())
+		if got != nil && step == 0 && answer.Len() > 0 {
+			t.Fatalf("%q came with a request, and %q was taken", data, got)
+		}
+
+		answer.Reset()
+		s = newSession(served, &memoryConn{in: stepReader{bytes.NewReader(data), int(step)}, address: &net.TCPAddr{}, write: func(b []byte) { answer.Write(b) }})
+		if got, _ = s.startup(t.Context()); got != nil {
+			checkStartup(t, s, data, got, nil, answer.String())
+		}
+		checkInsideTLS(t, served, data)
+	})
+}
+
+// checkStartup says what a StartupMessage that came out must be.
+func checkStartup(t *testing.T, s *session, data, got []byte, err error, answer string) {
+	t.Helper()
+	if got == nil {
+		return
+	}
+	code := binary.BigEndian.Uint32(got[4:])
+	if err != nil || len(got) < minStartup || len(got) > maxStartup || !bytes.Contains(data, got) || code>>16 != 3 && code != codeCancel {
+		t.Fatalf("%q came out of %q: %v", got, data, err)
+	}
+	if strings.Trim(answer, "N") != "" || len(answer) > 2 {
+		t.Fatalf("answered with %q", answer)
+	}
+	s.describe(got)
+	if s.planned {
+		t.Fatal("planned without a coordinator")
+	}
+}
+
+// checkInsideTLS sends the same within TLS: it is read as the first bytes in the clear are, and encryption is not granted again.
+func checkInsideTLS(t *testing.T, server *Server, data []byte) {
+	t.Helper()
+	near, far := net.Pipe()
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer near.Close()
+	running.Go(func() {
+		client := tls.Client(near, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{alpn}})
+		if client.HandshakeContext(t.Context()) != nil {
 			return
 		}
-		if err != nil || len(got) < minStartup || len(got) > maxStartup || !bytes.Contains(data, got) || binary.BigEndian.Uint32(got[4:])>>16 != 3 {
-			t.Fatalf("%q came out of %q: %v", got, data, err)
-		}
-		if strings.Trim(answer.String(), "N") != "" || answer.Len() > 2 {
-			t.Fatalf("answered with %q", answer.String())
-		}
-		s.describe(got)
-		if s.planned {
-			t.Fatal("planned without a coordinator")
+		running.Go(func() {
+			_, _ = client.Write(data)
+			_ = client.CloseWrite()
+		})
+		answers, _ := io.ReadAll(client)
+		if bytes.HasPrefix(bytes.TrimLeft(answers, "N"), []byte("S")) {
+			t.Errorf("granted TLS within TLS for %q", data)
 		}
 	})
+	s := newSession(server, tcpConn{far})
+	got, err := s.startup(t.Context())
+	_ = far.Close()
+	if got != nil && (!s.clientTLS || err != nil || !bytes.Contains(data, got)) {
+		t.Fatalf("%q came out of %q inside of TLS: %v", got, data, err)
+	}
+}
+
+// tcpConn passes for a connection over TCP.
+type tcpConn struct{ net.Conn }
+
+func (tcpConn) RemoteAddr() net.Addr { return &net.TCPAddr{} }
+
+// stepReader reads at most so many bytes at a time; 0 is all.
+type stepReader struct {
+	io.Reader
+	step int
+}
+
+func (r stepReader) Read(b []byte) (int, error) {
+	if r.step > 0 && len(b) > r.step {
+		b = b[:r.step]
+	}
+	return r.Reader.Read(b)
+}
+
+// clientHello is how a TLS client begins.
+func clientHello(tb testing.TB) []byte {
+	tb.Helper()
+	var sent bytes.Buffer
+	client := tls.Client(&memoryConn{in: deafReader{}, write: func(b []byte) { sent.Write(b) }}, &tls.Config{ServerName: "localhost", NextProtos: []string{alpn}})
+	require.Error(tb, client.HandshakeContext(tb.Context()))
+	require.EqualValues(tb, recordHandshake, sent.Bytes()[0])
+	return sent.Bytes()
 }

@@ -1,8 +1,10 @@
 package proxy
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"slices"
@@ -51,21 +53,32 @@ func (s *session) count(reasons []planner.Reason) {
 // gate returns when the units may go upstream, or with the error to be given in their place.
 func (s *session) gate(ctx context.Context, units []unit) error {
 	r := &s.reader
-	if s.blockFailed() {
+	left, err := s.leaveFailed(ctx, units)
+	switch {
+	case err != nil:
+		return err
+	case left:
+		if err := s.gate(ctx, withoutRevival(units)); err != nil {
+			return err
+		}
+		return s.failAgain(ctx)
+	case s.blockFailed():
 		return nil
 	}
 	if r.trying {
 		return s.try(ctx, units)
 	}
-	held := &hold{session: s, units: units}
+	held := &hold{session: s, units: units, forced: s.pause()}
 	held.arm(ctx)
 	defer held.end()
-	err := s.rounds(held.armed, held) //nolint:contextcheck // armed is ctx with the cancel requests
+	err = held.why(s.rounds(held.armed, held)) //nolint:contextcheck // armed is ctx with the cancel requests
 	switch {
 	case err == nil:
 		err = held.letGo()
 	case held.armed.Err() != nil:
 		err = context.Cause(held.armed) //nolint:contextcheck // armed is ctx with the cancel requests
+	case !s.reader.checked && !errors.Is(err, errClientGone) && !errors.Is(err, errSegmentFailed) && s.blockFailed(): // by what was outstanding: the upstream has its own words
+		err = held.letGo()
 	}
 	held.settle(err)
 	return err
@@ -76,6 +89,12 @@ func (s *session) rounds(ctx context.Context, held *hold) error {
 	if ready, err := s.refreshed(ctx, held.units); err != nil || !ready {
 		return err
 	}
+	name, err := s.another(ctx, held.units)
+	if err != nil {
+		return err
+	}
+	s.reader.name = name
+	defer func() { s.reader.name = isOurs }()
 	for round := range s.server.cfg.MaxRounds {
 		if done, err := s.round(held.within(ctx), held, round); err != nil || done {
 			return err
@@ -89,13 +108,15 @@ func (s *session) refreshed(ctx context.Context, units []unit) (bool, error) {
 	if slices.ContainsFunc(units, func(u unit) bool { return u.unsettled }) {
 		return false, errSettingsInSegment
 	}
-	if !s.reader.dirty {
+	if !s.stale() {
 		return true, nil
 	}
 	quiet, err := s.quiesce(ctx)
 	switch {
 	case err != nil:
 		return false, err
+	case !quiet && !slices.ContainsFunc(units, func(u unit) bool { return !u.forced }):
+		return true, nil
 	case !quiet:
 		return false, errSettingsInSegment
 	case s.blockFailed():
@@ -106,10 +127,16 @@ func (s *session) refreshed(ctx context.Context, units []unit) (bool, error) {
 
 // try is gate in a loop's callback: it lets the units go where all is covered, and says errWouldWait in any other case.
 func (s *session) try(ctx context.Context, units []unit) error {
-	if s.reader.dirty || slices.ContainsFunc(units, func(u unit) bool { return u.unsettled }) {
+	if s.stale() || slices.ContainsFunc(units, func(u unit) bool { return u.unsettled }) {
 		return errWouldWait
 	}
-	held := &hold{session: s, units: units}
+	name, err := s.another(ctx, units)
+	if err != nil {
+		return errWouldWait
+	}
+	s.reader.name = name
+	defer func() { s.reader.name = isOurs }()
+	held := &hold{session: s, units: units, forced: s.pause()}
 	if done, err := s.round(ctx, held, 0); err != nil || !done {
 		return errWouldWait // the error is found again, where it can be told
 	}
@@ -122,6 +149,9 @@ func (s *session) round(ctx context.Context, held *hold, round int) (bool, error
 		held.bracket = s.bracket()
 	}
 	if err := s.goOn(held.units); err != nil {
+		return false, err
+	}
+	if err := s.mayListen(ctx, held.units); err != nil {
 		return false, err
 	}
 	what, err := s.planUnits(ctx, held, held.units)
@@ -137,7 +167,8 @@ func (s *session) round(ctx context.Context, held *hold, round int) (bool, error
 	if err != nil {
 		return false, err
 	}
-	if missing == 0 {
+	held.covered = missing == 0
+	if held.covered && held.forced == 0 {
 		s.warn(what.warnings)
 		s.server.cfg.Metrics.outcome(held.outcome())
 		s.count(what.reasons)
@@ -146,6 +177,7 @@ func (s *session) round(ctx context.Context, held *hold, round int) (bool, error
 	if s.reader.trying {
 		return false, errWouldWait
 	}
+	held.waitsFor(request, missing)
 	return held.wait(ctx, request, what)
 }
 
@@ -191,14 +223,17 @@ func (s *session) planUnits(ctx context.Context, held *hold, units []unit) (need
 	var out need
 	var under []planner.Own
 	for _, u := range units {
-		template := s.template(u.stmt, env)
-		if u.cursor || u.refused != nil || template.Explains() {
+		if u.forced {
 			continue
 		}
-		if template.Writes() {
+		template := s.template(u.stmt, env)
+		if u.cursor || u.doomed || u.refused != nil || template.Explains() || u.lacks(template) {
+			continue
+		}
+		if template.Writes() && s.reader.name != isNotOurs {
 			return need{}, errWrites
 		}
-		if u.parseOnly && (!s.reader.settings.repeatable() || strings.Contains(u.stmt.text, "$") || !s.inTransaction()) {
+		if u.parseOnly && (!s.reader.repeatable() || strings.Contains(u.stmt.text, "$") || !s.inTransaction()) {
 			continue
 		}
 		if !template.Reads() {
@@ -244,7 +279,8 @@ func (s *session) unplanned(ctx context.Context, u unit, template *planner.Templ
 	}
 	s.count(plan.Reasons)
 	if template.ParseErr != nil {
-		s.log.InfoContext(ctx, "statement not understood", slog.Any("error", template.ParseErr), slog.Int("bytes", len(template.Text)))
+		s.log.InfoContext(ctx, "statement not understood", slog.Int("bytes", len(template.Text)))
+		s.log.DebugContext(ctx, "statement not understood", slog.Any("error", template.ParseErr)) // it may quote the text
 	}
 	return s.upstreamsWord(ctx, u, template, err)
 }
@@ -269,7 +305,7 @@ func (s *session) planAnswered(ctx context.Context, held *hold, template *planne
 	args.OIDs = s.types(u.stmt)
 	args.Data, args.Unaskable = map[string]planner.Column{}, s.unaskable(u)
 	plan := template.Bind(args, env, held.bracket, answers)
-	if more, err := s.learnTypes(ctx, u, plan); err != nil {
+	if more, err := s.learnTypes(ctx, u, template, plan); err != nil {
 		return plan, err
 	} else if more {
 		template, args.OIDs = s.template(u.stmt, env), s.types(u.stmt)
@@ -374,10 +410,144 @@ func (s *session) upstreamsWord(ctx context.Context, u unit, template *planner.T
 
 // checkParse has the upstream parse a text under a private name, so that a typo fails before the hold.
 func (s *session) checkParse(ctx context.Context, u unit) error {
-	reply, err := s.exchange(ctx, slices.Concat(
+	return s.check(ctx, slices.Concat(ownParse(u), encode(&pgproto3.Close{ObjectType: 'S', Name: ownName})))
+}
+
+func ownParse(u unit) []byte {
+	return slices.Concat(
 		encode(&pgproto3.Close{ObjectType: 'S', Name: ownName}),
-		encode(&pgproto3.Parse{Name: ownName, Query: u.stmt.text, ParameterOIDs: u.stmt.oids}),
-		encode(&pgproto3.Close{ObjectType: 'S', Name: ownName})))
+		encode(&pgproto3.Parse{Name: ownName, Query: u.stmt.text, ParameterOIDs: u.stmt.oids}))
+}
+
+// checkUnit is checkParse with the parameters of a Bind, of which one may be none of its type: a bound that nobody understands is
+// open, and the hold would fetch an entire history for what fails.
+func (s *session) checkUnit(ctx context.Context, u unit) error {
+	if !u.portal || !u.counted {
+		if u.parsed {
+			return s.checkParse(ctx, u)
+		}
+		return nil
+	}
+	bind := pgproto3.Bind{PreparedStatement: u.name, ParameterFormatCodes: u.args.Formats, Parameters: u.args.Values}
+	var parse []byte
+	if u.parsed {
+		parse, bind.PreparedStatement = ownParse(u), ownName
+	}
+	if u.into != "" { // else it is named in what the error says of parameters, and bound anew by the client
+		bind.DestinationPortal = ownName
+	}
+	return renamed(s.check(ctx, slices.Concat(parse, encode(&bind),
+		encode(&pgproto3.Close{ObjectType: 'P', Name: bind.DestinationPortal}),
+		encode(&pgproto3.Close{ObjectType: 'S', Name: ownName}))), u)
+}
+
+// fails has the upstream look at a unit before its hold. It reports whether that fails there for certain, as it is and before anything is
+// executed, so that all may go; or it returns the upstream's word on it. A unit that comes behind others, and fails for certain itself, is marked. Nothing is outstanding.
+func (s *session) fails(ctx context.Context, u *unit) (bool, error) {
+	gone, err := s.vanished(ctx, *u)
+	if err != nil {
+		return false, err
+	}
+	if !gone {
+		taken, err := s.taken(ctx, *u)
+		if err != nil {
+			return false, err
+		}
+		gone = taken
+	}
+	if !gone {
+		miscounted, err := s.miscounted(ctx, *u)
+		if err != nil {
+			return false, err
+		}
+		gone = miscounted
+	}
+	if gone {
+		u.doomed = u.behind
+		return !u.behind, nil
+	}
+	return false, s.checkUnit(ctx, *u)
+}
+
+// miscounted reports whether a Bind has not as many parameters as its statement: their number is that of the statement's text.
+func (s *session) miscounted(ctx context.Context, u unit) (bool, error) {
+	if !u.portal || !u.counted {
+		return false, nil
+	}
+	s.mu.Lock()
+	types := u.stmt.described
+	s.mu.Unlock()
+	if types == nil {
+		var err error
+		if types, err = s.askTypes(ctx, u); err != nil {
+			return false, err
+		}
+	}
+	return len(types) != len(u.args.Values), nil
+}
+
+// known reports whether a statement of that name is known to be upstream.
+func (s *session) known(name string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.statements[name]) > 0
+}
+
+// vanished reports whether the statement of a Bind, which was on its way when that came, is not upstream after all.
+func (s *session) vanished(ctx context.Context, u unit) (bool, error) {
+	if !u.alone || s.known(u.name) {
+		return false, nil
+	}
+	if u.name == "" {
+		return true, nil
+	}
+	there, err := s.prepares(ctx, u.name)
+	return !there, err
+}
+
+// takenSQL finds a prepared statement by its name.
+const takenSQL = `select true from pg_catalog.pg_prepared_statements where name operator(pg_catalog.=) $1`
+
+// taken reports whether the unit's Parse fails for certain, since the session has a statement of that name and nothing in the segment
+// frees it: then it may go as it is, and nothing behind it is executed. Nothing is outstanding.
+func (s *session) taken(ctx context.Context, u unit) (bool, error) {
+	frees := func(e entry) bool { return e.kind == kindClose && e.stmt != nil && e.name == u.name }
+	if u.name == "" || !s.known(u.name) || !u.portal || !u.parsed || u.behind || slices.ContainsFunc(s.reader.pending, frees) {
+		return false, nil
+	}
+	return s.prepares(ctx, u.name)
+}
+
+// prepares asks the upstream whether the session has a prepared statement of that name.
+func (s *session) prepares(ctx context.Context, name string) (bool, error) {
+	reply, err := s.exchange(ctx, ownMessages(takenSQL, [][]byte{[]byte(name)}, planner.Args{}, 0))
+	if err != nil {
+		return false, err
+	}
+	if reply.err != nil {
+		return false, fmt.Errorf("ask for a prepared statement: %w", upstreamError(reply.err))
+	}
+	return len(reply.rows) > 0, nil
+}
+
+// renamed returns the upstream's word on a unit that was looked at under the proxy's own names, with the client's.
+func renamed(err error, u unit) error {
+	word, ok := err.(*refusal) //nolint:errorlint // made by check itself, never wrapped
+	if !ok || !bytes.Contains(word.message, []byte(ownName)) {
+		return err
+	}
+	var response pgproto3.ErrorResponse
+	if response.Decode(word.message[5:]) != nil {
+		return err
+	}
+	response.Message = strings.ReplaceAll(response.Message, ownName, u.name)
+	response.Where = strings.ReplaceAll(response.Where, ownName, u.into)
+	return &refusal{message: encode(&response)}
+}
+
+// check has the upstream look at messages that execute nothing.
+func (s *session) check(ctx context.Context, messages []byte) error {
+	reply, err := s.exchange(ctx, messages)
 	if err != nil {
 		return err
 	}

@@ -134,9 +134,9 @@ func start(t *testing.T, change func(*Config)) *bar {
 	names := catalog.New(db.Pool, nil, "")
 	require.NoError(t, names.Refresh(t.Context()))
 	cfg := Config{
-		Upstream:    Upstream{Network: "tcp", Address: net.JoinHostPort(config.Host, itoa(int(config.Port)))},
+		Upstream:    Upstream{Place: Place{Network: "tcp", Address: net.JoinHostPort(config.Host, itoa(int(config.Port)))}},
 		Database:    config.Database,
-		Coordinator: f, Explainer: f, Catalog: names, Grace: time.Second,
+		Coordinator: f, Explainer: f, Catalog: names, Limits: Limits{Grace: time.Second},
 	}
 	if change != nil {
 		change(&cfg)

@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -32,10 +33,15 @@ type hold struct {
 	// stages counts the questions that are planned inside of each other; explains says that nothing is waited for.
 	stages   int
 	explains bool
+	// forced is how long to wait though nothing may be missing, zero once that is done; covered says that nothing is.
+	forced  time.Duration
+	covered bool
+	// less says that begin has found that less is needed than was planned.
+	less bool
 
 	started time.Time       // zero before the first wait
 	armed   context.Context //nolint:containedctx // the life of the hold is shorter than a call of gate, which ends it
-	until   context.Context //nolint:containedctx // armed with the deadlines of the wait
+	until   context.Context //nolint:containedctx // armed with the deadlines of the wait; nil where there are none yet
 	finish  []func()
 	noticed time.Time
 	machine *actor.Machine // nil before the first wait
@@ -45,12 +51,32 @@ type hold struct {
 	known    bool
 }
 
-// within returns ctx with the deadlines of the wait, once there is one.
+// within returns ctx with the deadlines of the wait, once there is one. Until then it has that of statement_timeout, if the
+// statement is the next to be executed: questions of the planner may take long, too.
 func (h *hold) within(ctx context.Context) context.Context {
 	if h.until != nil {
 		return h.until
 	}
+	s := h.session
+	s.mu.Lock()
+	next := s.waiting == 0
+	s.mu.Unlock()
+	if t := s.reader.settings.statementTimeout; t > 0 && next {
+		var stop context.CancelFunc
+		h.until, stop = context.WithTimeoutCause(ctx, t, errStatementTimeout)
+		h.finish = append(h.finish, stop)
+		return h.until
+	}
 	return ctx
+}
+
+// why returns the cause where err is no more than that the hold's time is over.
+func (h *hold) why(err error) error {
+	var own *Error
+	if err == nil || h.until == nil || h.until.Err() == nil || h.armed.Err() != nil || errors.As(err, &own) || errors.Is(err, errClientGone) {
+		return err
+	}
+	return context.Cause(h.until)
 }
 
 // outcome says for the metrics how it went.
@@ -73,6 +99,7 @@ func (h *hold) arm(ctx context.Context) {
 		s.mu.Lock()
 		s.holdEnd, s.held = nil, false
 		s.mu.Unlock()
+		s.wakeNotifying()
 		cancel(nil)
 	})
 }
@@ -86,6 +113,9 @@ func (h *hold) letGo() error {
 	s.holdEnd, s.held = nil, false
 	if h.armed.Err() != nil {
 		return context.Cause(h.armed)
+	}
+	if s.released == nil {
+		s.released = make(chan struct{})
 	}
 	return nil
 }
@@ -121,36 +151,51 @@ func (h *hold) begin(ctx context.Context, what need) (pass bool, err error) {
 	if s.blockFailed() {
 		return true, nil
 	}
-	if err := s.mayRead(ctx, what); err != nil {
+	if err := h.mayRead(ctx, what); err != nil {
 		return false, err
 	}
-	if s.server.holds.Add(1) > int64(s.server.cfg.MaxHolds) {
-		s.server.holds.Add(-1)
-		return false, errTooManyHolds
+	release, err := s.server.takeHold(s.user)
+	if err != nil {
+		return false, err
 	}
-	h.finish = append(h.finish, func() { s.server.holds.Add(-1) })
+	h.finish = append(h.finish, release)
 	h.started = time.Now()
 	h.machine = s.server.cfg.Actors.New(actor.Datastore(), fmt.Sprintf("session %d, %s", s.pid, s.user))
 	for _, state := range []actor.State{actor.Processing, actor.CheckingCoverage, actor.DataMissing, actor.RequestingFetch} {
 		h.machine.To(state)
 	}
 	h.finish = append(h.finish, s.server.cfg.Metrics.hold(h.started))
-	h.noticed = h.started.Add(s.server.cfg.NoticeAfter - s.server.cfg.NoticeEvery)
+	h.noticed = h.started.Add(s.server.limits().NoticeAfter - s.server.limits().NoticeEvery)
 	until, stop := h.deadlines(ctx, what.set)
 	h.until = until
 	h.finish = append(h.finish, stop)
 	s.mu.Lock()
 	s.held = true
 	s.mu.Unlock()
-	for _, u := range h.units {
-		single := s.template(u.stmt, s.env()).Statements == 1
-		if u.parsed && !u.parseOnly && single && !r.settings.repeatable() && !r.open {
-			if err := s.checkParse(until, u); err != nil {
-				return false, err
+	pinned := r.repeatable() && s.inTransaction() // a Parse would take the snapshot
+	for i := range h.units {
+		u := &h.units[i]
+		single := h.single(*u)
+		if (u.parsed || u.alone) && !u.parseOnly && single && !pinned && !r.open {
+			if fails, err := s.fails(until, u); fails || err != nil {
+				return fails, err
 			}
+			h.less = h.less || u.doomed
 		}
 	}
 	return false, nil
+}
+
+// single reports whether the unit's text is one statement that a Parse says of what its execution would: a Query with a parameter
+// is wrong in another way. What cannot read ohlcv is not parsed here.
+func (h *hold) single(u unit) bool {
+	switch {
+	case !u.portal && strings.Contains(u.stmt.text, "$"):
+		return false
+	case u.forced:
+		return !strings.Contains(strings.TrimRight(u.stmt.text, "; \t\r\n"), ";")
+	}
+	return h.session.template(u.stmt, h.session.env()).Statements == 1
 }
 
 // deadlines are those that end a hold, each with its own cause.
@@ -164,7 +209,11 @@ func (h *hold) deadlines(ctx context.Context, set settings) (context.Context, fu
 	}
 	limit(h.started.Add(set.timeout), errHoldTimeout)
 	if t := r.settings.statementTimeout; t > 0 {
-		limit(h.started.Add(t), errStatementTimeout)
+		from := h.started
+		if r.open && !r.timing.IsZero() && r.timing.Before(from) {
+			from = r.timing // what is left of the upstream's (PROTOCOL 3)
+		}
+		limit(from.Add(t), errStatementTimeout)
 	}
 	if t := r.settings.transactionTimeout; t > 0 {
 		began := h.started
@@ -187,7 +236,10 @@ func (h *hold) wait(ctx context.Context, request Request, what need) (bool, erro
 		if pass, err := h.begin(ctx, what); err != nil || pass {
 			return pass, err
 		}
-	} else if err := s.mayRead(ctx, what); err != nil {
+		if h.less {
+			return false, nil
+		}
+	} else if err := h.mayRead(ctx, what); err != nil {
 		return false, err
 	}
 	h.machine.To(actor.WaitingForData)
@@ -217,7 +269,7 @@ func (h *hold) ensure(request Request) ([]string, error) {
 	client := h.session.client
 	go func() {
 		defer close(finished)
-		warnings, failure = h.session.server.cfg.Coordinator.Ensure(ctx, request, h.note)
+		warnings, failure = h.fill(ctx, request)
 		// In this order: watch sets a deadline of its own, then looks at done.
 		close(done)
 		_ = client.SetReadDeadline(time.Unix(1, 0))
@@ -251,7 +303,7 @@ func (h *hold) watch(done <-chan struct{}) error {
 		beat = time.Now().Add(t / 3)
 	}
 	for {
-		next := h.noticed.Add(s.server.cfg.NoticeEvery)
+		next := h.noticed.Add(s.server.limits().NoticeEvery)
 		if !beat.IsZero() && beat.Before(next) {
 			next = beat
 		}
@@ -265,8 +317,11 @@ func (h *hold) watch(done <-chan struct{}) error {
 			return errClientGone // the upstream's last words have passed
 		default:
 		}
+		if s.segmentFailed() {
+			return errSegmentFailed // by what it had of it: it drops the rest
+		}
 		now := time.Now()
-		if !now.Before(h.noticed.Add(s.server.cfg.NoticeEvery)) {
+		if !now.Before(h.noticed.Add(s.server.limits().NoticeEvery)) {
 			h.noticed = now
 			if h.tell() != nil {
 				return errClientGone
@@ -281,6 +336,13 @@ func (h *hold) watch(done <-chan struct{}) error {
 	}
 }
 
+// segmentFailed reports whether what the upstream has of the open segment has failed.
+func (s *session) segmentFailed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.reader.open && s.erred && s.waiting == 0 // else it is one before that has
+}
+
 // listen reads from the client until the time comes, done is closed, or the client ends the session.
 func (h *hold) listen(until time.Time, done <-chan struct{}) error {
 	s := h.session
@@ -290,7 +352,7 @@ func (h *hold) listen(until time.Time, done <-chan struct{}) error {
 			h.sit(until, done)
 			return nil
 		}
-		s.room()
+		r.room()
 		if err := s.client.SetReadDeadline(until); err != nil {
 			return errClientGone
 		}

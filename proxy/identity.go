@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 
@@ -22,7 +23,7 @@ var (
 // identify asks the upstream who it is, before the client may speak: what is known of bars holds for one server
 // (PIPELINE 24), and for one life of its database (PIPELINE 19). It returns errStandby or errOtherServer. A role that may not
 // ask is let in: the service's own connections are checked too.
-func (s *session) identify() error {
+func (s *session) identify(ctx context.Context) error {
 	up := &s.server.cfg.Upstream
 	if !s.planned || up.SystemIdentifier == "" {
 		return nil
@@ -41,11 +42,11 @@ func (s *session) identify() error {
 			if err := row.Decode(message[5:]); err != nil {
 				return fmt.Errorf("read who the upstream is: %w", err)
 			}
-			if err := s.identified(row.Values); err != nil {
+			if err := s.identified(ctx, row.Values); err != nil {
 				return err
 			}
 		case 'E':
-			s.log.Warn("a session's server cannot be identified", slog.String("user", s.user), slog.Any("error", upstreamError(message)))
+			s.log.WarnContext(ctx, "a session's server cannot be identified", slog.String("user", s.user), slog.Any("error", upstreamError(message)))
 		case 'S':
 			s.parameterStatus(message[5:])
 			s.greeting = append(s.greeting, message...)
@@ -57,16 +58,27 @@ func (s *session) identify() error {
 }
 
 // identified deals with the answers: the row of the life, then that of the identity.
-func (s *session) identified(row [][]byte) error {
+func (s *session) identified(ctx context.Context, row [][]byte) error {
 	switch {
 	case len(row) == 1:
 		s.life = string(row[0])
 	case len(row) != 2:
 		return fmt.Errorf("read who the upstream is: %d columns", len(row))
 	case string(row[0]) != "false":
-		return s.refuse(errStandby)
+		return s.misled(ctx, errStandby)
 	case string(row[1]) != s.server.cfg.Upstream.SystemIdentifier:
-		return s.refuse(errOtherServer)
+		return s.misled(ctx, errOtherServer)
 	}
 	return nil
+}
+
+// misled refuses a session whose upstream is not the one that is meant, and looks for that: the client, who has proven itself to this one,
+// finds it when it comes again.
+func (s *session) misled(ctx context.Context, reason *Error) error {
+	if s.server.cfg.Upstream.Find != nil {
+		if _, err := s.server.lookAgain(ctx, s.place); err != nil {
+			s.log.WarnContext(ctx, "database not found", slog.Any("error", err))
+		}
+	}
+	return s.refuse(reason)
 }

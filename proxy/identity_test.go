@@ -33,8 +33,8 @@ func TestRule19_ASessionKnowsItsLife(t *testing.T) {
 			_, err = conn.Exec(t.Context(), "select * from public.ohlcv where symbol = 'sim:LIFEUSD' and timeframe = '1m' and ts < '2024-01-01'")
 			require.NoError(t, err)
 			require.NoError(t, conn.Close(t.Context()))
-			require.NotEmpty(t, b.asked)
-			for _, request := range b.asked {
+			require.NotEmpty(t, b.requested())
+			for _, request := range b.requested() {
 				require.Equal(t, life, request.Life)
 			}
 		})

@@ -1,6 +1,9 @@
 package proxy
 
 import (
+	"slices"
+	"time"
+
 	"barkeep/planner"
 )
 
@@ -8,7 +11,10 @@ import (
 type statement struct {
 	text string
 	oids []uint32
-	scan // reader's alone
+	scan // reader's alone, as what follows
+	// ran is how many executions came before it was parsed; meant is the relation that its ohlcv was proven to be, see another.
+	ran   int
+	meant string
 
 	// Under the session's mu: registered says that the upstream has it, since is the number of the settings it was parsed in,
 	// unsettled that they may have been others, which nobody knows.
@@ -54,7 +60,7 @@ type entry struct {
 	own  *exchange
 	// clears says that its ReadyForQuery ends a failure by proxy.
 	clears bool
-	// bound says that a Bind came before it in its segment.
+	// bound says that something came before it in its segment.
 	bound bool
 	// renames is what it does to prepared statements by SQL.
 	renames []rename
@@ -62,6 +68,10 @@ type entry struct {
 	loose bool
 	// instead is what the client gets in place of its CloseComplete.
 	instead *shown
+	// there is closed by its answer.
+	there chan struct{}
+	// listens says that it may change what the session listens to.
+	listens bool
 	// before says that a Query comes next, in an open segment: where the segment has failed by here, that is skipped.
 	before bool
 }
@@ -75,8 +85,9 @@ func (e entry) endsReady() bool {
 type exchange struct {
 	rows [][]byte // the first column of each row, or nil
 	err  []byte   // the ErrorResponse
-	// hushed says that its notices are not for the client.
-	hushed bool
+	// bare says that it is a Sync and nothing else: what is answered before its ReadyForQuery is the client's, who may be in the middle
+	// of a segment. hushed says that its notices are not for the client.
+	bare, hushed bool
 	// oid is the type of the first column, parameters are those of a statement that was described.
 	oid        uint32
 	parameters []uint32
@@ -91,21 +102,31 @@ type exchange struct {
 
 // ledger is what was sent upstream and not answered yet, in order, and what the answers said of the session.
 type ledger struct {
-	entries     []entry
-	first       int
-	waiting     int // entries that ReadyForQuery answers
-	owned       int // entries of kindOwn
-	replaced    int // entries with instead
-	tx          byte
-	copying     bool // a COPY FROM STDIN is under way, and the client has not ended it
+	entries  []entry
+	first    int
+	waiting  int       // entries that ReadyForQuery answers
+	readies  uint64    // those that it has answered
+	idleAt   uint64    // how many those were when it last said that no transaction is open
+	owned    int       // entries of kindOwn
+	replaced int       // entries with instead
+	changed  time.Time // when waiting left zero or came to it
+	tx       byte
+	copying  bool // a COPY FROM STDIN is under way, and the client has not ended it
+	ignored  int  // Syncs that were taken for ignored by the COPY whose end has not come
+	unended  bool // such a Sync was to end the segment, and none has since
+	// before are the entries as they were with those Syncs, of which kept are left: what was pushed since comes behind them.
+	before      []entry
+	kept        int
 	announced   bool // by a FATAL or Terminate: the connection's end
 	params      map[string]string
 	paramsSeen  uint64
 	had         locales // localesSeen is the paramsSeen they are of
 	localesSeen uint64
 	statements  map[string]candidates
+	unheard     bool          // what the session listens to may have changed since the upstream was asked
 	queried     bool          // a Query came in an open segment: answers may belong to other entries than it seems
 	calm        chan struct{} // closed when waiting gets 0
+	stirred     chan struct{} // closed by an error, and by a ReadyForQuery
 	// erred says that an error came, and no ReadyForQuery since: the upstream drops what comes before a Sync.
 	erred bool
 	// failures are those by the proxy, in order: an ErrorResponse that mentions failMark is replaced by the first, until
@@ -123,8 +144,12 @@ func (l *ledger) push(list ...entry) {
 			l.drop(kindCopyEnd, len(l.entries), len(l.entries)) // of a COPY that came to nothing
 		}
 		l.entries = append(l.entries, e)
+		l.unheard = l.unheard || e.listens
 		if e.endsReady() {
 			l.waiting++
+			if l.waiting == 1 {
+				l.changed = time.Now()
+			}
 		}
 		if e.kind == kindOwn {
 			l.owned++
@@ -144,7 +169,7 @@ func (l *ledger) copyEnded(e entry) bool {
 		return !e.bound && l.first == len(l.entries) // ignored where no COPY can be on its way
 	}
 	l.copying = false
-	l.drop(kindSync, len(l.entries), len(l.entries))
+	l.ignore(len(l.entries))
 	return true
 }
 
@@ -178,10 +203,8 @@ func (l *ledger) pop() entry {
 	}
 	if e.endsReady() {
 		l.waiting--
-		if l.waiting == 0 && l.calm != nil {
-			close(l.calm)
-			l.calm = nil
-		}
+		l.readies++
+		l.calmed()
 	}
 	return e
 }
@@ -206,17 +229,28 @@ func (l *ledger) closed() *shown {
 	if done.stmt != nil {
 		delete(l.statements, done.name)
 	}
+	if done.there != nil {
+		close(done.there)
+	}
 	return done.instead
 }
 
 // ready settles everything up to the oldest entry that ReadyForQuery answers, and returns that.
 func (l *ledger) ready(tx byte) entry {
 	erred := l.erred
-	l.tx, l.copying, l.erred = tx, false, false
+	l.tx, l.copying, l.erred, l.unended = tx, false, false, false
+	l.copyOver()
+	l.stir()
 	for l.head() != nil {
 		e := l.pop()
 		l.rename(e.renames, !erred && !l.queried && !e.loose)
 		if e.endsReady() {
+			if tx == 'I' {
+				l.idleAt = l.readies
+			}
+			if e.kind == kindQuery {
+				delete(l.statements, "") // it destroys the unnamed statement, whatever comes of it
+			}
 			if e.kind == kindOwn {
 				e.own.behind = erred
 			}
@@ -236,22 +270,51 @@ func (l *ledger) copyStarted() {
 	if e := l.head(); e != nil && e.kind == kindOwn {
 		return
 	}
+	l.copyOver()
+	for e := l.head(); e != nil && (e.kind == kindRename || e.kind == kindCopyEnd && !e.bound); e = l.head() {
+		l.rename(l.pop().renames, !e.loose) // sent before what began the COPY
+	}
 	for i, e := range l.entries[l.first:] {
 		if e.kind == kindCopyEnd {
-			l.drop(kindSync, l.first+i, len(l.entries))
-			l.drop(kindCopyEnd, len(l.entries), 1)
+			l.ignore(l.first + i)
+			l.kept -= l.drop(kindCopyEnd, len(l.entries), 1)
 			return
 		}
 	}
 	l.copying = true
 }
 
-// drop removes at most so many entries of the kind, of those before end.
-func (l *ledger) drop(kind byte, end, most int) {
-	l.dropEach(func(e entry) bool { return e.kind == kind }, end, most)
+// ignore takes the Syncs before end for those that the COPY that is under way ignores.
+func (l *ledger) ignore(end int) {
+	before := slices.Clone(l.entries[l.first:])
+	l.ignored = l.drop(kindSync, end, len(l.entries))
+	if l.ignored > 0 {
+		l.before, l.kept, l.unended = before, len(l.entries), true
+	}
 }
 
-func (l *ledger) dropEach(is func(entry) bool, end, most int) {
+// unignore takes that back.
+func (l *ledger) unignore() {
+	l.entries, l.first = slices.Concat(l.before, l.entries[l.first+l.kept:]), 0
+	l.waiting += l.ignored
+	l.readies -= uint64(l.ignored) //nolint:gosec // a count
+	l.unended = false
+}
+
+// copyOver notes that a COPY has come to its end.
+func (l *ledger) copyOver() {
+	if l.ignored > 0 {
+		l.ignored, l.before = 0, nil
+		l.calmed()
+	}
+}
+
+// drop removes at most so many entries of the kind, of those before end, and returns how many.
+func (l *ledger) drop(kind byte, end, most int) int {
+	return l.dropEach(func(e entry) bool { return e.kind == kind }, end, most)
+}
+
+func (l *ledger) dropEach(is func(entry) bool, end, most int) (dropped int) {
 	kept := make([]entry, 0, len(l.entries)-l.first)
 	for i, e := range l.entries[l.first:] {
 		if !is(e) || l.first+i >= end || most == 0 {
@@ -259,25 +322,50 @@ func (l *ledger) dropEach(is func(entry) bool, end, most int) {
 			continue
 		}
 		most--
+		dropped++
 		if e.endsReady() {
 			l.waiting--
+			l.readies++
 		}
 	}
 	l.entries, l.first = kept, 0
-	if l.waiting == 0 && l.calm != nil {
+	l.calmed()
+	return dropped
+}
+
+// calmed tells who waits for it that nothing is outstanding, if so.
+func (l *ledger) calmed() {
+	if l.waiting > 0 {
+		return
+	}
+	l.changed = time.Now()
+	if l.calm != nil {
 		close(l.calm)
 		l.calm = nil
 	}
 }
 
-// failed notes an ErrorResponse. The Sync that was sent before the data of a COPY has been ignored by then.
-func (l *ledger) failed() {
+// failed notes an ErrorResponse. The Sync that was sent before the data of a COPY has been ignored by then, but where no data has been
+// read: by the failure of a trigger BEFORE INSERT … FOR EACH STATEMENT, none was.
+func (l *ledger) failed(unread bool) {
 	l.erred = true
-	if l.copying {
-		l.copying = false
+	l.stir()
+	switch {
+	case unread && l.ignored > 0:
+		l.unignore()
+	case l.copying && !unread:
 		l.drop(kindSync, len(l.entries), 1)
 	}
+	l.copying = false
+	l.copyOver()
 	l.skip()
+}
+
+func (l *ledger) stir() {
+	if l.stirred != nil {
+		close(l.stirred)
+		l.stirred = nil
+	}
 }
 
 // skip forgets what the upstream drops of a segment that has failed, up to its Sync: a Query in it has no answer.

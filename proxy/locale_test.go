@@ -22,6 +22,7 @@ func TestLiteralsOfPreparedStatements(t *testing.T) {
 	cast := where + "ts >= timestamptz '2024-10-28 21:10' and ts < timestamptz '2024-10-28 21:20'"
 	day := where + "ts >= '04/05/2024' and ts < '04/05/2024'::timestamptz + interval '10 minutes'"
 	york, tokyo := "set timezone = 'America/New_York'", "set timezone = 'Asia/Tokyo'"
+	const unknownZone = 340 * time.Hour // a week to both sides
 	anew := "set search_path = other, public"
 	for name, each := range map[string]struct {
 		text   string
@@ -35,7 +36,7 @@ func TestLiteralsOfPreparedStatements(t *testing.T) {
 		"Parse":                {minute, []string{"parse %s", york, "bind"}, []string{"2024-10-28 21:10Z"}, 5 * time.Hour},
 		"SET and back":         {minute, []string{york, "prepare p as %s", "set timezone = 'UTC'", "execute p"}, []string{"2024-10-29 01:10Z"}, 5 * time.Hour},
 		"one Query":            {minute, []string{"prepare p as %s", york + "; execute p"}, []string{"2024-10-28 21:10Z"}, 40 * time.Hour},
-		"PREPARE behind a SET": {minute, []string{york + "; prepare p as %s; set timezone = 'UTC'", "execute p"}, []string{"2024-10-29 01:10Z"}, 40 * time.Hour},
+		"PREPARE behind a SET": {minute, []string{york + "; prepare p as %s; set timezone = 'UTC'", "execute p"}, []string{"2024-10-29 01:10Z"}, unknownZone},
 		"all in one Query":     {minute, []string{york + "; prepare p as %s; set timezone = 'UTC'; execute p"}, []string{"2024-10-29 01:10Z"}, 40 * time.Hour},
 		"SET LOCAL":            {minute, []string{"begin", "set local timezone = 'Asia/Tokyo'", "prepare p as %s", "commit", "execute p"}, []string{"2024-10-28 12:10Z"}, 10 * time.Hour},
 		"DateStyle":            {day, []string{"set datestyle = 'ISO, DMY'", "prepare p as %s", "set datestyle = 'ISO, MDY'", "execute p"}, []string{"2024-05-04 00:00Z"}, 31 * 24 * time.Hour},
@@ -124,5 +125,5 @@ func TestTextsAsTheyCame(t *testing.T) {
 	exec("prepare l as select 1 " + where + "('sim:\xc3\xa9')")
 	exec("set client_encoding = 'UTF8'")
 	exec("execute l")
-	require.EqualValues(t, "sim:Ã©", b.asked[len(b.asked)-1].Requirements[0].Series.Symbol)
+	require.EqualValues(t, "sim:Ã©", b.requested()[len(b.requested())-1].Requirements[0].Series.Symbol)
 }

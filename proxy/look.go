@@ -23,9 +23,9 @@ func textArray(list []string) []byte {
 }
 
 // lookSQL looks behind the names of a question ($1 relations, $2 functions, $3 what may be a function in a column's place, $4
-// operators). Each row is a letter with what follows: d the definition of a view or policy that the question passes through, e a policy's
+// operators, $5 relations that the statement writes, $6 whether it is part of a view). Each row is a letter with what follows: d the definition of a view or policy that the question passes through, e a policy's
 // expression, and n what keeps it from being asked: a relation that is none of the known kinds, a user's function or operator, or an
-// extension's that is volatile. Casts are called where nothing names them: a user's function among them keeps every question from it. It is executed with the user's search_path, which decides what the names mean.
+// extension's that is volatile, a rule of a relation that is written, row security below a view. Casts are called where nothing names them: a user's function among them keeps every question from it. It is executed with the user's search_path, which decides what the names mean.
 const lookSQL = `with recursive rel(oid) as (
  select pg_catalog.to_regclass(n)::pg_catalog.oid from pg_catalog.unnest($1::pg_catalog.text[]) n
  union
@@ -36,6 +36,11 @@ const lookSQL = `with recursive rel(oid) as (
   union all
   select d.refobjid from pg_catalog.pg_policy p join pg_catalog.pg_depend d on d.classid = 'pg_catalog.pg_policy'::pg_catalog.regclass and d.objid = p.oid
    where p.polrelid = rel.oid and d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass) e
+), target(oid) as (
+ select pg_catalog.to_regclass(n)::pg_catalog.oid from pg_catalog.unnest($5::pg_catalog.text[]) n
+ union
+ select d.refobjid from target join pg_catalog.pg_class v on v.oid = target.oid and v.relkind = 'v' join pg_catalog.pg_rewrite r on r.ev_class = v.oid
+   join pg_catalog.pg_depend d on d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass and d.objid = r.oid and d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
 ), rule(class, oid) as (
  select 'pg_catalog.pg_rewrite'::pg_catalog.regclass, r.oid from rel join pg_catalog.pg_class v on v.oid = rel.oid and v.relkind = 'v' join pg_catalog.pg_rewrite r on r.ev_class = rel.oid
  union all
@@ -62,11 +67,15 @@ select 'e' || pg_catalog.pg_get_expr(p.polqual, p.polrelid) from rel join pg_cat
 union all
 select 'nit reads ' || c.relname from rel join pg_catalog.pg_class c on c.oid = rel.oid where c.relkind not in ('r', 'p', 'm', 'v')
 union all
+select 'nthe statement writes ' || c.relname || ', which has a rule' from target join pg_catalog.pg_class c on c.oid = target.oid join pg_catalog.pg_rewrite r on r.ev_class = c.oid where r.ev_type <> '1'
+union all
+select 'nit is part of a view and reads ' || c.relname || ', which has row security' from rel join pg_catalog.pg_class c on c.oid = rel.oid where $6::pg_catalog.bool and c.relrowsecurity
+union all
 select distinct 'nit calls ' || p.proname from used join pg_catalog.pg_proc p on p.oid = used.proc
  where p.oid >= 16384 and (p.provolatile = 'v' or not exists (select from pg_catalog.pg_depend e where e.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass and e.objid = p.oid and e.deptype = 'e'))`
 
-// seenThrough says what keeps a question from being asked, by the rows of lookSQL; empty where nothing does.
-func seenThrough(reply *exchange) string {
+// seenThrough says what keeps a question from being asked, by the rows of lookSQL; empty where nothing does. Set is the question's.
+func seenThrough(reply *exchange, set bool) string {
 	if reply.overflow {
 		return "a subquery over too many views"
 	}
@@ -78,9 +87,9 @@ func seenThrough(reply *exchange) string {
 		var why string
 		switch row[0] {
 		case 'd':
-			why = planner.Askable(text)
+			why = planner.Askable(text, set)
 		case 'e':
-			why = planner.Askable("SELECT " + text)
+			why = planner.Askable("SELECT "+text, set)
 		default:
 			why = text
 		}

@@ -30,6 +30,7 @@ var errWouldWait = errors.New("would have to wait")
 // Sessions with TLS have a goroutine for each direction instead: the records are the connection's own affair.
 type looped struct {
 	client, upstream *netloop.Conn
+	away             bool // the session's goroutine has the reader, or is about to; guarded by the session's mu
 	// turn gives the reader to the session's goroutine, with the error that ends the session, or nil. It has room for
 	// the one that can be under way.
 	turn chan error
@@ -38,7 +39,7 @@ type looped struct {
 // enterLoop has an event loop watch the session's sockets from now on, where that can be.
 func (s *session) enterLoop() {
 	loop := s.server.nextLoop()
-	if loop == nil || s.clientTLS || s.server.cfg.Upstream.TLS != nil {
+	if loop == nil || s.clientTLS || s.place.TLS != nil {
 		return
 	}
 	client, err := loop.Take(s.client)
@@ -51,7 +52,7 @@ func (s *session) enterLoop() {
 		return // a mixture works as well, only slower
 	}
 	s.upstream = upstream
-	s.looped = &looped{client: client, upstream: upstream, turn: make(chan error, 1)}
+	s.looped = &looped{client: client, upstream: upstream, away: true, turn: make(chan error, 1)}
 }
 
 // readLooped returns when the client has no more, or one side is gone.
@@ -67,17 +68,21 @@ func (s *session) readLooped(ctx context.Context) error {
 		l.upstream.WatchRead(true)
 	}
 	s.out.Unlock()
-	l.client.WatchRead(true)
+	s.giveReader()
 	for {
 		select {
 		case err := <-l.turn:
 			if err != nil {
 				return err
 			}
-			if err := s.advance(ctx); err != nil {
-				return err
+			for given := false; !given; given = s.giveReader() {
+				if err := s.advance(ctx); err != nil {
+					return err
+				}
+				if err := s.attend(ctx); err != nil {
+					return err
+				}
 			}
-			l.client.WatchRead(true)
 		case <-s.gone:
 			return nil
 		}
@@ -87,12 +92,13 @@ func (s *session) readLooped(ctx context.Context) error {
 // clientReadable takes what the client sends. It runs in the loop's goroutine.
 func (s *session) clientReadable(ctx context.Context) {
 	r := &s.reader
-	s.room()
+	r.room()
 	n, err := s.looped.client.TryRead(r.buf[r.end:])
+	r.end += n
 	if n == 0 && err == nil {
+		r.rest()
 		return
 	}
-	r.end += n
 	if err != nil {
 		err = fmt.Errorf("read from client: %w", err)
 	} else {
@@ -100,25 +106,39 @@ func (s *session) clientReadable(ctx context.Context) {
 		err = s.advance(ctx)
 		r.trying = false
 		if err == nil {
+			r.rest()
 			return
 		}
 		if errors.Is(err, errWouldWait) {
 			err = nil
 		}
 	}
-	s.looped.client.WatchRead(false)
-	s.looped.turn <- err
+	s.mu.Lock()
+	s.looped.take(err)
+	s.mu.Unlock()
+}
+
+// giveReader gives the reader to the loop, unless there is something left to do.
+func (s *session) giveReader() bool {
+	s.reader.rest()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.live.due.Load() {
+		return false
+	}
+	s.looped.away = false
+	s.looped.client.WatchRead(true)
+	return true
 }
 
 // upstreamReadable copies what the upstream sends. It runs in the loop's goroutine.
 func (s *session) upstreamReadable() {
-	s.compact()
+	s.roomUpstream()
 	n, err := s.looped.upstream.TryRead(s.upBuf[s.have:])
 	s.have += n
-	switch {
-	case err != nil:
+	if err != nil {
 		err = fmt.Errorf("read from upstream: %w", err)
-	case n > 0:
+	} else {
 		err = s.pumpOnce()
 	}
 	if err != nil {
@@ -153,8 +173,10 @@ func (s *session) clientWritable() {
 	s.unsent = s.unsent[n:]
 	if err == nil && len(s.unsent) == 0 {
 		s.unsent = nil
+		s.restUpstream()
 		s.looped.client.WatchWrite(false)
 		s.looped.upstream.WatchRead(true)
+		s.wakeNotifying()
 	}
 	s.out.Unlock()
 	if err != nil {

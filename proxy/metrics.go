@@ -13,6 +13,7 @@ type Metrics struct {
 	reasons    *prometheus.CounterVec
 	holding    prometheus.Gauge
 	held       prometheus.Histogram
+	notified   prometheus.Counter
 }
 
 // NewMetrics returns the proxy's metrics, registered where registerer is not nil.
@@ -34,9 +35,12 @@ func NewMetrics(registerer prometheus.Registerer) *Metrics {
 			Name: "barkeep_proxy_hold_seconds", Help: "How long statements were held.",
 			Buckets: prometheus.ExponentialBuckets(0.005, 3, 12),
 		}),
+		notified: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "barkeep_proxy_notifications_total", Help: "Notifications of live bars written to clients.",
+		}),
 	}
 	if registerer != nil {
-		registerer.MustRegister(m.sessions, m.statements, m.reasons, m.holding, m.held)
+		registerer.MustRegister(m.sessions, m.statements, m.reasons, m.holding, m.held, m.notified)
 	}
 	return m
 }

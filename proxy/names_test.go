@@ -45,7 +45,7 @@ func TestNamesThatStay(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := start(t, nil)
-			got, err := pgtest.Play(t.Context(), b.url, strings.TrimSuffix(script, "\n"))
+			got, err := pgtest.Seen(t.Context(), b.url, strings.TrimSuffix(script, "\n"))
 			require.NoError(t, err, got)
 			require.Contains(t, got, "D 10", "%s", strings.Join(got, "\n"))
 		})
@@ -66,10 +66,10 @@ func TestNamesThatAreGone(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := start(t, nil)
-			got, err := pgtest.Play(t.Context(), b.url, "Q prepare s as "+of+"\nwait Z\n"+script+"\nQ prepare s as select 7\nwait Z\nQ execute s\nwait Z")
+			got, err := pgtest.Seen(t.Context(), b.url, "Q prepare s as "+of+"\nwait Z\n"+script+"\nQ prepare s as select 7\nwait Z\nQ execute s\nwait Z")
 			require.NoError(t, err, got)
 			require.Contains(t, got, "D 7")
-			require.Empty(t, b.asked)
+			require.Empty(t, b.requested())
 		})
 	}
 }
@@ -86,14 +86,14 @@ func TestNamesOutOfSight(t *testing.T) {
 		"closed and deallocated": "P a select 1\nC S a\nB - a\nE -\nS\nwait Z",
 	} {
 		t.Run(name, func(t *testing.T) {
-			want, err := pgtest.Play(t.Context(), b.db.URL, script)
+			want, err := pgtest.Seen(t.Context(), b.db.URL, script)
 			require.NoError(t, err, want)
-			got, err := pgtest.Play(t.Context(), b.url, script)
+			got, err := pgtest.Seen(t.Context(), b.url, script)
 			require.NoError(t, err, got)
 			require.Equal(t, want, got)
 		})
 	}
-	got, err := pgtest.Play(t.Context(), b.url, "Q do $$ begin execute 'pre' || 'pare hidden as select 7'; end $$\nwait Z\nB - hidden\nE -\nS\nwait Z")
+	got, err := pgtest.Seen(t.Context(), b.url, "Q do $$ begin execute 'pre' || 'pare hidden as select 7'; end $$\nwait Z\nB - hidden\nE -\nS\nwait Z")
 	require.NoError(t, err, got)
 	require.NotContains(t, got, "D 7")
 	require.Contains(t, strings.Join(got, "\n"), "26000")
@@ -114,10 +114,10 @@ func TestQueriesInFailedSegments(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			script += "\nQ select 3\nwait Z"
-			want, err := pgtest.Play(t.Context(), b.db.URL, script)
+			want, err := pgtest.Seen(t.Context(), b.db.URL, script)
 			require.NoError(t, err, want)
 			script += "\nQ select count(*) from ohlcv where symbol = 'sim:SEGUSD' and timeframe = '1m'\nwait Z"
-			got, err := pgtest.Play(t.Context(), b.url, script)
+			got, err := pgtest.Seen(t.Context(), b.url, script)
 			require.NoError(t, err, got)
 			require.Equal(t, want, got[:min(len(want), len(got))])
 			require.Contains(t, got[len(want):], "D 10")

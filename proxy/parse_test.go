@@ -34,7 +34,7 @@ func TestTextThatDoesNotParse(t *testing.T) {
 		require.Contains(t, []string{"42601", "25P02"}, code(err), mode)
 		require.NoError(t, tx.Rollback(t.Context()))
 	}
-	require.Empty(t, b.asked)
+	require.Empty(t, b.requested())
 }
 
 // TestPrepareOfWhatMayDefine: a PREPARE of a text that has a definition's word in it, be it in a symbol, goes like any other.
@@ -63,7 +63,7 @@ func TestExecuteFollowsDefinitions(t *testing.T) {
 	exec("create view late as select ''::text symbol, now() ts where false")
 	exec("prepare q as select * from late")
 	require.EqualValues(t, 0, exec("execute q").RowsAffected())
-	require.Empty(t, b.asked)
+	require.Empty(t, b.requested())
 	exec("create or replace view late as select symbol, ts from ohlcv where symbol = 'sim:LATEUSD' and timeframe = '1m'")
 	require.NoError(t, names.Refresh(t.Context()))
 	require.EqualValues(t, 10, exec("execute q").RowsAffected())

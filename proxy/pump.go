@@ -6,20 +6,25 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/jackc/pgx/v5/pgproto3"
 )
 
 // pump copies the upstream's messages to the client until the upstream ends, one write for one read.
 func (s *session) pump() error {
-	if s.have > s.from {
-		if err := s.pumpOnce(); err != nil {
-			return err
-		}
+	if err := s.pumpOnce(); err != nil { // what came with the greeting
+		return err
 	}
+	idle, busy := make([]byte, idleBuffer), false
 	for {
-		s.compact()
+		if s.upBuf == nil && !busy {
+			s.upBuf = idle
+		} else {
+			s.roomUpstream()
+		}
 		n, err := s.upstream.Read(s.upBuf[s.have:])
+		busy = n >= idleBuffer
 		if n > 0 {
 			s.have += n
 			if err := s.pumpOnce(); err != nil {
@@ -32,18 +37,16 @@ func (s *session) pump() error {
 	}
 }
 
-// compact makes room in upBuf.
-func (s *session) compact() {
-	s.have = copy(s.upBuf, s.upBuf[s.from:s.have])
-	s.from = 0
-}
-
 // pumpOnce writes what can be written of upBuf[from:have] and keeps the rest.
 func (s *session) pumpOnce() error {
 	s.out.Lock()
 	defer s.out.Unlock()
+	defer s.restUpstream()
 	s.mu.Lock()
 	out, used, err := s.walk(s.upBuf[s.from:s.have])
+	if len(s.live.channels) > 0 && s.waiting == 0 {
+		s.wakeNotifying()
+	}
 	s.mu.Unlock()
 	if err != nil {
 		return err
@@ -75,13 +78,13 @@ func (s *session) send(b []byte) error {
 var looked = [256]bool{'Z': true, 'S': true, 'E': true}
 
 // noted says which messages change the ledger; all others pass unless the proxy itself has sent something.
-var noted = [256]bool{'Z': true, 'S': true, 'E': true, '1': true, '3': true, 'G': true}
+var noted = [256]bool{'Z': true, 'S': true, 'E': true, '1': true, '3': true, 'G': true, 'C': true}
 
 // walk goes over the headers in data. It returns what the client gets, and how much of data is done with. The caller
 // holds mu.
 func (s *session) walk(data []byte) (out []byte, used int, err error) {
 	var filtered []byte
-	filtering := s.owned > 0 || s.replaced > 0 || len(s.failures) > 0
+	filtering := s.owned > 0 || s.replaced > 0 || len(s.failures) > 0 || len(s.live.channels) > 0
 	i := 0
 	if s.skip > 0 {
 		i = min(s.skip, len(data))
@@ -96,7 +99,7 @@ func (s *session) walk(data []byte) (out []byte, used int, err error) {
 			return nil, 0, fmt.Errorf("read from upstream: message %q of %d bytes", data[i], size)
 		}
 		end := i + size
-		if end > len(data) && (filtering || looked[data[i]]) && size <= len(s.upBuf) {
+		if end > len(data) && (filtering || looked[data[i]]) && size <= bufferSize {
 			break // wait for the rest
 		}
 		if !filtering && !noted[data[i]] {
@@ -131,7 +134,7 @@ func (s *session) walk(data []byte) (out []byte, used int, err error) {
 func (s *session) note(message []byte, whole bool) []byte {
 	own := (*exchange)(nil)
 	if s.owned > 0 {
-		if e := s.head(); e != nil && e.kind == kindOwn {
+		if e := s.head(); e != nil && e.kind == kindOwn && !e.own.bare {
 			own = e.own
 		}
 	}
@@ -148,8 +151,15 @@ func (s *session) note(message []byte, whole bool) []byte {
 		}
 		// What came before the Sync may have failed, and is not answered one by one then.
 		if done := s.ready(message[5]); done.kind == kindOwn {
+			s.live.due.Store(s.unheard && s.waiting == 0 && s.tx == 'I') // the reader is awake
 			close(done.own.done)
 			return nil
+		}
+		s.listeningDue()
+		if s.tx == 'I' {
+			if out := s.notifications(); len(out) > 0 {
+				return append(out, message...)
+			}
 		}
 		return message
 	case 'S':
@@ -178,6 +188,8 @@ func (s *session) note(message []byte, whole bool) []byte {
 		}
 	case 'G':
 		s.copyStarted()
+	case 'C':
+		s.copyOver()
 	}
 	return message
 }
@@ -191,7 +203,7 @@ func (s *session) noteError(message []byte, own *exchange) []byte {
 		own.err = bytes.Clone(message)
 		return nil
 	}
-	s.failed()
+	s.failed((s.copying || s.ignored > 0) && copyUnread(message))
 	if len(s.failures) > 0 && bytes.Contains(message, []byte(failMark)) {
 		if s.tx == 'E' { // by an earlier failure
 			return errBlockFailed.encode()
@@ -199,6 +211,13 @@ func (s *session) noteError(message []byte, own *exchange) []byte {
 		return s.failures[0]
 	}
 	return message
+}
+
+// copyUnread reports whether the error of a COPY FROM STDIN came before any of its data was read: where it did not, the error or its
+// context says how far COPY has come (CopyFromErrorCallback), or that what it has read is no COPY (ReceiveCopyBinaryHeader).
+func copyUnread(message []byte) bool {
+	var response pgproto3.ErrorResponse
+	return response.Decode(message[5:]) == nil && !strings.Contains(response.Where, "COPY") && !strings.Contains(response.Message, "COPY")
 }
 
 // row keeps the first column, and looks at the second.

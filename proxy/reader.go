@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -18,8 +19,10 @@ import (
 // [start, segment) goes upstream with the next write; [segment, scan) too, unless the segment is gated: then it waits
 // for its Sync or Flush; [scan, end) is not looked at yet.
 type reader struct {
-	buf                       []byte
+	buf                       []byte // nil while nothing is in it
 	start, segment, scan, end int
+	idle                      []byte // what a goroutine of the session's own reads into that waits
+	busy                      bool   // and it was full the last time
 
 	trying bool // in a loop's callback: nothing may wait; errWouldWait says that it would have to
 	owed   bool // [start, segment) is in the ledger, and a part of it upstream
@@ -30,28 +33,47 @@ type reader struct {
 	marked   bool // and has the upstream fail it
 	open     bool // messages of the segment went upstream, its Sync did not
 	usedUp   bool // a Bind was among them
+	leaves   bool // [start, segment) ends within a segment: once it is upstream, open is true
+	leftUsed bool // and usedUp is
 	checked  bool // a check of the proxy's own has failed upstream, and the block with it
 
+	starts bool      // the last message of the segment starts the upstream's statement_timeout, and no Execute has come since
+	timed  bool      // it did when the last settled
+	timing time.Time // no later than the upstream's start of it in the open segment; zero where it does not run
+
+	revives   bool // what came in the segment may end the failure of a block
+	plainly   bool // the first of it ends the block and nothing else
 	inSegment bool // the last message belongs to a segment without its Sync so far
 	used      bool // and a Bind came in it
+	// begins is the statement that begins a block at the start of what is held, empty where none does or the block has ended by the
+	// statement that is held for.
+	begins string
 
 	batch, pending []entry // of [start, segment) and of [segment, scan)
 	units          []unit  // of the segment
 
 	snapshot        bool             // what waits to be written takes a snapshot
 	segmentEffects  bool             // the segment has a statement that may change the session
+	level           string           // the isolation level that the segment gives the transaction; empty: that of settings
 	dirty           bool             // settings may differ from those read last
+	reloads         uint64           // of the server's configuration, when they were read
 	made            []string         // names that this session defined over ohlcv in the open block
 	overlay         *planner.Catalog // the catalog with made, and overlaid the one it was made from; nil: to be made
 	overlaid        *planner.Catalog
 	defines         bool                  // a view or function may have been defined since the last plain end of a block
+	hidden          bool                  // the block may have made a function that changes settings
 	blockEffects    bool                  // settings were changed since the last plain end of a block
-	portals         map[string][]rename   // named ones that may change the session, with what they do to prepared statements
+	portals         map[string]bound      // named ones that may change the session
+	newPortals      []string              // those that are not upstream
+	portalsMost     int                   // how many there are before those that are gone are looked for
 	cursors         []planner.Locale      // those in which portals of the block that read ohlcv were planned
 	bound           []rename              // the same of the unnamed portal
 	boundBefore     bool                  // and it is of an earlier segment
 	explained       map[string]*explained // portals of EXPLAIN (BARKEEP)
 	settings        settings
+	runs            int  // messages that execute something, so far
+	shades          bool // the session may have a temporary relation named ohlcv
+	name            int  // what ohlcv means in the units that the gate looks at, see another
 	snapshotTaken   bool
 	snapshotVersion Version
 	importing       bool      // what waits to be written imports a snapshot
@@ -60,19 +82,69 @@ type reader struct {
 	began           time.Time // no later than the start of the upstream's transaction
 }
 
+// bound is a named portal that may change the session.
+type bound struct {
+	renames []rename // what it does to prepared statements
+	// ends is no less than the number of the ReadyForQuery that ends its segment; zero as long as it is not upstream.
+	ends uint64
+}
+
+// leastPortals is how many of them are kept before those that are gone are looked for.
+const leastPortals = 64
+
+// keepPortal notes a portal. Those whose transaction is over are gone, whatever their client thinks of them: a long session may have
+// bound any number.
+func (s *session) keepPortal(name string, changes []rename) {
+	r := &s.reader
+	r.portals[name] = bound{renames: changes}
+	r.newPortals = append(r.newPortals, name)
+	if len(r.portals) < r.portalsMost {
+		return
+	}
+	s.mu.Lock()
+	idle := s.idleAt
+	s.mu.Unlock()
+	maps.DeleteFunc(r.portals, func(_ string, b bound) bool { return b.ends > 0 && b.ends <= idle })
+	r.portalsMost = max(leastPortals, 2*len(r.portals))
+}
+
+// portalsSent notes that the portals are upstream. The caller holds mu.
+func (s *session) portalsSent() {
+	r := &s.reader
+	for _, name := range r.newPortals {
+		if b, ok := r.portals[name]; ok {
+			b.ends = s.readies + uint64(s.waiting) + 1 //nolint:gosec // a count
+			r.portals[name] = b
+		}
+	}
+	r.newPortals = emptied(r.newPortals)
+}
+
 func (r *reader) init() {
 	r.dirty = true
-	r.portals = map[string][]rename{}
+	r.portals, r.portalsMost = map[string]bound{}, leastPortals
 	r.explained = map[string]*explained{}
+}
+
+// leaveSegment notes the end of a segment. What the isolation level is from here on is asked when it matters.
+func (r *reader) leaveSegment() {
+	r.inSegment, r.used, r.segmentEffects = false, false, false
+	if r.level != "" {
+		r.level, r.dirty, r.blockEffects = "", true, true
+	}
 }
 
 // read takes the client's messages until it has no more.
 func (s *session) read(ctx context.Context) error {
+	s.reader.idle = make([]byte, idleBuffer)
 	for {
-		if err := s.fill(); err != nil {
+		if err := s.fill(); err != nil && !s.roused(err) {
 			return err
 		}
 		if err := s.advance(ctx); err != nil {
+			return err
+		}
+		if err := s.attend(ctx); err != nil {
 			return err
 		}
 	}
@@ -88,41 +160,19 @@ func (s *session) advance(ctx context.Context) error {
 
 // fill reads more of what the client sends; it makes room for the message that is not whole.
 func (s *session) fill() error {
-	s.room()
 	r := &s.reader
+	r.rest()
+	if r.buf == nil && !r.busy {
+		r.buf = r.idle
+	}
+	r.room()
 	n, err := s.client.Read(r.buf[r.end:])
 	r.end += n
+	r.busy = n >= len(r.idle)
 	if n == 0 && err != nil {
 		return fmt.Errorf("read from client: %w", err)
 	}
 	return nil
-}
-
-// room moves what is kept to the front, and grows the buffer where that is not enough.
-func (s *session) room() {
-	r := &s.reader
-	if r.start == r.end {
-		r.start, r.segment, r.scan, r.end = 0, 0, 0, 0
-		if len(r.buf) > 4*readerBuffer {
-			r.buf = make([]byte, readerBuffer)
-		}
-		return
-	}
-	if r.start > 0 {
-		shift := r.start
-		copy(r.buf, r.buf[r.start:r.end])
-		r.start, r.segment, r.scan, r.end = 0, r.segment-shift, r.scan-shift, r.end-shift
-	}
-	if r.end == len(r.buf) {
-		grown := make([]byte, 2*len(r.buf))
-		copy(grown, r.buf[:r.end])
-		r.buf = grown
-	}
-}
-
-// passOn relays without a look.
-func (s *session) passOn() error {
-	return s.writeUpstream(s.reader.end)
 }
 
 // writeUpstream writes [start, end) upstream.
@@ -167,7 +217,7 @@ func (s *session) consume(ctx context.Context) error {
 			return protocolError("invalid message length")
 		}
 		whole := r.end-r.scan >= size
-		if !whole && kind == 'd' && !r.gated && !r.skipping {
+		if !whole && !r.gated && !r.skipping && (kind == 'd' || kind == 'B' && size > s.server.cfg.MaxMessage && s.bindPart()) {
 			r.stream = size - (r.end - r.scan)
 			r.scan = r.end
 			break
@@ -185,24 +235,42 @@ func (s *session) consume(ctx context.Context) error {
 			return err
 		}
 	}
-	if r.gated && r.scan-r.segment > s.server.cfg.MaxMessage {
-		if _, err := s.release(ctx, 0, 0); err != nil {
-			return err
-		}
+	if r.gated && r.scan-r.segment > maxGated {
+		return s.releasePart(ctx)
 	}
-	if r.gated {
-		return s.forward()
+	if !r.gated {
+		s.settle()
 	}
-	if r.inSegment && r.dirty && !r.open {
-		// Once a part of it is upstream, settings cannot be read before its end.
+	if err := s.forwardPart(ctx); err != nil || !r.gated || !s.midCopy() {
+		return err
+	}
+	return s.releasePart(ctx) // it does not belong there: PostgreSQL does not wait for its end
+}
+
+// releasePart is release for a segment of which the end has not come.
+func (s *session) releasePart(ctx context.Context) error {
+	if _, err := s.release(ctx, 0, 0); err != nil {
+		return err
+	}
+	return s.consume(ctx) // what the client has sent meanwhile
+}
+
+// midCopy reports whether a COPY from the client is under way.
+func (s *session) midCopy() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.copying
+}
+
+// forwardPart is forward where a segment may not have ended: once a part of it is upstream, settings cannot be read before its end.
+func (s *session) forwardPart(ctx context.Context) error {
+	r := &s.reader
+	if r.start < r.segment && r.leaves && !r.open && s.stale() {
 		if err := s.readEarly(ctx); err != nil {
 			return err
 		}
 	}
-	s.settle()
-	err := s.forward()
-	r.open, r.usedUp = r.inSegment, r.used
-	return err
+	return s.forward()
 }
 
 // payOwed writes what of the ledger's last entries is not upstream yet.
@@ -215,19 +283,28 @@ func (s *session) payOwed() error {
 		return err
 	}
 	r.owed = false
+	if s.released != nil { // the reader alone sets it
+		s.sent()
+	}
 	return nil
 }
 
-// readEarly reads the settings if nothing that is outstanding, and no block, stands in the way.
+// readEarly reads the settings, unless the segment changes them itself, or what came before it has failed or goes on.
 func (s *session) readEarly(ctx context.Context) error {
 	s.mu.Lock()
-	free := s.waiting == 0 && s.tx == 'I'
+	copying := s.copying
 	s.mu.Unlock()
-	if !free || s.reader.segmentEffects || slices.ContainsFunc(s.reader.batch, entry.endsReady) {
+	if copying || s.reader.segmentEffects || slices.ContainsFunc(s.reader.batch, entry.endsReady) {
 		return nil
 	}
 	if s.reader.trying {
 		return errWouldWait
+	}
+	switch quiet, err := s.quiesce(ctx); {
+	case errors.Is(err, errSegmentFailed):
+		return nil
+	case err != nil || !quiet || s.blockFailed():
+		return err
 	}
 	var own *Error
 	if err := s.readSettings(ctx); err != nil && (!errors.As(err, &own) || own.Fatal) {
@@ -244,11 +321,30 @@ func (s *session) take(ctx context.Context, kind byte, size int) error {
 	}
 	body := r.buf[r.scan+5 : r.scan+size]
 	switch kind {
+	case 'Q', 'E', 'F':
+		r.runs++
+	}
+	switch kind {
 	case 'Q':
 		s.forgetMade()
 	case 'P', 'B', 'D', 'E', 'C':
 		s.forgetMade()
+		if !r.inSegment && s.stale() { // what changes settings is upstream before the segment: they can be read between
+			s.settle()
+			if err := s.forward(); err != nil {
+				return err
+			}
+		}
+		if !r.inSegment {
+			r.revives, r.plainly = false, false
+		}
 		r.inSegment = true
+	}
+	switch kind { // PostgreSQL ends its timer with each Execute, and the next message starts it anew (exec_execute_message)
+	case 'P', 'B', 'D':
+		r.starts = true
+	case 'E', 'Q', 'F', 'S':
+		r.starts = false
 	}
 	switch kind {
 	case 'Q':
@@ -258,6 +354,7 @@ func (s *session) take(ctx context.Context, kind byte, size int) error {
 	case 'B':
 		size = s.bind(body, size)
 	case 'D':
+		r.snapshot = true     // the upstream analyses a statement anew where what it reads has changed
 		if r.segmentEffects { // analyses the statement anew where it has to be
 			s.passed([]planner.Locale{{Unknown: true}})
 		}
@@ -274,9 +371,12 @@ func (s *session) take(ctx context.Context, kind byte, size int) error {
 		s.announced = true
 		s.mu.Unlock()
 	case 'c', 'f':
-		r.pending = append(r.pending, entry{kind: kindCopyEnd, bound: r.used})
+		r.pending = append(r.pending, entry{kind: kindCopyEnd, bound: r.inSegment})
 	}
 	r.scan += size
+	if (kind == 'c' || kind == 'f' || kind == 'd') && !r.gated {
+		s.settle() // it belongs to what is upstream, which waits for it: it is not held with what comes next
+	}
 	return nil
 }
 
@@ -284,8 +384,9 @@ func (s *session) take(ctx context.Context, kind byte, size int) error {
 func (s *session) settle() {
 	r := &s.reader
 	r.batch = append(r.batch, r.pending...)
-	r.pending = r.pending[:0]
-	r.segment = r.scan
+	r.pending = emptied(r.pending)
+	r.segment, r.timed = r.scan, r.starts
+	r.leaves, r.leftUsed = r.inSegment, r.used
 }
 
 // forward writes [start, segment) upstream and enters it into the ledger.
@@ -294,7 +395,9 @@ func (s *session) forward() error {
 	if r.start == r.segment {
 		return nil
 	}
-	s.mu.Lock()
+	if err := s.awaitCancel(); err != nil {
+		return err
+	}
 	if r.restarts || s.waiting == 0 && s.tx == 'I' && !r.open {
 		r.began, r.snapshotTaken, r.imported = time.Now(), false, false
 	}
@@ -302,11 +405,22 @@ func (s *session) forward() error {
 	if r.snapshot && !r.snapshotTaken {
 		r.snapshotTaken, r.snapshotVersion = true, s.server.cfg.Coordinator.Snapshot()
 	}
+	copied := s.copying
 	s.push(r.batch...)
+	if len(r.newPortals) > 0 && r.segment == r.scan {
+		s.portalsSent()
+	}
+	s.opened = r.leaves || copied && s.waiting == 0
 	s.mu.Unlock()
+	r.open, r.usedUp = r.leaves, r.leftUsed
 	r.snapshot, r.importing, r.restarts = false, false, false
-	clear(r.batch)
-	r.batch = r.batch[:0]
+	switch {
+	case !r.timed:
+		r.timing = time.Time{}
+	case r.timing.IsZero():
+		r.timing = time.Now()
+	}
+	r.batch = emptied(r.batch)
 	r.owed = true
 	return s.payOwed()
 }

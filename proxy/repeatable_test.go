@@ -3,13 +3,17 @@ package proxy
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/stretchr/testify/require"
 
 	"barkeep/internal/market"
+	"barkeep/internal/pgtest"
 )
 
 // readOf needs one day of the symbol.
@@ -182,4 +186,203 @@ func TestImportedSnapshot(t *testing.T) {
 	require.NoError(t, simpleExec(conn, read), "the next transaction has its own snapshot")
 	require.NoError(t, simpleExec(conn, "rollback"))
 	require.Zero(t, b.requests())
+}
+
+// A Describe of a statement that was prepared before takes the snapshot too, where the upstream has to analyse it anew.
+func TestDescribePinsTheSnapshot(t *testing.T) {
+	b := start(t, nil)
+	conn, other := b.connect(t, nil), b.connect(t, nil)
+	require.NoError(t, simpleExec(conn, "create table changing (a int)"))
+	_, err := conn.Prepare(t.Context(), "earlier", "select * from changing")
+	require.NoError(t, err)
+	require.NoError(t, simpleExec(other, "create index on changing (a)"))
+	require.NoError(t, simpleExec(conn, "begin isolation level repeatable read"))
+	frontend := conn.PgConn().Frontend()
+	frontend.Send(&pgproto3.Describe{ObjectType: 'S', Name: "earlier"})
+	frontend.Send(&pgproto3.Sync{})
+	require.NoError(t, frontend.Flush())
+	for {
+		message, err := frontend.Receive()
+		require.NoError(t, err)
+		if _, ready := message.(*pgproto3.ReadyForQuery); ready {
+			break
+		}
+	}
+	require.NoError(t, b.fill(t.Context(), market.Series{Symbol: "sim:BTCUSD", Timeframe: market.M1}))
+	var n int
+	err = conn.QueryRow(t.Context(), read, pgx.QueryExecModeSimpleProtocol).Scan(&n)
+	require.Equal(t, "40001", code(err), "%d bars of 10", n)
+}
+
+// The level of a block counts however it came about: by a function of the user's as well, or by the server's own configuration.
+func TestIsolationBehindTheScenes(t *testing.T) {
+	b := start(t, nil)
+	conn := b.connect(t, nil)
+	require.NoError(t, simpleExec(conn, `create function levelled(text) returns void language plpgsql as
+		$$ begin perform set_config('default_transaction_isolation', $1, false); end $$`))
+	b.refresh(t)
+	for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeSimpleProtocol, pgx.QueryExecModeExec} {
+		b.forget(nil)
+		_, err := b.db.Pool.Exec(t.Context(), "delete from public.ohlcv")
+		require.NoError(t, err)
+		require.NoError(t, simpleExec(conn, readOf("sim:ETHUSD")))
+		_, err = conn.Exec(t.Context(), "select levelled('serializable')", mode)
+		require.NoError(t, err)
+		require.NoError(t, simpleExec(conn, "begin"))
+		require.NoError(t, simpleExec(conn, "select count(*) from pg_class"))
+		require.NoError(t, b.fill(t.Context(), market.Series{Symbol: "sim:BTCUSD", Timeframe: market.M1}))
+		var n int
+		err = conn.QueryRow(t.Context(), read, mode).Scan(&n)
+		require.Equal(t, "40001", code(err), "%d bars of 10", n)
+		require.NoError(t, simpleExec(conn, "rollback"))
+		require.NoError(t, simpleExec(conn, "reset default_transaction_isolation"))
+	}
+}
+
+// So do barkeep's own settings, by whatever runs the function.
+func TestSettingsBehindTheScenes(t *testing.T) {
+	b := start(t, nil)
+	conn := b.connect(t, nil)
+	for _, sql := range []string{
+		`create function modal(text) returns int language plpgsql as $$ begin execute 'set barkeep.mode to ' || $1; return 1; end $$`,
+		`create view seen as select set_config('barkeep.mode', 'wait', false)`,
+		`create table log (a int)`,
+		`create function logged() returns trigger language plpgsql as $$ begin
+			set barkeep.mode = 'wait'; return new; end $$`,
+		`create trigger logged before insert on log for each row execute function logged()`,
+		`create domain odd as int check (modal('wait') = 1)`,
+	} {
+		require.NoError(t, simpleExec(conn, sql))
+	}
+	b.refresh(t)
+	count := func() (n int) {
+		t.Helper()
+		require.NoError(t, conn.QueryRow(t.Context(), read, pgx.QueryExecModeSimpleProtocol).Scan(&n))
+		return n
+	}
+	empty := func() {
+		b.forget(nil)
+		_, err := b.db.Pool.Exec(t.Context(), "delete from public.ohlcv")
+		require.NoError(t, err)
+		require.NoError(t, simpleExec(conn, "set barkeep.mode = stored"))
+		require.Zero(t, count())
+	}
+	for _, changes := range []string{
+		"select modal('wait')", "select * from seen", "insert into log values (1)", "select 1::odd", "select query_to_xml('select modal(''wait'')', true, true, '')",
+		"select query_to_xml('select set_config(''barkeep.mode'', ''wait'', false)', true, true, '')",
+	} {
+		empty()
+		require.NoError(t, simpleExec(conn, changes))
+		require.Equal(t, 10, count(), changes)
+		empty()
+		_, err := conn.Exec(t.Context(), changes, pgx.QueryExecModeExec)
+		require.NoError(t, err)
+		require.Equal(t, 10, count(), "extended: "+changes)
+		batch := &pgconn.Batch{}
+		batch.ExecParams(changes, nil, nil, nil, nil)
+		batch.ExecParams(readOf("sim:ETHUSD"), nil, nil, nil, nil)
+		_, err = conn.PgConn().ExecBatch(t.Context(), batch).ReadAll()
+		require.Equal(t, "0A000", code(err), "in the same segment: "+changes)
+	}
+	empty()
+	require.NoError(t, simpleExec(conn, "begin; create function fresh() returns text language sql as $$ select set_config('barkeep.mode', 'wait', false) $$"))
+	require.Zero(t, count())
+	require.NoError(t, simpleExec(conn, "select fresh()"))
+	require.Equal(t, 10, count(), "by a function of the same block")
+	require.NoError(t, simpleExec(conn, "rollback"))
+}
+
+// refresh has the catalog look at the database.
+func (b *bar) refresh(t *testing.T) {
+	t.Helper()
+	require.NoError(t, b.server.cfg.Catalog.(interface { //nolint:forcetypeassert // the tests' own
+		Refresh(ctx context.Context) error
+	}).Refresh(t.Context()))
+}
+
+// DESIGN §7, PROTOCOL 1b: what begins a block of REPEATABLE READ and what reads in it may come in one segment or Query: both are held before anything
+// of them is upstream, and the block's snapshot is taken after the hold. What the segment has pinned before stays pinned.
+func TestLevelInItsOwnSegment(t *testing.T) {
+	t.Parallel()
+	const asking = "select count(*) from ohlcv where symbol = $1 and timeframe = '1m' and ts >= '2024-01-01Z' and ts < '2024-01-02Z'"
+	ask := func(texts ...string) string {
+		return "P - " + strings.Join(texts, "\nB - -\nE -\nP - ") + "\nB - -\nE -\n"
+	}
+	begin, eth, xrp := "BEGIN ISOLATION LEVEL REPEATABLE READ", readOf("sim:ETHUSD"), readOf("sim:XRPUSD")
+	later := "wait Z\ndo fill sim:XRPUSD\n" + ask(xrp) + "S\nwait Z"
+	ready := []string{"1 ", "2 ", "C BEGIN", "1 ", "2 ", "D 10", "C SELECT 1", "Z T"}
+	tooOld := []string{"E ERROR 40001", "Z E"}
+	one := []string{"1 ", "2 ", "D 10", "C SELECT 1", "Z I"}
+	for name, each := range map[string]struct {
+		script string
+		want   []string
+		asked  []int // the series of each request
+	}{
+		"segment":            {ask(begin, read) + "S\n" + later, slices.Concat(ready, tooOld), []int{1, 1}},
+		"START TRANSACTION":  {ask("start transaction isolation level serializable, read write", read) + "S\n" + later, slices.Concat(ready[:2], []string{"C START TRANSACTION"}, ready[3:], tooOld), []int{1, 1}},
+		"READ COMMITTED":     {ask("begin isolation level read committed", read) + "S\n" + later, slices.Concat(ready, ready[3:]), []int{1}},
+		"Flush between":      {ask(begin) + "H\nwait C\n" + ask(read) + "S\n" + later, slices.Concat(ready, tooOld), []int{1, 1}},
+		"SET TRANSACTION":    {ask("begin", "set transaction isolation level serializable", read) + "S\n" + later, slices.Concat(ready[:3], []string{"1 ", "2 ", "C SET"}, ready[3:], tooOld), []int{1, 1}},
+		"two of them":        {ask(begin, read, eth) + "S\nwait Z", slices.Concat(ready[:7], ready[3:]), []int{2}},
+		"behind autocommit":  {ask(xrp) + "S\n" + ask(begin, read) + "S\nwait Z 2", slices.Concat(one, ready), []int{1, 1}},
+		"to its end":         {ask(begin, read, "commit") + "S\nwait Z\n" + ask(eth) + "S\nwait Z", slices.Concat(ready[:7], []string{"1 ", "2 ", "C COMMIT", "Z I"}, one), []int{1, 1}},
+		"fails by itself":    {ask(begin, "select 1/0", read) + "S\nwait Z\nQ rollback\nwait Z\n" + ask(eth) + "S\nwait Z", slices.Concat(ready[:4], []string{"E ERROR 22012", "Z E", "C ROLLBACK", "Z I"}, one), []int{1, 1}},
+		"pinned by a Parse":  {ask(begin) + "P p " + asking + "\nD S p\nH\nwait T\nB - p sim:BTCUSD\nE -\nS\nwait Z", slices.Concat(ready[:3], []string{"1 ", "t", "T"}, tooOld), []int{1}},
+		"held at its Parse":  {ask(begin) + "H\nwait C\nP - " + read + "\nH\nB - -\nE -\nS\nwait Z", ready, []int{1}},
+		"Query":              {"Q " + begin + "; " + read + "\n" + later, slices.Concat([]string{"C BEGIN", "T", "D 10", "C SELECT 1", "Z T"}, tooOld), []int{1, 1}},
+		"Query, another one": {"Q " + begin + "; select 1\nwait Z\nQ commit; " + begin + "; " + read + "\nwait Z", []string{"C BEGIN", "T", "D 1", "C SELECT 1", "Z T", "C COMMIT", "C BEGIN", "T", "D 10", "C SELECT 1", "Z T"}, []int{1}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := start(t, nil)
+			require.Equal(t, each.want, b.shapes(t, b.url, each.script))
+			var asked []int
+			for _, request := range b.requested() {
+				asked = append(asked, len(request.Requirements))
+			}
+			require.Equal(t, each.asked, asked)
+			if !slices.Contains(each.want, tooOld[0]) {
+				require.Equal(t, each.want, b.shapes(t, b.db.URL, each.script), "straight")
+			}
+		})
+	}
+	// Outside of a block each statement has a snapshot of its own, that of its Parse ends with a Sync that nobody sees.
+	for name, each := range map[string]struct {
+		script string
+		want   []string
+	}{
+		"Parse, Describe and Flush": {"P p " + asking + "\nD S p\nH\nwait T\nB - p sim:BTCUSD\nE -\nS\nwait Z", slices.Concat([]string{"1 ", "t", "T"}, one[1:])},
+		"one behind the other":      {ask(read) + "S\n" + ask(eth) + "S\n" + ask(xrp) + "S\nwait Z 3", slices.Concat(one, one, one)},
+		"a typo":                    {ask(strings.Replace(read, "count(*)", "count(*) + nowhere", 1)) + "S\nwait Z", []string{"E ERROR 42703", "Z I"}},
+	} {
+		t.Run("autocommit, "+name, func(t *testing.T) {
+			t.Parallel()
+			b := start(t, nil)
+			got := b.shapes(t, b.url, "Q set default_transaction_isolation = 'repeatable read'\nwait Z\n"+each.script)
+			require.Equal(t, append([]string{"C SET", "Z I"}, each.want...), got)
+		})
+	}
+}
+
+// shapes plays a script at an address: of columns and parameters only that they came, of errors the code.
+func (b *bar) shapes(t *testing.T, address, script string) (all []string) {
+	t.Helper()
+	record, err := pgtest.Play(t.Context(), pgtest.Peer{URL: address, Hooks: map[string]func(context.Context, []string) error{
+		"fill": func(ctx context.Context, words []string) error {
+			return b.fill(ctx, market.Series{Symbol: market.Symbol(words[0]), Timeframe: market.M1})
+		},
+	}}, script)
+	require.NoError(t, err, record)
+	for _, step := range record.Steps {
+		for _, text := range step.Seen {
+			switch words := strings.Fields(text); words[0] {
+			case "T", "t":
+				text = words[0]
+			case "E":
+				text = strings.Join(words[:3], " ")
+			}
+			all = append(all, text)
+		}
+	}
+	return all
 }

@@ -1,7 +1,9 @@
 package proxy
 
 import (
+	"slices"
 	"strings"
+	"unicode"
 
 	lru "github.com/hashicorp/golang-lru/v2"
 
@@ -19,14 +21,21 @@ type scan struct {
 	fetches bool // may go on with a cursor
 	imports bool // may give the transaction a snapshot of another
 	ends    bool // begins by ending the transaction for certain
+	shades  bool // may make a temporary relation named ohlcv
+	hides   bool // may make something by which settings are changed unseen
+	listens bool // may change what the session listens to
+	// level is the isolation level that the text gives its transaction; empty where it gives none, or does more than that.
+	level string
 }
 
 func scanText(text string, known *planner.Catalog) scan {
+	level, modes := transactionModes(text)
 	return scan{
-		known: known, reads: planner.MayRead(text, known),
-		effects: planner.Effects(text).Settings && !isPlain(text, plainBegins),
+		known: known, reads: planner.MayRead(text, known), level: level,
+		effects: !modes && planner.Effects(text, known).Settings,
 		control: isControl(text), defines: defines(text), asks: asks(text),
 		fetches: fetches(text), imports: importsSnapshot(text), ends: endsFirst(text),
+		hides: hides(text), shades: shades(text), listens: planner.MayListen(text),
 	}
 }
 
@@ -57,15 +66,53 @@ func (s scans) of(text string, known *planner.Catalog) scan {
 	return fresh
 }
 
-var (
-	plainBegins = []string{"begin", "begin work", "begin transaction", "start transaction"}
-	plainEnds   = []string{"commit", "end", "rollback", "abort", "commit work", "rollback work", "commit transaction", "end transaction", "rollback transaction"}
-)
+var plainEnds = []string{"commit", "end", "rollback", "abort", "commit work", "rollback work", "commit transaction", "end transaction", "rollback transaction"}
+
+// maxModes is the longest text in which modes of a transaction are looked for.
+const maxModes = 200
+
+// transactionModes reports whether the text is one BEGIN, START TRANSACTION or SET TRANSACTION with nothing but modes of the transaction,
+// of which none but the isolation level matters to what it reads. Of several levels the strictest counts.
+func transactionModes(text string) (level string, ok bool) {
+	text = strings.TrimRight(uncommented(text), "; \t\r\n")
+	if len(text) > maxModes {
+		return "", false
+	}
+	words := strings.Fields(strings.ToLower(strings.ReplaceAll(text, ",", " ")))
+	next := func(list ...string) bool {
+		if len(words) < len(list) || !slices.Equal(words[:len(list)], list) {
+			return false
+		}
+		words = words[len(list):]
+		return true
+	}
+	if !next("start", "transaction") && !next("set", "transaction") && !next("begin", "transaction") && !next("begin", "work") && !next("begin") {
+		return "", false
+	}
+	for len(words) > 0 {
+		switch {
+		case next("isolation", "level", "serializable"):
+			level = serializable
+		case next("isolation", "level", "repeatable", "read"):
+			if level != serializable {
+				level = repeatableRead
+			}
+		case next("isolation", "level", "read", "committed"), next("isolation", "level", "read", "uncommitted"):
+			if level == "" {
+				level = readCommitted
+			}
+		case next("read", "only"), next("read", "write"), next("deferrable"), next("not", "deferrable"):
+		default:
+			return "", false
+		}
+	}
+	return level, true
+}
 
 // isPlain reports whether the text is one of the list, whatever its case.
 func isPlain(text string, list []string) bool {
 	text = strings.TrimRight(strings.TrimSpace(text), "; \t\r\n")
-	if len(text) > 24 {
+	if len(text) > 28 {
 		return false
 	}
 	for _, each := range list {
@@ -90,11 +137,26 @@ func isControl(text string) bool {
 	return true
 }
 
-// defines reports whether the text has a word that begins, or may hide, a definition.
+// defines reports whether the text has a word that begins, or may hide, a definition, or a name that says so, like
+// create_hypertable.
 func defines(text string) bool {
 	lower := strings.ToLower(text)
-	for _, word := range []string{"create", "alter", "drop", "do", "call", "execute", "grant"} {
+	for _, word := range []string{"create", "alter", "drop", "call", "execute", "grant"} {
 		if strings.Contains(lower, word) {
+			return true
+		}
+	}
+	return hasWord(lower, "do") // it is in many others
+}
+
+// hides reports whether the text may make a function.
+func hides(text string) bool { return hasWord(text, "function", "procedure", "do", "call", "execute") }
+
+// hasWord reports whether one of the words, which are in lower case, is in the text.
+func hasWord(text string, words ...string) bool {
+	apart := func(c rune) bool { return c != '_' && c < 0x80 && !unicode.IsLetter(c) && !unicode.IsDigit(c) }
+	for word := range strings.FieldsFuncSeq(text, apart) {
+		if slices.Contains(words, strings.ToLower(word)) {
 			return true
 		}
 	}

@@ -54,44 +54,45 @@ type Catalog interface {
 	MayRead(ctx context.Context, role string, columns []string, relation string) (bool, error)
 }
 
-// Upstream is the address of the PostgreSQL server.
-type Upstream struct {
-	// Network is "tcp" or "unix", Address what net.Dial takes.
-	Network, Address string
-	// TLS, where not nil, is asked for with SSLRequest and required.
-	TLS *tls.Config
-	// SystemIdentifier is the server's, as the service's own connections found it; another one is refused. Empty checks
-	// nothing. LifeQuery returns one row of one text, the life of the database; IdentifyQuery one row of two texts: "true" in
-	// recovery, else "false", and the system identifier.
-	SystemIdentifier, LifeQuery, IdentifyQuery string
-}
-
 // Config is what a Server needs. Zero limits are replaced by DESIGN §14's defaults.
 type Config struct {
 	Upstream Upstream
 	// Database is the one whose sessions are planned; empty plans none.
 	Database string
-	// TLS, where not nil, is offered to clients.
+	// TLS, where not nil, is offered to clients over TCP, by SSLRequest and, where it names PostgreSQL's protocol, by the first
+	// byte. Over unix sockets there is none, as at PostgreSQL.
 	TLS *tls.Config
-	// AllowTrust admits clients that are not on loopback though the upstream asked them for no proof.
+	// RequireTLS refuses sessions over TCP without TLS. A cancel request proves itself by its key, and drivers send it in the clear.
+	RequireTLS bool
+	// RequireCertificate refuses sessions over TCP whose client has not shown a certificate of its user that TLS's ClientCAs vouch
+	// for.
+	RequireCertificate bool
+	// ClientNames are the users that a client's certificate is good for besides the one of its common name, by common name.
+	ClientNames map[string][]string
+	// AllowTrust admits clients though the upstream asked them for no proof, wherever they are and whatever it judged.
 	AllowTrust bool
+	// Verifiers, where not nil, lets SCRAM be terminated. Where it says that none can be read, SCRAM is relayed.
+	Verifiers Verifiers
 	// Coordinator and Catalog may both be nil: then nothing is planned.
 	Coordinator Coordinator
 	Catalog     Catalog
 
-	MaxSessions, MaxHolds int
-	// MaxMessage bounds a message or segment that must be held as a whole.
+	// Limits can be set anew while the server runs.
+	Limits
+	// MaxMessage bounds a message that must be held as a whole.
 	MaxMessage int
 	// MaxRounds bounds how often a statement is planned again after a hold.
 	MaxRounds int
-	// MaxBars, Timeout and Freshness hold where the session has no setting of its own; a Freshness of zero is that of each
-	// timeframe.
-	MaxBars                                                  int64
-	Freshness                                                time.Duration
-	Timeout, NoticeAfter, NoticeEvery, StartupTimeout, Grace time.Duration
+	// ForceHold is for tests: each statement, also one that cannot read ohlcv, is held once for a random time up to it, as if
+	// bars were missing. Zero forces nothing.
+	ForceHold time.Duration
 
+	// Others may be nil: then there is no other barkeep.
+	Others Others
 	// Explainer answers EXPLAIN (BARKEEP); nil leaves that to the upstream, which has no such option.
 	Explainer Explainer
+	// Live gives live bars to sessions that listen to them; nil leaves LISTEN to the upstream alone.
+	Live Live
 	// Skew returns between what the upstream's clock less ours is known to lie; nil means that the clocks agree. It must not
 	// wait.
 	Skew func() (least, most time.Duration)
@@ -102,27 +103,11 @@ type Config struct {
 }
 
 func (c Config) withDefaults() Config {
-	set := func(v *int, d int) {
-		if *v <= 0 {
-			*v = d
-		}
+	if c.MaxMessage <= 0 {
+		c.MaxMessage = 64 << 20
 	}
-	setTime := func(v *time.Duration, d time.Duration) {
-		if *v <= 0 {
-			*v = d
-		}
-	}
-	set(&c.MaxSessions, 300)
-	set(&c.MaxHolds, 200)
-	set(&c.MaxMessage, 64<<20)
-	set(&c.MaxRounds, 20)
-	setTime(&c.Timeout, 10*time.Minute)
-	setTime(&c.NoticeAfter, 500*time.Millisecond)
-	setTime(&c.NoticeEvery, time.Second)
-	setTime(&c.StartupTimeout, time.Minute)
-	setTime(&c.Grace, 30*time.Second)
-	if c.MaxBars <= 0 {
-		c.MaxBars = 20_000_000
+	if c.MaxRounds <= 0 {
+		c.MaxRounds = 20
 	}
 	if c.Skew == nil {
 		c.Skew = func() (least, most time.Duration) { return 0, 0 }
@@ -138,26 +123,44 @@ func (c Config) withDefaults() Config {
 
 // Server accepts clients. It is safe for concurrent use.
 type Server struct {
-	cfg   Config
-	cache *planner.Cache
-	scans scans
-	holds atomic.Int64
-	loops []*netloop.Loop // set before the first session; empty: each session has two goroutines
-	turn  atomic.Uint64   // whose of the loops it is
+	cfg     Config
+	cache   *planner.Cache
+	scans   scans
+	limited atomic.Pointer[Limits] // those of cfg are moved here
+	// abandoned is closed by abandon, which may be called more than once.
+	abandoned   chan struct{}
+	abandon     func()
+	loops       []*netloop.Loop // set before the first session; empty: each session has two goroutines
+	turn        atomic.Uint64   // whose of the loops it is
+	whereabouts whereabouts
+	// cancels has an element for each cancel request on its way upstream.
+	cancels  chan struct{}
+	patience time.Duration // cancelPatience
 	// overlays counts the catalogs that sessions made for themselves.
 	overlays atomic.Uint64
 
 	mu       sync.Mutex // guards what follows
+	numbers  uint64     // of sessions, counted up
 	sessions map[*session]struct{}
 	keys     map[uint32][]*session // by process id of the BackendKeyData
+	proven   counts                // of sessions
+	holds    counts
+	arrivals arrivals
 }
 
 // New returns a server; it starts nothing.
 func New(cfg Config) *Server {
-	return &Server{
+	s := &Server{
 		cfg: cfg.withDefaults(), cache: planner.NewCache(4096), scans: newScans(),
-		sessions: map[*session]struct{}{}, keys: map[uint32][]*session{},
+		sessions: map[*session]struct{}{}, keys: map[uint32][]*session{}, proven: newCounts(), holds: newCounts(), arrivals: newArrivals(),
+		cancels: make(chan struct{}, maxCancels), patience: cancelPatience,
 	}
+	s.whereabouts.place.Store(&s.cfg.Upstream.Place)
+	s.abandoned = make(chan struct{})
+	s.abandon = sync.OnceFunc(func() { close(s.abandoned) })
+	s.SetLimits(cfg.Limits)
+	s.cfg.Limits = Limits{}
+	return s
 }
 
 // Sessions returns how many sessions there are.
@@ -168,24 +171,34 @@ func (s *Server) Sessions() int {
 }
 
 // Serve accepts clients until ctx ends, then tells idle sessions to go, gives the others their grace, and returns when
-// all are gone. It closes the listener.
-func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
+// all are gone. It closes the listeners. When one of them cannot go on it ends as well.
+func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 	work, abandon := context.WithCancel(context.WithoutCancel(ctx))
 	defer abandon()
-	stop := context.AfterFunc(ctx, func() { _ = listener.Close() })
-	defer stop()
+	intake, refuse := context.WithCancel(ctx)
+	defer refuse()
 	endLoops := s.startLoops(work)
 	defer endLoops()
-	var all sync.WaitGroup
-	err := s.accept(ctx, work, listener, &all)
-	_ = listener.Close()
+	var all, accepting sync.WaitGroup
+	all.Go(func() { s.endIdle(intake) })
+	errs := make([]error, len(listeners))
+	for i, listener := range listeners {
+		accepting.Go(func() {
+			defer refuse()
+			stop := context.AfterFunc(intake, func() { _ = listener.Close() })
+			defer stop()
+			errs[i] = s.accept(intake, work, listener, &all)
+			_ = listener.Close()
+		})
+	}
+	accepting.Wait()
 	gone := make(chan struct{})
 	drained := sync.WaitGroup{}
 	drained.Go(func() { s.drain(gone, abandon) })
 	all.Wait()
 	close(gone)
 	drained.Wait()
-	return err
+	return errors.Join(errs...)
 }
 
 func (s *Server) accept(ctx, work context.Context, listener net.Listener, all *sync.WaitGroup) error {
@@ -229,11 +242,14 @@ func wait(ctx context.Context, d time.Duration) error {
 	}
 }
 
+// Abandon ends the grace that Serve gives sessions when it is told to stop: all of them end then, with 57P01.
+func (s *Server) Abandon() { s.abandon() }
+
 // drain ends sessions as they become idle, and all of them when the grace is over.
 func (s *Server) drain(gone <-chan struct{}, abandon context.CancelFunc) {
 	ticker := time.NewTicker(drainEvery)
 	defer ticker.Stop()
-	grace := time.NewTimer(s.cfg.Grace)
+	grace := time.NewTimer(s.limits().Grace)
 	defer grace.Stop()
 	for {
 		over := false
@@ -242,13 +258,17 @@ func (s *Server) drain(gone <-chan struct{}, abandon context.CancelFunc) {
 			return
 		case <-grace.C:
 			over = true
+		case <-s.abandoned:
+			over = true
 		case <-ticker.C:
 		}
+		var ends sync.WaitGroup // a client that does not read must not keep the others
 		for _, each := range s.list() {
 			if over || each.idle() {
-				each.terminate(errShutdown)
+				ends.Go(func() { each.terminate(errShutdown) })
 			}
 		}
+		ends.Wait()
 		if over { // not before: whoever is stopped by it says nothing
 			abandon()
 		}
@@ -269,9 +289,11 @@ func (s *Server) list() []*session {
 func (s *Server) add(each *session) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.sessions) >= s.cfg.MaxSessions {
+	if len(s.sessions) >= s.limits().MaxSessions && !s.makeRoom() {
 		return false
 	}
+	s.numbers++
+	each.number = s.numbers
 	s.sessions[each] = struct{}{}
 	s.cfg.Metrics.sessions.Set(float64(len(s.sessions)))
 	return true
@@ -281,6 +303,9 @@ func (s *Server) remove(each *session) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.sessions, each)
+	if each.admitted {
+		s.proven.take(each.user)
+	}
 	list := s.keys[each.pid][:0:0]
 	for _, other := range s.keys[each.pid] {
 		if other != each {

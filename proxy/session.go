@@ -3,6 +3,9 @@ package proxy
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -10,11 +13,8 @@ import (
 	"net"
 	"sync"
 	"time"
-)
 
-const (
-	pumpBuffer   = 64 << 10
-	readerBuffer = 16 << 10
+	"barkeep/planner"
 )
 
 // session is one client with its one upstream connection.
@@ -22,16 +22,20 @@ type session struct {
 	server           *Server
 	log              *slog.Logger
 	client, upstream net.Conn
+	place            *Place // the upstream's
 	clientTLS        bool
+	shown            *tls.Certificate  // the one that the client was shown; nil without TLS
+	peer             *x509.Certificate // the client's, if it showed one that the authorities vouch for
 	planned          bool
 	user             string
+	number           uint64 // from 1, in the order of arrival
 	pid              uint32
 	life             string // of the database that upstream is connected to (PIPELINE 19)
 	secret           []byte
 
 	// The pump's, and before it the authentication's: upBuf[from:have] is not looked at yet.
-	upBuf      []byte
-	from, have int // from is where pumpOnce has come to; what is before it may still be in unsent
+	upBuf      []byte // nil while nothing is in it
+	from, have int    // from is where pumpOnce has come to; what is before it may still be in unsent
 	greeting   []byte
 	skip       int // bytes of a message whose header has passed
 	skipDrop   bool
@@ -48,67 +52,101 @@ type session struct {
 	unsent   []byte     // what the client's socket had no room for; looped sessions only
 
 	looped *looped // nil: a goroutine of its own for each direction
+	live   listening
 
 	mu sync.Mutex // guards what follows
 	ledger
 	holdEnd context.CancelCauseFunc // set from the first look at a statement until it goes upstream
 	held    bool                    // and it waits for bars
-	info    SessionInfo             // but its State
-	running bool
-	ended   bool
+	waits   waits                   // for these
+	// released is closed when what was held is upstream; nil where nothing is on its way. canceling counts the cancel requests
+	// that are on their way upstream, canceled is closed when it gets 0.
+	released  chan struct{}
+	canceling int
+	canceled  chan struct{}
+	info      SessionInfo // but its State
+	running   bool
+	opened    bool // a segment of the client's is upstream without its Sync
+	ended     bool
+
+	admitted bool // guarded by the server's mu: it counts for its user
 }
 
 func newSession(server *Server, conn net.Conn) *session {
 	s := &session{server: server, log: server.cfg.Logger, client: conn, gone: make(chan struct{})}
 	s.tx = 'I'
 	s.reader.init()
+	s.live.wakes = make(chan struct{}, 1)
 	return s
 }
 
 // serve runs the session from its first byte to its last.
 func (s *session) serve(ctx context.Context) error {
-	if err := s.client.SetDeadline(time.Now().Add(s.server.cfg.StartupTimeout)); err != nil {
-		return fmt.Errorf("set deadline: %w", err)
-	}
-	raw := s.client
-	stop := context.AfterFunc(ctx, func() { _ = raw.SetDeadline(time.Unix(1, 0)) })
-	packet, err := s.startup(ctx)
-	if err != nil || packet == nil {
-		stop()
-		return err
-	}
-	if !s.server.add(s) {
-		stop()
-		return s.refuse(errTooManySessions)
-	}
 	defer s.server.remove(s)
-	err = s.connect(ctx, packet)
-	if !stop() && err == nil {
-		err = s.refuse(errShutdown)
-	}
-	if err != nil {
+	if err := s.login(ctx); err != nil || s.upstream == nil {
 		return err
 	}
 	return s.run(ctx)
 }
 
+// login takes the session to its first ReadyForQuery, unless it was for a cancel request only.
+func (s *session) login(work context.Context) error {
+	ctx, leave := s.server.arrive(work, s)
+	defer leave()
+	if err := s.client.SetDeadline(time.Now().Add(s.server.limits().StartupTimeout)); err != nil {
+		return fmt.Errorf("set deadline: %w", err)
+	}
+	raw := s.client
+	stop := context.AfterFunc(ctx, func() { _ = raw.SetDeadline(time.Unix(1, 0)) })
+	packet, err := s.startup(ctx)
+	switch {
+	case err != nil:
+	case binary.BigEndian.Uint32(packet[4:]) == codeCancel:
+		stop()
+		return s.server.cancel(ctx, work, packet)
+	default:
+		err = s.enter(ctx, packet)
+	}
+	if !stop() {
+		return s.sentAway(context.Cause(ctx))
+	}
+	return err
+}
+
+// enter makes a session of a connection that has sent its StartupMessage.
+func (s *session) enter(ctx context.Context, packet []byte) error {
+	if !s.server.add(s) {
+		return s.refuse(errTooManySessions)
+	}
+	return s.connect(ctx, packet)
+}
+
 func (s *session) connect(ctx context.Context, packet []byte) error {
 	s.describe(packet)
+	if err := s.admit(ctx); err != nil {
+		return err
+	}
 	var err error
-	if s.upstream, err = s.server.dial(ctx); err != nil {
+	if s.upstream, s.place, err = s.server.dial(ctx); err != nil {
 		s.log.WarnContext(ctx, "upstream not reached", slog.Any("error", err))
 		return s.refuse(unreachable())
 	}
-	if _, err := s.upstream.Write(packet); err != nil {
-		return fmt.Errorf("write to upstream: %w", err)
+	upstream := s.upstream
+	if err := upstream.SetDeadline(time.Now().Add(s.server.limits().StartupTimeout)); err != nil {
+		return fmt.Errorf("set deadline: %w", err)
 	}
-	s.upBuf = make([]byte, pumpBuffer)
+	stop := context.AfterFunc(ctx, func() { _ = upstream.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	if _, err := s.upstream.Write(packet); err != nil {
+		return s.loginEnded(ctx, fmt.Errorf("write to upstream: %w", errors.Join(errUpstreamGone, err)))
+	}
 	s.params = map[string]string{}
 	s.statements = map[string]candidates{}
-	if err := s.authenticate(); err != nil {
-		return err
+	s.reader.settings = s.withOwn(settings{}, planner.Own{}) // until they are read
+	if err := s.authenticate(ctx); err != nil {
+		return s.loginEnded(ctx, err)
 	}
-	if err := s.client.SetDeadline(time.Time{}); err != nil {
+	if err := errors.Join(s.client.SetDeadline(time.Time{}), s.upstream.SetDeadline(time.Time{})); err != nil {
 		return fmt.Errorf("clear deadline: %w", err)
 	}
 	return nil
@@ -121,11 +159,10 @@ func (s *session) run(ctx context.Context) error {
 	s.cancel = cancel
 	s.enterLoop()
 	s.mu.Lock()
-	s.running = true
+	s.running, s.changed = true, time.Now()
 	s.mu.Unlock()
 	stop := context.AfterFunc(ctx, func() { s.terminate(errShutdown) })
 	defer stop()
-	s.reader.buf = make([]byte, readerBuffer)
 	var pump sync.WaitGroup
 	var err error
 	if s.looped != nil {
@@ -135,12 +172,16 @@ func (s *session) run(ctx context.Context) error {
 		err = s.read(work)
 	}
 	var own *Error
-	if errors.As(err, &own) && own.Fatal {
+	switch {
+	case errors.As(err, &own) && own.Fatal:
 		s.terminate(own)
+	case errors.Is(err, io.EOF):
+		s.awaitEnd()
 	}
 	s.closeUpstream()
 	pump.Wait()
 	<-s.gone
+	s.endListening()
 	if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) {
 		err = nil
 		if s.pumpErr != nil && !errors.Is(s.pumpErr, io.EOF) && !errors.Is(s.pumpErr, net.ErrClosed) {
@@ -148,6 +189,21 @@ func (s *session) run(ctx context.Context) error {
 		}
 	}
 	return err
+}
+
+// awaitEnd tells the upstream that the client has no more to say, and returns when all that it answers to what came before is with the client,
+// who may have ended its own direction only. One that is gone is found out by the first answer, as it is by PostgreSQL.
+func (s *session) awaitEnd() {
+	half, ok := s.upstream.(interface{ CloseWrite() error })
+	if !ok {
+		return
+	}
+	s.mu.Lock()
+	s.announced = true
+	s.mu.Unlock()
+	if half.CloseWrite() == nil {
+		<-s.gone
+	}
 }
 
 // endPump is the end of what comes from the upstream; only the first call counts.
@@ -198,7 +254,12 @@ func (s *session) close() {
 func (s *session) idle() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.running && s.waiting == 0 && s.tx == 'I' && s.holdEnd == nil
+	return s.quietNow()
+}
+
+// quietNow is idle for who holds mu.
+func (s *session) quietNow() bool {
+	return s.running && s.waiting == 0 && !s.opened && s.tx == 'I' && s.holdEnd == nil
 }
 
 // terminate ends the session with a FATAL.
@@ -234,28 +295,6 @@ func (s *session) inject(message []byte) error {
 		s.log.Debug("client not written to", slog.Any("error", err))
 	}
 	return err
-}
-
-// cancelStatement ends what waits, or is looked at, before it goes upstream, and reports whether that was it: a cancel
-// request is the upstream's while it works on what was sent before.
-func (s *session) cancelStatement() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.holdEnd == nil || s.waiting > s.owned {
-		return false
-	}
-	s.holdEnd(errCanceled)
-	return true
-}
-
-// endHold ends a hold and reports whether there was one.
-func (s *session) endHold(reason error) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.held {
-		s.holdEnd(reason)
-	}
-	return s.held
 }
 
 // cstring cuts the text up to its zero byte, and returns what follows.

@@ -28,9 +28,20 @@ type settings struct {
 	wrong *Error
 }
 
+// The isolation levels, as PostgreSQL writes them; READ UNCOMMITTED is READ COMMITTED there.
+const (
+	readCommitted  = "read committed"
+	repeatableRead = "repeatable read"
+	serializable   = "serializable"
+)
+
 // repeatable reports whether one snapshot serves the whole transaction.
-func (s settings) repeatable() bool {
-	return s.isolation == "repeatable read" || s.isolation == "serializable"
+func (r *reader) repeatable() bool {
+	level := r.settings.isolation
+	if r.level != "" {
+		level = r.level
+	}
+	return level == repeatableRead || level == serializable
 }
 
 // notices reports whether the session wants messages of that severity.
@@ -53,13 +64,29 @@ var settingNames = []string{
 // ownName is the name of the proxy's own statements and portals.
 const ownName = "barkeep/own"
 
+// stale reports whether the settings may differ from those read last.
+func (s *session) stale() bool { return s.reader.dirty || s.reader.reloads != s.reloads() }
+
+// reloads counts the reloads of the server's configuration, by which settings change that nobody has set.
+func (s *session) reloads() uint64 {
+	if c, ok := s.server.cfg.Catalog.(interface{ Reloads() uint64 }); ok {
+		return c.Reloads()
+	}
+	return 0
+}
+
 // readSettings asks the user's session by SHOW, which takes no snapshot. Nothing may be outstanding.
 func (s *session) readSettings(ctx context.Context) error {
+	reloads := s.reloads()
 	names := settingNames
-	if major, _ := strconv.Atoi(strings.FieldsFunc(s.param("server_version")+".", notDigit)[0]); major >= 17 {
+	version := s.param("server_version")
+	if end := strings.IndexFunc(version, notDigit); end >= 0 {
+		version = version[:end]
+	}
+	if major, _ := strconv.Atoi(version); major >= 17 {
 		names = append(slices.Clip(names), "transaction_timeout")
 	}
-	var out []byte
+	out := encode(&pgproto3.Close{ObjectType: 'S', Name: ownName}) // a check that failed has left it
 	for _, name := range names {
 		for _, message := range []pgproto3.Message{
 			&pgproto3.Parse{Name: ownName, Query: "show " + name},
@@ -83,7 +110,7 @@ func (s *session) readSettings(ctx context.Context) error {
 		values[name] = string(reply.rows[i])
 	}
 	s.reader.settings = s.settingsOf(values)
-	s.reader.dirty = false
+	s.reader.dirty, s.reader.reloads = false, reloads
 	return nil
 }
 
@@ -111,18 +138,18 @@ func (s *session) settingsOf(values map[string]string) settings {
 
 // withOwn returns the settings with barkeep's own as given.
 func (s *session) withOwn(out settings, own planner.Own) settings {
-	cfg := s.server.cfg
+	limits := s.server.limits()
 	out.own, out.mode = own, strings.ToLower(own.Mode)
 	out.timeout, out.freshness = duration(own.Timeout), duration(own.Freshness)
 	if out.timeout <= 0 {
-		out.timeout = cfg.Timeout
+		out.timeout = limits.Timeout
 	}
 	if own.Freshness == "" {
-		out.freshness = cfg.Freshness
+		out.freshness = limits.Freshness
 	}
 	var err error
 	if out.maxBars, err = strconv.ParseInt(own.MaxBars, 10, 64); err != nil || out.maxBars <= 0 {
-		out.maxBars = cfg.MaxBars
+		out.maxBars = limits.MaxBars
 	}
 	out.wrong = wrongSetting(own)
 	return out
@@ -133,7 +160,8 @@ func (s *session) withOwn(out settings, own planner.Own) settings {
 // under settings that differ.
 func (s *session) under(plans []planner.Own) (settings, error) {
 	set := s.reader.settings
-	var held []settings
+	var held settings
+	count := 0
 	for _, own := range plans {
 		each := set
 		if own != set.own {
@@ -143,14 +171,15 @@ func (s *session) under(plans []planner.Own) (settings, error) {
 			return set, each.wrong
 		}
 		if each.mode != "stored" {
-			held = append(held, each)
+			held = each
+			count++
 		}
 	}
 	switch {
-	case len(held) > 1:
+	case count > 1:
 		return set, errSettingsDiffer
-	case len(held) == 1:
-		return held[0], nil
+	case count == 1:
+		return held, nil
 	case len(plans) > 0:
 		return s.withOwn(set, plans[0]), nil
 	}
@@ -265,7 +294,8 @@ func (s *session) env() planner.Env {
 		TimeZone: params["TimeZone"], DateStyle: params["DateStyle"], IntervalStyle: params["IntervalStyle"],
 		ClientEncoding: params["client_encoding"], SearchPath: r.settings.searchPath,
 		NonStandardStrings: params["standard_conforming_strings"] == "off",
-		BarLimit:           s.server.cfg.MaxBars,
+		BarLimit:           s.server.limits().MaxBars,
+		Hidden:             r.name != isOurs,
 		Own:                r.settings.own, Unsettled: r.blockEffects && s.inTransaction(),
 		Catalog: s.catalog(),
 	}

@@ -3,6 +3,7 @@ package proxy
 import (
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -160,7 +161,7 @@ func TestSettingsInQuery(t *testing.T) {
 // TestConfiguredDefaults: what is configured holds where the session has no setting of its own, and only there.
 func TestConfiguredDefaults(t *testing.T) {
 	t.Parallel()
-	s := &session{server: &Server{cfg: Config{Timeout: time.Minute, MaxBars: 7, Freshness: 3 * time.Second}}}
+	s := &session{server: New(Config{Limits: Limits{Timeout: time.Minute, MaxBars: 7, Freshness: 3 * time.Second}})}
 	none := s.withOwn(settings{}, planner.Own{})
 	require.Equal(t, []any{time.Minute, int64(7), 3 * time.Second}, []any{none.timeout, none.maxBars, none.freshness})
 	own := s.withOwn(settings{}, planner.Own{Timeout: "2min", MaxBars: "8", Freshness: "0"})
@@ -185,7 +186,7 @@ func TestRule8_WrongSettingsAreRefused(t *testing.T) {
 		"default":              {"Q set barkeep.mode = 'stored'; set barkeep.mode to default; set barkeep.timeout to ''\nwait Z", "C SET", "D wait"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got, err := pgtest.Play(t.Context(), b.url+"&options=-c%20barkeep.mode%3Dwait", c.script+"\nQ show barkeep.mode\nwait Z")
+			got, err := pgtest.Seen(t.Context(), b.url+"&options=-c%20barkeep.mode%3Dwait", c.script+"\nQ show barkeep.mode\nwait Z")
 			require.NoError(t, err, got)
 			require.Contains(t, strings.Join(got, "\n"), c.code)
 			require.Equal(t, c.shown, got[len(got)-3], "%s", strings.Join(got, "\n"))
@@ -211,4 +212,63 @@ func TestSettingsAreInTheReference(t *testing.T) {
 	for unit := range durationUnits {
 		require.Contains(t, string(raw), "`"+unit+"`")
 	}
+}
+
+// reloadedCatalog says when the server's configuration was reloaded.
+type reloadedCatalog struct {
+	Catalog
+	reloads atomic.Uint64
+}
+
+func (c *reloadedCatalog) Reloads() uint64 { return c.reloads.Load() }
+
+// A reload of the server's configuration changes settings that no statement has set: they are read anew.
+func TestReloadedSettings(t *testing.T) {
+	names := &reloadedCatalog{}
+	b := start(t, func(cfg *Config) { names.Catalog, cfg.Catalog = cfg.Catalog, names })
+	conn := b.connect(t, nil)
+	freshness := func(symbol string) time.Duration {
+		_, err := conn.Exec(t.Context(), strings.ReplaceAll(read, "BTCUSD", symbol))
+		require.NoError(t, err)
+		asked := b.requested()
+		return asked[len(asked)-1].Freshness
+	}
+	_, err := conn.Exec(t.Context(), "set barkeep.freshness = ''") // the server's default
+	require.NoError(t, err)
+	require.Zero(t, freshness("BTCUSD"))
+	b.server.SetLimits(Limits{Freshness: time.Hour}) // a session sees it when it reads its settings
+	require.Zero(t, freshness("ETHUSD"), "nothing has changed them")
+	names.reloads.Add(1)
+	require.Equal(t, time.Hour, freshness("LTCUSD"))
+}
+
+// A session may bind any number of named portals that change settings: those whose transaction is over are forgotten, those of the open block are not.
+func TestPortalsAreForgotten(t *testing.T) {
+	s := newSession(&Server{cfg: Config{}}, nil)
+	s.statements = map[string]candidates{}
+	r := &s.reader
+	segment := func(name string) {
+		s.keepPortal(name, nil)
+		s.push(entry{kind: kindSync})
+		s.portalsSent()
+	}
+	for i := range 10 * leastPortals {
+		segment(itoa(i))
+		s.ready('I')
+		require.LessOrEqual(t, len(r.portals), leastPortals)
+	}
+	for i := range 10 * leastPortals {
+		segment("open " + itoa(i))
+		s.ready('T')
+		require.Contains(t, r.portals, "open 0")
+	}
+	for i := range 10 * leastPortals {
+		segment("pipelined " + itoa(i)) // and never is nothing outstanding
+		if i > 0 {
+			s.ready('I')
+		}
+	}
+	require.Less(t, len(r.portals), 20*leastPortals)
+	require.NotContains(t, r.portals, "open 0")
+	require.Contains(t, r.portals, "pipelined "+itoa(10*leastPortals-1))
 }

@@ -103,6 +103,17 @@ func TestMessagesThatCannotBe(t *testing.T) {
 	client := dialRaw(t, b.url, false)
 	client.send(&pgproto3.Query{String: "select '" + strings.Repeat("x", 1<<19) + "'"})
 	client.until('Z')
+	// The Bind of what cannot read ohlcv is not looked at, however long it is.
+	long := bytes.Repeat([]byte("x"), 3<<20)
+	for range 2 {
+		client.send(&pgproto3.Parse{Query: "select length($1)"}, &pgproto3.Bind{Parameters: [][]byte{long}}, &pgproto3.Execute{}, &pgproto3.Sync{})
+		require.Equal(t, "SELECT 1\x00", client.until('C'))
+		require.Equal(t, "I", client.until('Z'))
+	}
+	// The session ends at its header: the rest of it may find the connection closed, as with PostgreSQL.
+	client.send(&pgproto3.Parse{Query: read + " and symbol <> $1"})
+	_, _ = client.conn.Write(encode(&pgproto3.Bind{Parameters: [][]byte{long}}))
+	require.Equal(t, "08P01", client.until('E'))
 }
 
 // STYLE §5: 57P03 where the upstream cannot be reached at startup.
@@ -156,5 +167,5 @@ func TestRightsOfTheMoment(t *testing.T) {
 	require.Zero(t, b.requests())
 	require.NoError(t, simpleExec(conn, "set role "+with))
 	require.NoError(t, simpleExec(conn, read))
-	require.Equal(t, with, b.asked[0].AskedBy)
+	require.Equal(t, with, b.requested()[0].AskedBy)
 }

@@ -1,11 +1,9 @@
 package proxy
 
 import (
-	"context"
 	"io"
 	"net"
 	"os"
-	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
@@ -14,72 +12,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/stretchr/testify/require"
-
-	"barkeep/internal/market"
-	"barkeep/internal/pgtest"
 )
-
-// bytewise relays to the address one byte a write, in both directions, and returns where it listens.
-func bytewise(t *testing.T, address string) string {
-	t.Helper()
-	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	var running sync.WaitGroup
-	t.Cleanup(func() { _ = listener.Close(); running.Wait() })
-	pass := func(to, from net.Conn) {
-		buf := make([]byte, 4096)
-		for {
-			n, err := from.Read(buf)
-			for i := range n {
-				if _, err := to.Write(buf[i : i+1]); err != nil {
-					break
-				}
-			}
-			if err != nil {
-				_, _ = to.Close(), from.Close()
-				return
-			}
-		}
-	}
-	running.Go(func() {
-		for {
-			in, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			out, err := new(net.Dialer).DialContext(context.WithoutCancel(t.Context()), "tcp", address)
-			if err != nil {
-				_ = in.Close()
-				continue
-			}
-			running.Go(func() { pass(out, in) })
-			running.Go(func() { pass(in, out) })
-		}
-	})
-	return listener.Addr().String()
-}
-
-// TestSplitAtEveryByte plays the transcripts where each read brings one byte or few, from the client and from the upstream.
-func TestSplitAtEveryByte(t *testing.T) {
-	files, err := filepath.Glob("../testdata/pgwire/*.txt")
-	require.NoError(t, err)
-	require.NotEmpty(t, files)
-	for _, file := range files {
-		t.Run(filepath.Base(file), func(t *testing.T) {
-			script, err := os.ReadFile(file)
-			require.NoError(t, err)
-			b := start(t, func(cfg *Config) { cfg.Upstream.Address = bytewise(t, cfg.Upstream.Address) })
-			require.NoError(t, b.fill(t.Context(), market.Series{Symbol: "sim:BTCUSD", Timeframe: market.M1}))
-			direct, err := pgtest.Play(t.Context(), b.db.URL, string(script))
-			require.NoError(t, err)
-			_, rest, _ := strings.Cut(b.url, "@")
-			address, _, _ := strings.Cut(rest, "/")
-			through, err := pgtest.Play(t.Context(), strings.Replace(b.url, address, bytewise(t, address), 1), string(script))
-			require.NoError(t, err, through)
-			require.Equal(t, direct, through)
-		})
-	}
-}
 
 // stalled is a client that has sent until nobody took any more, and has read nothing.
 type stalled struct {

@@ -2,15 +2,11 @@ package proxy
 
 import (
 	"context"
-	"crypto/subtle"
-	"crypto/tls"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
-	"slices"
 	"strings"
 	"time"
 
@@ -18,83 +14,143 @@ import (
 )
 
 const (
-	minStartup, maxStartup = 8, 10_000
+	// minStartup is a length and a code; maxStartup is MAX_STARTUP_PACKET_LENGTH of pqcomm.h, which does not count the length.
+	minStartup, maxStartup = 8, 10_000 + 4
 
 	codeCancel = 80877102
 	codeSSL    = 80877103
 	codeGSS    = 80877104
+
+	// recordHandshake is the first byte of a TLS connection: TLSPlaintext.type, RFC 8446 section 5.1.
+	recordHandshake = 0x16
 )
 
-// startup reads what comes before the first message proper. It returns the StartupMessage as it came, or nil where the
-// connection has served its purpose.
+// startup reads what comes before the first message proper. It returns the StartupMessage as it came, or a CancelRequest.
+//
+// The order is PostgreSQL's (ProcessSSLStartup, ProcessStartupPacket): TLS may be asked for once, by the connection's first
+// byte or by SSLRequest; GSS encryption once, and not where SSLRequest was granted; a cancel request at any point. What is none of these
+// is a StartupMessage of major version 3: which minor version and which _pq_ options hold is between client and upstream.
 func (s *session) startup(ctx context.Context) ([]byte, error) {
 	seenTLS, seenGSS := false, false
-	for {
-		packet, err := readStartup(s.client)
+	packet, err := s.firstPacket(ctx)
+	for ; err == nil; packet, err = readStartup(s.client) {
+		switch code := binary.BigEndian.Uint32(packet[4:]); {
+		case code == codeSSL && !seenTLS:
+			plain := !s.clientTLS
+			err = s.answerSSLRequest(ctx, packet)
+			seenTLS, seenGSS = true, seenGSS || plain && s.clientTLS
+		case code == codeGSS && !seenGSS:
+			seenGSS = true
+			err = s.declineRequest(packet, errBehindGSSRequest)
+		case code == codeCancel:
+			return packet, nil
+		case code>>16 == 3:
+			return packet[:binary.BigEndian.Uint32(packet)], nil
+		default:
+			return nil, s.refuseVersion(code)
+		}
 		if err != nil {
 			return nil, err
 		}
-		switch code := binary.BigEndian.Uint32(packet[4:]); {
-		case code == codeSSL && !seenTLS && len(packet) == minStartup:
-			seenTLS = true
-			if err := s.offerTLS(ctx); err != nil {
-				return nil, err
-			}
-		case code == codeGSS && !seenGSS && len(packet) == minStartup:
-			seenGSS = true
-			if _, err := s.client.Write([]byte{'N'}); err != nil {
-				return nil, fmt.Errorf("decline GSS encryption: %w", err)
-			}
-		case code == codeCancel:
-			return nil, s.server.cancel(ctx, packet)
-		case code>>16 == 3:
-			return packet, nil
-		default:
-			return nil, s.refuse(protocolError(fmt.Sprintf("unsupported frontend protocol %d.%d: barkeep speaks 3", code>>16, code&0xffff)))
-		}
 	}
+	return nil, err
 }
 
+// firstPacket is readStartup for a connection that may begin with a TLS handshake.
+func (s *session) firstPacket(ctx context.Context) ([]byte, error) {
+	head, err := readHead(s.client)
+	if err != nil {
+		return nil, err
+	}
+	if head[0] != recordHandshake {
+		return readBody(s.client, head)
+	}
+	if err := s.acceptTLS(ctx, head); err != nil {
+		return nil, err
+	}
+	return readStartup(s.client)
+}
+
+// readStartup returns one packet. A request of 8 bytes has in its ninth what came with it, if anything did.
 func readStartup(r io.Reader) ([]byte, error) {
-	var head [4]byte
-	if _, err := io.ReadFull(r, head[:]); err != nil {
+	head, err := readHead(r)
+	if err != nil {
+		return nil, err
+	}
+	return readBody(r, head)
+}
+
+// readHead returns the first 4 to 9 bytes of a packet. No packet but a request of 8 bytes is shorter than 9, so that
+// nothing is read that belongs to what follows a StartupMessage.
+func readHead(r io.Reader) ([]byte, error) {
+	head := make([]byte, minStartup+1)
+	n, err := io.ReadAtLeast(r, head, 4)
+	if err != nil {
 		return nil, fmt.Errorf("read startup packet: %w", err)
 	}
-	size := binary.BigEndian.Uint32(head[:])
+	return head[:n], nil
+}
+
+func readBody(r io.Reader, head []byte) ([]byte, error) {
+	size := int64(binary.BigEndian.Uint32(head))
 	if size < minStartup || size > maxStartup {
 		return nil, fmt.Errorf("read startup packet: length %d", size)
 	}
+	if size == minStartup {
+		n, err := io.ReadAtLeast(r, head[len(head):minStartup+1], max(0, minStartup-len(head)))
+		if err != nil {
+			return nil, fmt.Errorf("read startup packet: %w", err)
+		}
+		return head[:len(head)+n], nil
+	}
 	packet := make([]byte, size)
-	copy(packet, head[:])
-	if _, err := io.ReadFull(r, packet[4:]); err != nil {
+	if _, err := io.ReadFull(r, packet[copy(packet, head):]); err != nil {
 		return nil, fmt.Errorf("read startup packet: %w", err)
 	}
 	return packet, nil
 }
 
-// offerTLS answers SSLRequest. Nothing was read beyond the request, so nothing sent in the clear can pass for encrypted:
-// the handshake would not parse it.
-func (s *session) offerTLS(ctx context.Context) error {
-	if s.server.cfg.TLS == nil || s.clientTLS {
-		if _, err := s.client.Write([]byte{'N'}); err != nil {
-			return fmt.Errorf("decline TLS: %w", err)
-		}
-		return nil
+// answerSSLRequest answers SSLRequest: with a handshake where there is a certificate and no TLS yet.
+func (s *session) answerSSLRequest(ctx context.Context, packet []byte) error {
+	if s.server.cfg.TLS == nil || s.clientTLS || !overTCP(s.client) {
+		return s.declineRequest(packet, errBehindSSLRequest)
+	}
+	if len(packet) > minStartup {
+		return s.refuse(errBehindSSLRequest)
 	}
 	if _, err := s.client.Write([]byte{'S'}); err != nil {
 		return fmt.Errorf("accept TLS: %w", err)
 	}
-	conn := tls.Server(s.client, s.server.cfg.TLS)
-	if err := conn.HandshakeContext(ctx); err != nil {
-		return fmt.Errorf("shake hands with client: %w", err)
+	return s.acceptTLS(ctx, nil)
+}
+
+// declineRequest answers a request for encryption with no. What came with it was not meant for the answer, and ends the
+// connection as at PostgreSQL: it may be another's (CVE-2021-23214).
+func (s *session) declineRequest(packet []byte, behind *Error) error {
+	if _, err := s.client.Write([]byte{'N'}); err != nil {
+		return fmt.Errorf("decline encryption: %w", err)
 	}
-	s.client, s.clientTLS = conn, true
+	if len(packet) > minStartup {
+		return s.refuse(behind)
+	}
 	return nil
 }
 
 // refuse tells the client why its session ends, and returns that as an error.
 func (s *session) refuse(err *Error) error {
 	if _, writeErr := s.client.Write(err.encode()); writeErr != nil {
+		return fmt.Errorf("write to client: %w", writeErr)
+	}
+	return err
+}
+
+// refuseVersion refuses a major version of the protocol, in the form of an error that the client reads.
+func (s *session) refuseVersion(code uint32) error {
+	err := errVersion(code)
+	if code>>16 >= 3 {
+		return s.refuse(err)
+	}
+	if _, writeErr := s.client.Write(err.encodeOldest()); writeErr != nil {
 		return fmt.Errorf("write to client: %w", writeErr)
 	}
 	return err
@@ -118,120 +174,40 @@ func (s *session) describe(packet []byte) {
 	if database == "" {
 		database = s.user
 	}
-	replication := true
-	switch strings.ToLower(values["replication"]) {
-	case "", "false", "off", "no", "0", "f", "n":
-		replication = false
-	}
 	cfg := s.server.cfg
 	s.mu.Lock()
-	s.info = SessionInfo{User: s.user, Database: database, Client: s.client.RemoteAddr().String(), Since: time.Now()}
+	s.info = SessionInfo{Number: s.number, User: s.user, Database: database, Client: clientName(s.client.RemoteAddr()), Since: time.Now()}
 	s.mu.Unlock()
-	s.planned = !replication && cfg.Coordinator != nil && cfg.Catalog != nil && cfg.Database != "" && database == cfg.Database
+	s.log = s.log.With(slog.Uint64("session_id", s.number), slog.String("user", s.user), slog.String("client", s.info.Client),
+		slog.String("application_name", values["application_name"]))
+	s.planned = !replicates(values["replication"]) && cfg.Coordinator != nil && cfg.Catalog != nil && cfg.Database != "" && named(database, cfg.Database)
 }
 
-// dial connects to the upstream.
-func (s *Server) dial(ctx context.Context) (net.Conn, error) {
-	up := s.cfg.Upstream
-	dialer := net.Dialer{Timeout: s.cfg.StartupTimeout}
-	conn, err := dialer.DialContext(ctx, up.Network, up.Address)
-	if err != nil {
-		return nil, fmt.Errorf("connect to upstream: %w", err)
+// replicates reports whether a StartupMessage asks for a replication connection, in which nothing is planned: by "database", or by a
+// word for yes. The words for no are those of parse_bool, which takes any beginning of them that is no other's; all else the upstream refuses.
+func replicates(value string) bool {
+	switch strings.ToLower(value) {
+	case "", "false", "fals", "fal", "fa", "f", "no", "n", "off", "of", "0":
+		return false
 	}
-	if up.TLS == nil {
-		return conn, nil
-	}
-	secured, err := secure(ctx, conn, up.TLS, s.cfg.StartupTimeout)
-	if err != nil {
-		_ = conn.Close()
-		return nil, fmt.Errorf("connect to upstream: %w", err)
-	}
-	return secured, nil
+	return true
 }
 
-func secure(ctx context.Context, conn net.Conn, config *tls.Config, timeout time.Duration) (net.Conn, error) {
-	if err := conn.SetDeadline(time.Now().Add(timeout)); err != nil {
-		return nil, fmt.Errorf("set deadline: %w", err)
-	}
-	request := binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(nil, 8), codeSSL)
-	if _, err := conn.Write(request); err != nil {
-		return nil, fmt.Errorf("ask for TLS: %w", err)
-	}
-	var answer [1]byte
-	if _, err := io.ReadFull(conn, answer[:]); err != nil {
-		return nil, fmt.Errorf("ask for TLS: %w", err)
-	}
-	if answer[0] != 'S' {
-		return nil, errors.New("the server does not offer TLS")
-	}
-	secured := tls.Client(conn, config)
-	if err := secured.HandshakeContext(ctx); err != nil {
-		return nil, fmt.Errorf("shake hands: %w", err)
-	}
-	if err := conn.SetDeadline(time.Time{}); err != nil {
-		return nil, fmt.Errorf("clear deadline: %w", err)
-	}
-	return secured, nil
+// named reports whether a StartupMessage's database is the one of this name. Before PostgreSQL 17 what does not fit into a name
+// (NAMEDATALEN) is cut off.
+func named(database, name string) bool {
+	return database == name || len(database) > len(name) && len(name) == maxName && strings.HasPrefix(database, name)
 }
 
-// cancel ends the hold of the session that the key names, or passes the request on. It returns when the upstream has
-// dealt with it, so that the client's connection closes no earlier.
-func (s *Server) cancel(ctx context.Context, packet []byte) error {
-	const keyAt = 12
-	if len(packet) < keyAt+4 || len(packet) > keyAt+256 {
-		return fmt.Errorf("cancel request of %d bytes", len(packet))
-	}
-	if target := s.find(binary.BigEndian.Uint32(packet[8:]), packet[keyAt:]); target != nil && target.cancelStatement() {
-		return nil
-	}
-	return s.passCancel(ctx, packet)
-}
+// maxName is NAMEDATALEN of pg_config_manual.h, without the end.
+const maxName = 63
 
-// passCancel hands a cancel request to the upstream, and returns when that has dealt with it.
-func (s *Server) passCancel(ctx context.Context, packet []byte) error {
-	conn, err := s.dial(ctx)
-	if err != nil {
-		return err
+// clientName is a client's address, [local] for a unix socket as in PostgreSQL's log.
+func clientName(address net.Addr) string {
+	if _, local := address.(*net.UnixAddr); local {
+		return "[local]"
 	}
-	defer conn.Close() //nolint:errcheck // nothing is left to be lost
-	if err := conn.SetDeadline(time.Now().Add(s.cfg.StartupTimeout)); err != nil {
-		return fmt.Errorf("set deadline: %w", err)
-	}
-	if _, err := conn.Write(packet); err != nil {
-		return fmt.Errorf("pass cancel request on: %w", err)
-	}
-	_, _ = conn.Read(make([]byte, 1)) // the server closes when it is done
-	return nil
-}
-
-func (s *Server) find(pid uint32, secret []byte) *session {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, each := range s.keys[pid] {
-		if subtle.ConstantTimeCompare(each.secret, secret) == 1 {
-			return each
-		}
-	}
-	return nil
-}
-
-// EndBlockingHold ends the hold of the session whose upstream has this process id with 55P03, where it has one: its locks
-// keep the bars from being stored that it waits for (PIPELINE 23).
-func (s *Server) EndBlockingHold(pid uint32) {
-	s.mu.Lock()
-	sessions := slices.Clone(s.keys[pid])
-	s.mu.Unlock()
-	for _, each := range sessions {
-		if each.endHold(errBlocksIngest) {
-			s.cfg.Logger.Warn("hold ended: its session blocks ingest", slog.Int64("pid", int64(pid)))
-		}
-	}
-}
-
-// onLoopback reports whether the client cannot be on another machine.
-func onLoopback(address net.Addr) bool {
-	tcp, ok := address.(*net.TCPAddr)
-	return !ok || tcp.IP.IsLoopback()
+	return address.String()
 }
 
 func unreachable() *Error {

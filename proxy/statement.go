@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"slices"
 
@@ -15,26 +14,40 @@ import (
 type unit struct {
 	stmt *statement
 	args planner.Args
-	// name is what a Bind calls the statement; alone says that the upstream has it under that name, and can have no other.
-	name  string
-	alone bool
+	// name is what a Bind calls the statement, into the portal; alone says that the upstream has it under that name, and can have no other.
+	name, into string
+	alone      bool
 	// parseOnly says that nothing is executed; parsed that the upstream has not seen the statement yet.
 	parseOnly, parsed bool
+	// fresh says that nothing was executed since it was parsed.
+	fresh bool
+	// revived says that what comes before it may end the failure of the block, plainly that the first of that ends the block and
+	// nothing else.
+	revived, plainly bool
 	// behind says that something may have been executed before it in its own segment.
 	behind bool
 	// unsettled says that its own segment changes settings before it.
 	unsettled bool
+	// doomed says that it fails for certain, and is never executed.
+	doomed bool
 	// refused says why it must not be executed.
 	refused *Error
 	// portal says that it is a Bind, cursor that it goes on with a portal that was planned before.
 	portal, cursor bool
+	// channels are those of live bars that it listens to.
+	channels []string
+	// counted says that args are all that the upstream will find in the Bind.
+	counted bool
+	// forced says that it cannot read ohlcv, and is here for Config.ForceHold only.
+	forced bool
 	// explained says that it is not executed: what it would need is shown there.
 	explained *explained
 }
 
 // classify says what a text may do, by a scan.
 func (s *session) classify(text string, oids []uint32) *statement {
-	st := &statement{text: text, oids: oids, scan: s.server.scans.of(text, s.catalog())}
+	st := &statement{text: text, oids: oids, ran: s.reader.runs, scan: s.server.scans.of(text, s.catalog())}
+	s.reader.shades = s.reader.shades || st.shades
 	s.noteMade(st)
 	return st
 }
@@ -96,9 +109,10 @@ func (s *session) affect(st *statement) {
 	if !st.control {
 		r.snapshot = true
 	}
-	if !st.effects {
+	if !st.effects && st.level == "" && !s.hidden() {
 		return
 	}
+	r.hidden = r.hidden || st.hides && st.effects
 	r.segmentEffects = true
 	r.importing = r.importing || st.imports
 	s.noteMade(st)
@@ -109,6 +123,13 @@ func (s *session) affect(st *statement) {
 		return
 	}
 	r.dirty, r.blockEffects = true, true
+}
+
+// hidden reports whether any statement may change settings: by a function that its own block has made, of which the catalog does
+// not know.
+func (s *session) hidden() bool {
+	s.reader.hidden = s.reader.hidden && s.inTransaction()
+	return s.reader.hidden
 }
 
 // suspect tells the catalog of a statement that may define a view or function, and of the end of the block that it is in:
@@ -141,22 +162,38 @@ func (s *session) query(ctx context.Context, body []byte, size int) error {
 	st := s.classify(string(text), nil)
 	s.settle()
 	before := s.before(st)
-	if st.reads || len(before) > 0 {
-		if err := s.forward(); err != nil {
+	if st.reads || len(before) > 0 || s.forces() {
+		if err := s.forwardPart(ctx); err != nil {
 			return err
 		}
+		r.begins = s.beginsWith(st.text)
 		if s.explains(st) && !s.blockFailed() {
 			return s.explainQuery(ctx, st, size)
 		}
-		switch failure := s.gate(ctx, append(before, unit{stmt: st, parsed: true, behind: r.used || r.usedUp})); {
+		u := unit{stmt: st, forced: !st.reads, parsed: true, fresh: true, behind: r.used || r.usedUp}
+		if u.revived, u.plainly = revival(st.text); r.revives && r.inSegment {
+			u.revived, u.plainly = true, false
+		}
+		switch failure := s.gate(ctx, append(before, u)); {
 		case errors.Is(failure, errWouldWait):
 			return failure
 		case failure != nil:
-			return s.fail(ctx, failure, 'Q', size)
+			first := s.beforeFailure(st, before, failure)
+			if first == nil {
+				return s.fail(ctx, failure, 'Q', size)
+			}
+			return s.failBehind(ctx, first, failure, size)
 		}
 	}
+	return s.sendQuery(st, entry{kind: kindQuery}, size)
+}
+
+// sendQuery has a Query of the statement go with the next write; it is at scan.
+func (s *session) sendQuery(st *statement, query entry, size int) error {
+	r := &s.reader
 	r.restarts = r.restarts || st.ends && s.alone()
-	query := entry{kind: kindQuery}
+	query.listens = st.listens || s.live.segment
+	s.live.segment = false
 	if st.effects {
 		query.renames = s.renames(st, r.segmentEffects)
 	}
@@ -170,20 +207,22 @@ func (s *session) query(ctx context.Context, body []byte, size int) error {
 	r.bound = nil
 	r.pending = append(r.pending, query)
 	r.scan += size
+	r.open, r.usedUp = false, false
+	r.leaveSegment()
 	s.settle()
-	r.open, r.usedUp, r.used, r.segmentEffects, r.inSegment = false, false, false, false, false
 	return nil
 }
 
-// before returns the unit of a text that must not be executed as it is, or only after a look at the settings: it may FETCH from
-// a cursor that reads ohlcv, or give a setting of barkeep's a value that it cannot have.
+// before returns the units of a text that must not be executed as it is, or only after a look at the settings: it may FETCH from
+// a cursor that reads ohlcv, give a setting of barkeep's a value that it cannot have, or listen to live bars.
 func (s *session) before(st *statement) []unit {
 	refused := s.wrongSet(st)
 	cursor := st.fetches && len(s.reader.cursors) > 0
-	if refused == nil && !cursor {
-		return nil
+	units := s.listens(st)
+	if refused != nil || cursor {
+		units = append(units, unit{stmt: st, refused: refused, cursor: cursor, unsettled: cursor && s.reader.segmentEffects})
 	}
-	return []unit{{stmt: st, refused: refused, cursor: cursor, unsettled: cursor && s.reader.segmentEffects}}
+	return units
 }
 
 // goesOn gates units of the open segment.
@@ -247,157 +286,6 @@ func (s *session) alone() bool {
 	return s.waiting == 0 && len(r.batch) == 0 && !r.inSegment && !r.open
 }
 
-// parse deals with Parse.
-func (s *session) parse(body []byte) {
-	r := &s.reader
-	name, rest, ok := cstring(body)
-	text, rest, ok2 := cstring(rest)
-	if !ok || !ok2 {
-		return // the upstream will say what is wrong
-	}
-	st := s.classify(string(text), nil)
-	if n := len(rest); n >= 2 {
-		for i := 2; i+4 <= n && len(st.oids) < int(binary.BigEndian.Uint16(rest)); i += 4 {
-			st.oids = append(st.oids, binary.BigEndian.Uint32(rest[i:]))
-		}
-	}
-	if !st.control {
-		r.snapshot = true
-	}
-	st.unsettled = r.segmentEffects
-	r.pending = append(r.pending, entry{kind: kindParse, name: string(name), stmt: st})
-	if st.reads {
-		r.gated = true
-		r.units = append(r.units, unit{stmt: st, parseOnly: true, parsed: true})
-	}
-}
-
-// bind deals with Bind. It returns the size of what goes upstream.
-func (s *session) bind(body []byte, size int) int {
-	r := &s.reader
-	portal, rest, ok := cstring(body)
-	name, _, ok2 := cstring(rest)
-	if !ok || !ok2 {
-		return size
-	}
-	delete(r.explained, string(portal))
-	found, fresh := s.lookup(string(name))
-	if len(found) == 0 {
-		return s.bindUnknown(string(name), size)
-	}
-	u := unit{name: string(name), alone: len(found) == 1 && !fresh, parsed: fresh, behind: r.used, unsettled: r.segmentEffects}
-	if s.explains(found[0]) {
-		u.stmt, u.args, u.explained = found[0], arguments(body), &explained{}
-		r.explained[string(portal)] = u.explained
-		r.units = append(r.units, u)
-		r.gated, r.used, r.snapshot = true, true, true
-		return size
-	}
-	for _, st := range found {
-		s.reconsider(st)
-		if st.reads {
-			// What was changed by this very segment cannot be read before it is executed: gate refuses that.
-			r.gated, u.stmt, u.args, u.portal = true, st, arguments(body), true
-			r.units = append(r.units, u)
-		}
-		s.goesOn(s.before(st))
-	}
-	s.bindEffects(string(portal), found)
-	r.used = true
-	return size
-}
-
-// bindUnknown deals with the Bind of a name for which nothing is known to be prepared. Should it be after all, out of sight, it
-// is closed first: what it reads is not known, so that it must not be executed.
-func (s *session) bindUnknown(name string, size int) int {
-	r := &s.reader
-	r.snapshot = true
-	r.pending = append(r.pending, entry{kind: kindClose, instead: &shown{}})
-	message := r.buf[r.scan : r.scan+size]
-	return r.replace(size, append(encode(&pgproto3.Close{ObjectType: 'S', Name: name}), message...))
-}
-
-// bindEffects notes what a portal may change when it is executed.
-func (s *session) bindEffects(portal string, found candidates) {
-	r := &s.reader
-	var changes []rename
-	effects := false
-	for _, st := range found {
-		if st.effects {
-			effects = true
-			changes = append(changes, s.renames(st, r.segmentEffects || portal != "")...)
-		}
-		s.affect(st)
-	}
-	switch {
-	case portal == "":
-		r.bound, r.boundBefore = changes, len(found) > 1
-	case effects:
-		r.portals[portal] = changes
-	}
-}
-
-// arguments decodes the parameters of a Bind. Their types are the statement's.
-func arguments(body []byte) planner.Args {
-	var message pgproto3.Bind
-	var args planner.Args
-	if err := message.Decode(append([]byte(nil), body...)); err != nil {
-		return args // the upstream will refuse it as well
-	}
-	args.Formats, args.Values = message.ParameterFormatCodes, message.Parameters
-	return args
-}
-
-// execute deals with Execute: what a named portal does is done now. It returns the size of the message that goes upstream in
-// its place: the Execute of an EXPLAIN (BARKEEP) becomes the Close of a portal that does not exist, whose CloseComplete is
-// replaced by the answer.
-func (s *session) execute(body []byte, size int) int {
-	portal, rest, ok := cstring(body)
-	if !ok {
-		return size
-	}
-	r := &s.reader
-	if len(r.cursors) > 0 && (len(portal) > 0 || !r.used) {
-		s.goesOn([]unit{{stmt: closedStatement, cursor: true, unsettled: r.segmentEffects}})
-	}
-	if x := r.explained[string(portal)]; x != nil {
-		limit := uint32(0)
-		if len(rest) >= 4 {
-			limit = binary.BigEndian.Uint32(rest)
-		}
-		r.pending = append(r.pending, entry{kind: kindClose, instead: &shown{explained: x, limit: limit}})
-		return r.replace(size, encode(&pgproto3.Close{ObjectType: 'P', Name: ownName}))
-	}
-	changes, loose := r.bound, r.boundBefore
-	if len(portal) > 0 {
-		named, known := r.portals[string(portal)]
-		r.dirty, changes, loose = r.dirty || known, named, true
-	}
-	if len(changes) > 0 {
-		r.used = true
-		r.pending = append(r.pending, entry{kind: kindRename, renames: changes, loose: loose})
-	}
-	return size
-}
-
-// closedStatement marks the entry of a Close that names a statement.
-var closedStatement = &statement{}
-
-func (s *session) closeNamed(body []byte) {
-	if len(body) == 0 {
-		return
-	}
-	name, _, _ := cstring(body[1:])
-	e := entry{kind: kindClose, name: string(name)}
-	if body[0] == 'S' {
-		e.stmt = closedStatement
-	} else {
-		delete(s.reader.portals, e.name)
-		delete(s.reader.explained, e.name)
-	}
-	s.reader.pending = append(s.reader.pending, e)
-}
-
 // endSegment deals with Sync and Flush.
 func (s *session) endSegment(ctx context.Context, kind byte, size int) error {
 	r := &s.reader
@@ -408,19 +296,17 @@ func (s *session) endSegment(ctx context.Context, kind byte, size int) error {
 	}
 	r.scan += size
 	if kind == 'S' {
-		r.pending = append(r.pending, entry{kind: kindSync, clears: r.marked})
+		r.pending = append(r.pending, entry{kind: kindSync, clears: r.marked, listens: s.live.segment})
+		s.live.segment = false
 		r.boundBefore = true
-		r.skipping, r.marked, r.used, r.segmentEffects, r.inSegment = false, false, false, false, false
+		r.skipping, r.marked = false, false
+		r.leaveSegment()
 		s.forgetExplained()
-	} else {
-		r.inSegment = true
 	}
 	s.settle()
 	if kind == 'S' && r.open {
 		// What follows is another transaction: its start is told from this one's.
-		err := s.forward()
-		r.open, r.usedUp = false, false
-		return err
+		return s.forward()
 	}
 	return nil
 }
@@ -429,7 +315,7 @@ func (s *session) endSegment(ctx context.Context, kind byte, size int) error {
 // or 0; a failure consumes it.
 func (s *session) release(ctx context.Context, end byte, size int) (ok bool, err error) {
 	r := &s.reader
-	if err := s.forward(); err != nil { // what came before the segment
+	if err := s.forwardPart(ctx); err != nil { // what came before the segment
 		return false, err
 	}
 	units := r.units

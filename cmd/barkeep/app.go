@@ -2,12 +2,13 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"os"
+	"path/filepath"
+	"strings"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
@@ -20,8 +21,11 @@ import (
 	"barkeep/backfill/source/builtin"
 	"barkeep/backfill/topic"
 	"barkeep/internal/actor"
+	"barkeep/internal/certificate"
+	"barkeep/internal/listen"
 	"barkeep/internal/schema"
 	"barkeep/internal/status"
+	"barkeep/proxy"
 )
 
 // roles says which parts run in this process.
@@ -42,12 +46,14 @@ type app struct {
 	metrics    *prometheus.Registry
 	coverage   *coverage.Store
 
-	sources     *source.Registry // nil without the producer
-	certificate *tls.Config      // nil without TLS
+	sources     *source.Registry   // nil without the producer
+	certificate *certificate.Store // nil without TLS
 
-	status   status.Config
-	listener net.Listener // nil without the proxy
-	page     net.Listener // nil without a status page
+	server *proxy.Server // nil without the proxy
+
+	status    status.Config
+	listeners []net.Listener // none without the proxy
+	page      net.Listener   // nil without a status page
 }
 
 // command runs the given parts until a signal ends them.
@@ -61,13 +67,33 @@ func command(g *globals, name string, r roles) error {
 			return err
 		}
 	}
-	log, err := newLogger(cfg.Log, os.Stderr)
+	log, level, err := newLogger(cfg.Log, os.Stderr)
 	if err != nil {
 		return err
 	}
+	reload := newReloader(cfg, g.load, log)
+	defer reload.stop()
+	reload.takes = append(reload.takes, func(now *Config) error { return level.UnmarshalText([]byte(now.Log.Level)) })
 	life := newLifetimes(context.Background(), cfg.Shutdown.Grace)
 	defer life.stop()
-	return run(life, cfg, r, log, func(a *app) { a.greet() })
+	return run(life, cfg, r, log, func(a *app) {
+		reload.takes = append(reload.takes, a.take)
+		a.group.start("reload", reload.run)
+		a.greet()
+	})
+}
+
+// take has the parts take what of the settings they can, and the certificates read again.
+func (a *app) take(now *Config) error {
+	if a.server != nil {
+		a.server.SetLimits(limits(now))
+	}
+	if a.certificate != nil {
+		if err := a.certificate.Reload(); err != nil {
+			return fmt.Errorf("tls: %w", err)
+		}
+	}
+	return nil
 }
 
 // run starts what r names, calls ready, and returns when intake has ended and everything has stopped.
@@ -108,7 +134,7 @@ func (a *app) start(life lifetimes) error {
 	}
 	a.names = topic.Names{Prefix: a.cfg.TopicPrefix}
 	if err := topic.Ensure(ctx, a.servers.brokerOpts, a.names, a.deployment); err != nil {
-		return fmt.Errorf("prepare topics: %w", err)
+		return fmt.Errorf("prepare topics: %w", a.cfg.Broker.closed(err))
 	}
 	a.coverage = coverage.NewStore(a.pool, coverage.Config{Logger: a.log})
 	if err := a.coverage.Load(ctx); err != nil {
@@ -140,7 +166,7 @@ func (a *app) prepare() (err error) {
 		}
 	}
 	if a.roles.proxy {
-		a.certificate, err = clientTLS(a.cfg.TLS)
+		a.certificate, err = clientTLS(a.cfg.TLS, a.log)
 	}
 	return err
 }
@@ -149,7 +175,11 @@ func (a *app) prepare() (err error) {
 func (a *app) listen(ctx context.Context) (err error) {
 	var config net.ListenConfig
 	if a.roles.proxy {
-		if a.listener, err = config.Listen(ctx, "tcp", a.cfg.Listen); err != nil {
+		permissions, err := a.cfg.UnixSocket.Permissions.mode()
+		if err != nil {
+			return fmt.Errorf("unix_socket.permissions: %w", err)
+		}
+		if a.listeners, err = listen.All(ctx, a.cfg.Listen, permissions); err != nil {
 			return fmt.Errorf("listen: %w", err)
 		}
 	}
@@ -207,8 +237,8 @@ func (a *app) actorRows() []status.Actor {
 // stop ends everything, from the outside in.
 func (a *app) stop(life lifetimes) error {
 	errs := []error{a.group.stop()}
-	if a.listener != nil {
-		_ = a.listener.Close() // closed already, where the proxy ran
+	for _, each := range a.listeners {
+		_ = each.Close() // closed already, where the proxy ran
 	}
 	if a.page != nil {
 		_ = a.page.Close() // not served yet
@@ -228,14 +258,27 @@ func (a *app) greet() {
 		a.log.InfoContext(a.group.work, "barkeep runs", slog.String("status", a.cfg.Status.Listen))
 		return
 	}
-	address := reachable(a.listener.Addr().String())
+	addresses := make([]string, len(a.listeners))
+	for i, each := range a.listeners {
+		addresses[i] = each.Addr().String()
+	}
 	statusText := ""
 	if a.cfg.Status.Listen != "" {
 		statusText = ", status on " + a.cfg.Status.Listen
 	}
 	user, database := a.user(), a.pool.Config().ConnConfig.Database
-	_, _ = fmt.Fprintf(os.Stdout, "barkeep listens on %s%s; try:\n    psql 'postgres://%s@%s/%s' -c \"select * from ohlcv where "+
-		"symbol='sim:BTCUSD' and timeframe='1m' and ts >= '2024-01-01Z' and ts < '2024-01-02Z'\"\n", a.listener.Addr(), statusText, user, address, database)
+	_, _ = fmt.Fprintf(os.Stdout, "barkeep listens on %s%s; try:\n    psql '%s' -c \"select * from ohlcv where "+
+		"symbol='sim:BTCUSD' and timeframe='1m' and ts >= '2024-01-01Z' and ts < '2024-01-02Z'\"\n", strings.Join(addresses, ", "), statusText, example(a.listeners[0].Addr(), user, database))
+}
+
+// example is how a client of this machine connects.
+func example(address net.Addr, user, database string) string {
+	if address.Network() != "unix" {
+		return "postgres://" + user + "@" + reachable(address.String()) + "/" + database
+	}
+	folder, socket := filepath.Split(address.String())
+	port, _ := strings.CutPrefix(socket, ".s.PGSQL.")
+	return fmt.Sprintf("host=%s port=%s user=%s dbname=%s", filepath.Clean(folder), port, user, database)
 }
 
 // reachable replaces the address of all interfaces, to which one cannot connect everywhere, by loopback's.

@@ -30,7 +30,7 @@ type Layers struct {
 type setting struct{ key, doc, value string }
 
 // envIgnored are variables that begin as barkeep's do and are not settings: the file's path, and what tests are told.
-var envIgnored = []string{"BARKEEP_CONFIG", "BARKEEP_TEST_DATA", "BARKEEP_BIN", "BARKEEP_CACHE", "BARKEEP_SUITES"}
+var envIgnored = []string{"BARKEEP_CONFIG", "BARKEEP_TEST_DATA", "BARKEEP_TEST_SEED", "BARKEEP_BIN", "BARKEEP_CACHE", "BARKEEP_SUITES"}
 
 // Load returns the configuration. An unknown key, a bad value and a combination that cannot work are errors that name
 // the key.
@@ -38,7 +38,7 @@ func Load(l Layers) (Config, error) {
 	cfg := defaultConfig()
 	k := koanf.New(".")
 	if l.File != "" {
-		if err := k.Load(file.Provider(l.File), yaml.Parser()); err != nil {
+		if err := k.Load(file.Provider(l.File), unfolded{yaml.Parser()}); err != nil {
 			return cfg, fmt.Errorf("read configuration %s: %w", l.File, err)
 		}
 	}
@@ -81,6 +81,45 @@ func Load(l Layers) (Config, error) {
 	return cfg, err
 }
 
+// unfolded reads a key with dots, as the documentation writes it, like the maps that it stands for.
+type unfolded struct{ koanf.Parser }
+
+// Unmarshal implements koanf.Parser.
+func (u unfolded) Unmarshal(text []byte) (map[string]any, error) {
+	folded, err := u.Parser.Unmarshal(text)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]any{}
+	return out, unfold(folded, out, "")
+}
+
+func unfold(from, into map[string]any, prefix string) error {
+	for key, value := range from {
+		head, tail, dots := strings.Cut(key, ".")
+		if dots {
+			value = map[string]any{tail: value}
+		}
+		inner, isMap := value.(map[string]any)
+		old, twice := into[head]
+		outer, wasMap := old.(map[string]any)
+		switch {
+		case twice && (!isMap || !wasMap):
+			return fmt.Errorf("%s is set twice", prefix+head)
+		case !isMap:
+			into[head] = value
+			continue
+		case !twice:
+			outer = map[string]any{}
+			into[head] = outer
+		}
+		if err := unfold(inner, outer, prefix+head+"."); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func decode(k *koanf.Koanf, cfg *Config) error {
 	var meta mapstructure.Metadata
 	err := k.UnmarshalWithConf("", cfg, koanf.UnmarshalConf{Tag: "koanf", DecoderConfig: &mapstructure.DecoderConfig{
@@ -91,6 +130,7 @@ func decode(k *koanf.Koanf, cfg *Config) error {
 		DecodeHook: mapstructure.ComposeDecodeHookFunc(
 			mapstructure.StringToTimeDurationHookFunc(),
 			refuseBareDuration,
+			writeOctal,
 			mapstructure.StringToSliceHookFunc(","),
 		),
 	}})
@@ -118,6 +158,14 @@ func refuseBareDuration(from, to reflect.Type, value any) (any, error) {
 		return value, nil
 	}
 	return nil, fmt.Errorf("%v has no unit; write 10s, 500ms or 5m", value)
+}
+
+// writeOctal has a file mode that was read as a number in octal again; one that was not meant so does not pass Validate.
+func writeOctal(_, to reflect.Type, value any) (any, error) {
+	if number := reflect.ValueOf(value); to == reflect.TypeFor[octal]() && number.CanInt() {
+		return fmt.Sprintf("0%o", number.Int()), nil
+	}
+	return value, nil
 }
 
 const envPrefix = "BARKEEP_"
@@ -163,6 +211,9 @@ func collect(v reflect.Value, prefix string, into *[]setting) {
 func defaultText(v reflect.Value) string {
 	if v.IsZero() {
 		return ""
+	}
+	if list, ok := reflect.TypeAssert[[]string](v); ok {
+		return strings.Join(list, ",")
 	}
 	return fmt.Sprint(v.Interface())
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgtype"
@@ -52,8 +53,11 @@ func (g *grammar) typedInstant(at time.Time) string {
 	}
 }
 
-// typedMap encodes parameters as pgx does.
-var typedMap = pgtype.NewMap()
+// typedMap encodes parameters as pgx does. It remembers how, so that only one may use it at a time.
+var (
+	typedMu  sync.Mutex
+	typedMap = pgtype.NewMap()
+)
 
 // parameter adds one of a declared type, in text or binary.
 func (g *grammar) parameter(oid uint32, value any) string {
@@ -62,7 +66,9 @@ func (g *grammar) parameter(oid uint32, value any) string {
 	if a.binary {
 		format = pgtype.BinaryFormatCode
 	}
+	typedMu.Lock()
 	encoded, err := typedMap.Encode(oid, format, value, nil)
+	typedMu.Unlock()
 	if err != nil {
 		g.t.Fatalf("encode %v as %d: %v", value, oid, err)
 	}
@@ -168,6 +174,10 @@ func (g *grammar) fromData() string {
 	join := g.pick("join", "join", "left join", "right join")
 	switch rapid.IntRange(0, 7).Draw(g.t, "from data") {
 	case 0:
+		if g.chance("null", 25) {
+			return columns + "ohlcv o where (o.symbol " + g.pick("null", "in", "not in", "<> all") + " (select nullif(x.symbol, '" + g.scene.symbols[0] + "') from (" + g.picked("m.symbol") + ") x)) is " +
+				g.pick("test", "null", "unknown", "not true", "not false") + " and " + g.symbols("o.") + " and " + rest
+		}
 		if g.chance("not in", 20) {
 			return columns + "ohlcv o where o.symbol not in (" + g.picked("m.symbol") + ") and " + g.symbols("o.") + " and " + rest
 		}
@@ -182,7 +192,7 @@ func (g *grammar) fromData() string {
 	case 4:
 		return columns + "ohlcv o where " + g.pick("not", "", "", "not ") + "exists (" + g.picked("1") + ") and exists (select from mine e where e.symbol = o.symbol and e.note = 'note 3') and " + rest
 	case 5:
-		return "with top as (select symbol from ohlcv where " + g.where("") + " group by symbol order by " + g.pick("order", "max(close) desc", "sum(volume), symbol", "count(*)") + " limit 1) " +
+		return "with top as (select symbol from ohlcv where " + g.where("") + " group by symbol order by " + g.pick("order", "max(close) desc, symbol", "sum(volume), symbol", "count(*), symbol") + " limit 1) " +
 			columns + "ohlcv o where o.symbol in (select symbol from top) and " + rest
 	case 6:
 		return columns + "ohlcv o where (o.symbol, o.timeframe) in (" + g.picked("m.symbol, m.timeframe") + ") and " + rest
@@ -342,6 +352,8 @@ func (s statement) values() string {
 
 // literal is the value as text.
 func (a argument) literal() string {
+	typedMu.Lock()
+	defer typedMu.Unlock()
 	named, known := typedMap.TypeForOID(a.oid)
 	if !a.binary || !known {
 		return string(a.value) // a text is the same in binary

@@ -22,7 +22,7 @@ func TestLogsHaveUnits(t *testing.T) {
 	t.Parallel()
 	for _, format := range []string{"text", "json"} {
 		var out bytes.Buffer
-		log, err := newLogger(LogConfig{Level: "info", Format: format}, &out)
+		log, _, err := newLogger(LogConfig{Level: "info", Format: format}, &out)
 		require.NoError(t, err)
 		log.Info("x", slog.Duration("grace", 30*time.Second))
 		require.Contains(t, out.String(), "30s")

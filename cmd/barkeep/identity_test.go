@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -44,9 +45,17 @@ func TestRule24_AnotherServerOrAStandbyIsRefused(t *testing.T) {
 
 	require.NoError(t, other.Stop(t.Context()))
 	require.NoError(t, os.WriteFile(filepath.Join(config.DataDir, "postgres", "data", "standby.signal"), nil, 0o600))
-	link.target.Store(hostOf(t, startOther(t, config).URL))
+	standby := hostOf(t, startOther(t, config).URL)
+	link.target.Store(standby)
 	requireRefused(t, s, "in recovery")
 	require.ErrorIs(t, s.app.pool.Ping(t.Context()), schema.ErrInRecovery)
+
+	// With both named it is the primary that is found, whichever comes first.
+	for _, hosts := range []string{*standby + "," + *home, *home + "," + *standby} {
+		place, err := found(t, strings.Replace(s.db.URL, *home, hosts, 1))
+		require.NoError(t, err, hosts)
+		require.Equal(t, *home, place.Address)
+	}
 
 	link.target.Store(home)
 	requireHour(t, connect(t, s.clientURL()), coveredHour)

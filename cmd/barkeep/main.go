@@ -22,6 +22,11 @@ type cli struct {
 	Producer producerCmd `cmd:"" help:"Run the part that fetches bars from sources and publishes them."`
 	Consumer consumerCmd `cmd:"" help:"Run the part that writes published bars to the database."`
 	Migrate  migrateCmd  `cmd:"" help:"Bring the database to the newest schema, and exit."`
+	Backfill backfillCmd `cmd:"" help:"Fetch bars ahead, behind all for which somebody waits."`
+	Coverage coverageCmd `cmd:"" help:"Show which stretches of which series are known, and how."`
+	Audit    auditCmd    `cmd:"" help:"Read a sample of final pages again from their sources, and say what differs."`
+	Forget   forgetCmd   `cmd:"" help:"Forget bars of a symbol: who asks for them has them fetched again."`
+	Doctor   doctorCmd   `cmd:"" help:"Look at database, broker, sources and clocks, and say what to do."`
 	Version  versionCmd  `cmd:"" help:"Print the version, and exit."`
 }
 
@@ -44,7 +49,11 @@ func main() {
 		kong.Description("Market bars in plain SQL: a PostgreSQL proxy that fetches what a statement on ohlcv is missing."))
 	if err := parsed.Run(&c.globals); err != nil {
 		fmt.Fprintf(os.Stderr, "barkeep: %v\n", err)
-		os.Exit(1)
+		code := 1
+		if coded, ok := errors.AsType[*exitError](err); ok {
+			code = coded.ExitCode()
+		}
+		os.Exit(code)
 	}
 }
 
@@ -75,14 +84,15 @@ func readable(_ []string, attr slog.Attr) slog.Attr {
 	return attr
 }
 
-func newLogger(cfg LogConfig, out io.Writer) (*slog.Logger, error) {
-	var level slog.Level
+// newLogger returns a logger whose level can be set anew.
+func newLogger(cfg LogConfig, out io.Writer) (*slog.Logger, *slog.LevelVar, error) {
+	level := &slog.LevelVar{}
 	if err := level.UnmarshalText([]byte(cfg.Level)); err != nil {
-		return nil, errors.New("log.level: not a level")
+		return nil, nil, errors.New("log.level: not a level")
 	}
 	options := &slog.HandlerOptions{Level: level, ReplaceAttr: readable}
 	if cfg.Format == "json" {
-		return slog.New(slog.NewJSONHandler(out, options)), nil
+		return slog.New(slog.NewJSONHandler(out, options)), level, nil
 	}
-	return slog.New(slog.NewTextHandler(out, options)), nil
+	return slog.New(slog.NewTextHandler(out, options)), level, nil
 }

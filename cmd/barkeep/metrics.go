@@ -12,6 +12,7 @@ import (
 	"barkeep/backfill/coordinator"
 	"barkeep/backfill/coverage"
 	"barkeep/backfill/producer"
+	"barkeep/backfill/removal"
 	"barkeep/internal/actor"
 )
 
@@ -102,12 +103,13 @@ var (
 	pagesDesc   = prometheus.NewDesc("barkeep_consumer_pages_total", "Pages committed to the database.", nil, nil)
 	barsDesc    = prometheus.NewDesc("barkeep_consumer_bars_total", "Bars committed to the database.", nil, nil)
 	lagDesc     = prometheus.NewDesc("barkeep_consumer_lag_records", "Records of the assigned partitions that are not committed yet.", nil, nil)
+	revisedDesc = prometheus.NewDesc("barkeep_consumer_revisions_total", "Bars that had been vouched for and that their source says otherwise of, by what it did.", []string{"change"}, nil)
 	replaysDesc = prometheus.NewDesc("barkeep_consumer_replays_total", "Logs that were read again from their beginning.", nil, nil)
 )
 
 // Describe sends every description.
 func (consumerCollector) Describe(to chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{recordsDesc, pagesDesc, barsDesc, lagDesc, replaysDesc} {
+	for _, d := range []*prometheus.Desc{recordsDesc, pagesDesc, barsDesc, lagDesc, revisedDesc, replaysDesc} {
 		to <- d
 	}
 }
@@ -125,8 +127,31 @@ func (c consumerCollector) Collect(to chan<- prometheus.Metric) {
 	}
 	counter(pagesDesc, s.Pages)
 	counter(barsDesc, s.Bars)
+	counter(revisedDesc, s.Revised, "changed")
+	counter(revisedDesc, s.Withdrawn, "withdrawn")
 	counter(replaysDesc, s.Replays)
 	to <- prometheus.MustNewConstMetric(lagDesc, prometheus.GaugeValue, float64(s.Lag))
+}
+
+// removalCollector shows what was taken away.
+type removalCollector struct{ *removal.Keeper }
+
+var (
+	retiredDesc = prometheus.NewDesc("barkeep_removal_retired_total", "Series of which bars were withdrawn for their age.", nil, nil)
+	removedDesc = prometheus.NewDesc("barkeep_removal_rows_total", "Rows deleted that nothing vouched for any more.", nil, nil)
+)
+
+// Describe sends every description.
+func (removalCollector) Describe(to chan<- *prometheus.Desc) {
+	to <- retiredDesc
+	to <- removedDesc
+}
+
+// Collect sends every value.
+func (c removalCollector) Collect(to chan<- prometheus.Metric) {
+	s := c.Stats()
+	to <- prometheus.MustNewConstMetric(retiredDesc, prometheus.CounterValue, float64(s.Retired))
+	to <- prometheus.MustNewConstMetric(removedDesc, prometheus.CounterValue, float64(s.Rows))
 }
 
 // coordinatorCollector shows the coordinator's counters.
@@ -151,6 +176,61 @@ func (c coordinatorCollector) Collect(to chan<- prometheus.Metric) {
 	to <- prometheus.MustNewConstMetric(gapsDesc, prometheus.CounterValue, float64(s.Gaps))
 	to <- prometheus.MustNewConstMetric(gapBarsDesc, prometheus.CounterValue, float64(s.Bars))
 	to <- prometheus.MustNewConstMetric(awaitedDesc, prometheus.GaugeValue, float64(s.Awaited))
+}
+
+// producerCollector shows the producer's counters of live series.
+type producerCollector struct{ *producer.Producer }
+
+var (
+	liveSeriesDesc = prometheus.NewDesc("barkeep_live_series_followed", "Series that this producer follows live.", nil, nil)
+	liveBarsDesc   = prometheus.NewDesc("barkeep_live_published_total", "Records published to the topics of live series: states of forming bars, and final ones.", []string{"bar"}, nil)
+	liveReadDesc   = prometheus.NewDesc("barkeep_live_read_total", "Final bars of live series that were read from the source's history, for want of a feed that told them.", nil, nil)
+	liveLateDesc   = prometheus.NewDesc("barkeep_live_dropped_total", "What feeds told twice, too late, or too early.", nil, nil)
+	liveFailedDesc = prometheus.NewDesc("barkeep_live_failures_total", "How often following a series failed and was begun again.", nil, nil)
+)
+
+// Describe sends every description.
+func (producerCollector) Describe(to chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{liveSeriesDesc, liveBarsDesc, liveReadDesc, liveLateDesc, liveFailedDesc} {
+		to <- d
+	}
+}
+
+// Collect sends every value.
+func (c producerCollector) Collect(to chan<- prometheus.Metric) {
+	counter := func(d *prometheus.Desc, value int64, labels ...string) {
+		to <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(value), labels...)
+	}
+	s := c.Live()
+	to <- prometheus.MustNewConstMetric(liveSeriesDesc, prometheus.GaugeValue, float64(s.Following))
+	counter(liveBarsDesc, s.Forming, "forming")
+	counter(liveBarsDesc, s.Final, "final")
+	counter(liveReadDesc, s.Read)
+	counter(liveLateDesc, s.Late)
+	counter(liveFailedDesc, s.Failed)
+}
+
+// breakerCollector shows the breaker of each source.
+type breakerCollector struct{ *producer.Producer }
+
+var (
+	breakerDesc = prometheus.NewDesc("barkeep_source_breaker_state", "Where the breaker of a source is: 0 closed, 1 half open (one request tries the source), 2 open.", []string{"source"}, nil)
+	tripsDesc   = prometheus.NewDesc("barkeep_source_breaker_trips_total", "How often the breaker of a source has opened.", []string{"source"}, nil)
+)
+
+// Describe sends every description.
+func (breakerCollector) Describe(to chan<- *prometheus.Desc) {
+	to <- breakerDesc
+	to <- tripsDesc
+}
+
+// Collect sends every value.
+func (c breakerCollector) Collect(to chan<- prometheus.Metric) {
+	for _, b := range c.Breakers() {
+		state := map[actor.State]float64{actor.Closed: 0, actor.HalfOpen: 1, actor.Open: 2}[b.State]
+		to <- prometheus.MustNewConstMetric(breakerDesc, prometheus.GaugeValue, state, b.Source)
+		to <- prometheus.MustNewConstMetric(tripsDesc, prometheus.CounterValue, float64(b.Trips), b.Source)
+	}
 }
 
 // observeSources returns what counts the requests to sources.

@@ -69,6 +69,8 @@ func requireDocumented(t *testing.T, values map[string]float64) {
 	}
 	delete(documented, "barkeep_service") // the roles
 	delete(documented, "barkeep_reader")
+	delete(documented, "barkeep_owner")
+	delete(documented, "barkeep_parts")
 	histogram := regexp.MustCompile("_(bucket|sum|count)$")
 	for name := range values {
 		name, _, _ = strings.Cut(name, "{")
@@ -131,7 +133,8 @@ func TestMetricsAfterTraffic(t *testing.T) {
 	}
 	for _, want := range []string{
 		"barkeep_proxy_holds", "barkeep_coordinator_jobs_awaited", `barkeep_jobs{state="queued"}`, `barkeep_jobs{state="failed"}`,
-		`barkeep_source_clock_skew_seconds{source="binance"}`, "barkeep_consumer_replays_total", "barkeep_actor_undeclared_steps_total",
+		`barkeep_source_breaker_state{source="binance"}`, `barkeep_source_breaker_trips_total{source="binance"}`,
+		`barkeep_actors{kind="breaker",state="open"}`, `barkeep_source_clock_skew_seconds{source="binance"}`, "barkeep_consumer_replays_total", "barkeep_actor_undeclared_steps_total",
 		`barkeep_actors{kind="producer",state="fetching"}`, `barkeep_actors{kind="coordinator",state="processing_request"}`,
 		`barkeep_actors{kind="datastore",state="waiting_for_data"}`,
 	} {

@@ -69,7 +69,18 @@ type process struct {
 	// addr is where a proxy listens.
 	addr  string
 	stdin io.Closer
+	log   *readyLog
 	once  sync.Once
+	err   error
+}
+
+// exited waits until the process has ended by itself, and returns how.
+func (p *process) exited() error {
+	p.once.Do(func() {
+		p.err = p.cmd.Wait()
+		_ = p.stdin.Close()
+	})
+	return p.err
 }
 
 // kill is kill -9.
@@ -104,6 +115,7 @@ func (s *site) run(args ...string) *process {
 	p.cmd.Env = append(os.Environ(), asCommand+"=1")
 	ready := make(chan string, 1)
 	lines := &readyLog{out: t.Output(), prefix: args[0], ready: ready}
+	p.log = lines
 	p.cmd.Stdout, p.cmd.Stderr = lines, lines
 	p.cmd.WaitDelay = 5 * time.Second
 	var err error
@@ -125,8 +137,16 @@ type readyLog struct {
 	prefix string
 	ready  chan<- string
 
-	mu   sync.Mutex
-	rest []byte // guarded by mu
+	mu   sync.Mutex // guards what follows
+	rest []byte
+	all  []byte
+}
+
+// contains reports whether the process has said the text.
+func (l *readyLog) contains(text string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return bytes.Contains(l.all, []byte(text))
 }
 
 var readyLine = regexp.MustCompile(`barkeep listens on ([^,; ]+)|msg="barkeep runs"`)
@@ -135,7 +155,7 @@ var readyLine = regexp.MustCompile(`barkeep listens on ([^,; ]+)|msg="barkeep ru
 func (l *readyLog) Write(text []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.rest = append(l.rest, text...)
+	l.rest, l.all = append(l.rest, text...), append(l.all, text...)
 	for {
 		end := bytes.IndexByte(l.rest, '\n')
 		if end < 0 {

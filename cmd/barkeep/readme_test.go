@@ -13,6 +13,7 @@ import (
 
 	"barkeep/backfill/source"
 	"barkeep/backfill/source/builtin"
+	"barkeep/internal/market"
 )
 
 var update = flag.Bool("update", false, "rewrite the table of settings in README.md")
@@ -69,7 +70,7 @@ func settingsTable() string {
 
 func sourcesTable(t *testing.T) string {
 	t.Helper()
-	registry, err := builtin.New(map[string]source.Config{"cryptocompare": {Key: "k"}, "file": {Path: t.TempDir()}})
+	registry, err := builtin.New(map[string]source.Config{"coindesk": {Key: "k"}, "cryptocompare": {Key: "k"}, "file": {Path: t.TempDir()}})
 	require.NoError(t, err)
 	var table strings.Builder
 	table.WriteString("| source | timeframes | rate, burst | final after | absent after | |\n|---|---|---|---|---|---|\n")
@@ -79,10 +80,7 @@ func sourcesTable(t *testing.T) string {
 			perSecond, burst := limited.Limiter().Rate()
 			rate = fmt.Sprintf("%g/s, %d", perSecond, burst)
 		}
-		notes := []string{}
-		for tf, depth := range info.Depth {
-			notes = append(notes, fmt.Sprintf("%s: the last %d days only", tf, int(depth.Hours()/24)))
-		}
+		notes := depthNotes(&info)
 		if info.PrefixOnly {
 			notes = append(notes, "by its prefix only")
 		}
@@ -90,6 +88,22 @@ func sourcesTable(t *testing.T) string {
 		fmt.Fprintf(&table, "| %s | %s | %s | %s | %s | %s |\n", s.Name(), names, rate, lagText(info.Finality), lagText(info.Absence), strings.Join(notes, "; "))
 	}
 	return table.String()
+}
+
+// depthNotes tell how far back a source reaches, in one where that is the same number of bars for all timeframes.
+func depthNotes(info *source.Info) (notes []string) {
+	bars := map[int64]bool{}
+	for _, tf := range info.Native {
+		depth := info.Depth[tf]
+		bars[int64(depth/tf.Step())] = true
+		if depth > 0 {
+			notes = append(notes, fmt.Sprintf("%s: the last %d days only", tf, int(depth.Hours()/24)))
+		}
+	}
+	if len(notes) == len(info.Native) && len(bars) == 1 {
+		return []string{fmt.Sprintf("the newest %d bars of each only", int64(info.Depth[market.M1]/market.M1.Step()))}
+	}
+	return notes
 }
 
 // lagText writes a lag as 1h (1m: 90s).

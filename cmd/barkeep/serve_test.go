@@ -37,7 +37,7 @@ func TestServe(t *testing.T) {
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
 	go func() {
 		ended <- run(life, cfg, roles{proxy: true, producer: true, consumer: true}, log, func(a *app) {
-			started <- addresses{a.listener.Addr().String(), a.cfg.Status.Listen}
+			started <- addresses{a.listeners[0].Addr().String(), a.cfg.Status.Listen}
 		})
 	}()
 	defer stop()

@@ -2,15 +2,11 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
 
 	"github.com/twmb/franz-go/pkg/kgo"
-	"github.com/twmb/franz-go/pkg/sasl"
-	"github.com/twmb/franz-go/pkg/sasl/plain"
-	"github.com/twmb/franz-go/pkg/sasl/scram"
 
 	"barkeep/internal/embedded"
 )
@@ -39,7 +35,12 @@ func startServers(ctx context.Context, cfg *Config, log *slog.Logger) (*servers,
 		}
 		brokers = s.broker.Brokers
 	}
-	s.brokerOpts = brokerOptions(cfg.Broker, brokers)
+	if s.brokerOpts, err = cfg.Broker.options(brokers); err == nil {
+		err = cfg.Broker.check(ctx, s.brokerOpts)
+	}
+	if err != nil {
+		return nil, errors.Join(err, s.stop(ctx))
+	}
 	return s, nil
 }
 
@@ -56,23 +57,4 @@ func (s *servers) stop(ctx context.Context) error {
 		errs = append(errs, s.postgres.Stop(ctx))
 	}
 	return errors.Join(errs...)
-}
-
-func brokerOptions(cfg BrokerConfig, brokers []string) []kgo.Opt {
-	opts := []kgo.Opt{kgo.SeedBrokers(brokers...), kgo.ClientID("barkeep")}
-	if cfg.TLS {
-		opts = append(opts, kgo.DialTLSConfig(&tls.Config{MinVersion: tls.VersionTLS12}))
-	}
-	var mechanism sasl.Mechanism
-	switch cfg.Mechanism {
-	case "PLAIN":
-		mechanism = plain.Auth{User: cfg.User, Pass: cfg.Password}.AsMechanism()
-	case "SCRAM-SHA-256":
-		mechanism = scram.Auth{User: cfg.User, Pass: cfg.Password}.AsSha256Mechanism()
-	case "SCRAM-SHA-512":
-		mechanism = scram.Auth{User: cfg.User, Pass: cfg.Password}.AsSha512Mechanism()
-	default:
-		return opts
-	}
-	return append(opts, kgo.SASL(mechanism))
 }

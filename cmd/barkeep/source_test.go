@@ -58,7 +58,7 @@ func TestRule5_RowsThatComeLate(t *testing.T) {
 	_, err := conn.Exec(t.Context(), `set barkeep.freshness = '1s'`)
 	require.NoError(t, err)
 	// Six rows, of which one forms and one or two are beyond the range.
-	s.exchange.Script(exchange.Fault{Path: "klines", Late: 6})
+	s.exchange.Script(exchange.Fault{Path: "klines", Behind: 6})
 	now := market.M1.Floor(market.FromTime(time.Now()))
 	r := market.Range{Start: market.M1.Add(now, -40), End: market.M1.Add(now, -1)}
 	want := truth(r)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"testing"
 	"time"
 
@@ -15,7 +16,7 @@ import (
 )
 
 // onlineVendors are the sources that would leave this machine.
-var onlineVendors = []string{"binance", "bitstamp", "coinbase", "cryptocompare"}
+var onlineVendors = slices.DeleteFunc(slices.Clone(sourceNames), func(name string) bool { return name == "file" || name == "sim" })
 
 // stack is a whole barkeep in this process, on a database and a broker of its own.
 type stack struct {
@@ -35,7 +36,7 @@ func startStackLogging(t *testing.T, log *slog.Logger, filePath string, adjust .
 	t.Helper()
 	s := &stack{db: dbtest.New(t)}
 	cfg := defaultConfig()
-	cfg.Listen, cfg.Status.Listen = "127.0.0.1:0", ""
+	cfg.Listen, cfg.Status.Listen = []string{"127.0.0.1:0"}, ""
 	cfg.Upstream.URL = s.db.URL
 	cfg.Brokers = dbtest.Broker(t)
 	cfg.Shutdown.Grace = 5 * time.Second
@@ -65,7 +66,7 @@ func startStackLogging(t *testing.T, log *slog.Logger, filePath string, adjust .
 		ended <- err
 		require.NoError(t, err, "start barkeep")
 	}
-	s.addr = s.app.listener.Addr().String()
+	s.addr = s.app.listeners[0].Addr().String()
 	return s
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -84,9 +85,19 @@ func sessionRows(list []proxy.SessionInfo) []status.Session {
 		s := &list[i]
 		rows[i] = status.Session{
 			ID: strconv.FormatUint(uint64(s.PID), 10), User: s.User, Database: s.Database, Client: s.Client, State: s.State, Since: s.Since,
+			Live: liveText(s.Live),
 		}
 	}
 	return rows
+}
+
+// liveText names the first channels.
+func liveText(channels []string) string {
+	const most = 5
+	if more := len(channels) - most; more > 0 {
+		return strings.Join(channels[:most], ", ") + " and " + strconv.Itoa(more) + " more"
+	}
+	return strings.Join(channels, ", ")
 }
 
 // finite returns the zero time for an infinity, which the page leaves empty.

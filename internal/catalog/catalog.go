@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"barkeep/internal/look"
 	"barkeep/internal/schema"
 	"barkeep/planner"
 )
@@ -63,8 +64,12 @@ type Catalog struct {
 	// suspect is until when, in Unix nanoseconds, a definition may just have changed; see Suspect.
 	suspect atomic.Int64
 
-	mu          sync.Mutex // guards fingerprint and the loading; never held while mayRead is locked
-	fingerprint string
+	reloads atomic.Uint64
+
+	refreshes look.Shared[struct{}]
+	// What follows is the business of the refresh that is under way.
+	known      looked    // the newest, and its fingerprint is that of current
+	configured time.Time // when a connection of the pool last took up the server's configuration files
 
 	mayRead struct {
 		sync.Mutex
@@ -88,7 +93,7 @@ func New(pool *pgxpool.Pool, log *slog.Logger, listing string) *Catalog {
 // Current returns the newest catalog, or nil before the first successful Refresh. It costs an atomic load.
 func (c *Catalog) Current() *planner.Catalog { return c.current.Load() }
 
-// suspectFor is how long after a statement that may define something the fingerprint is read for every statement.
+// suspectFor is how long after a statement that may define something the database is looked at for every statement.
 const suspectFor = 10 * time.Second
 
 // Suspect tells that a statement is on its way which may define, change or drop a view or function. For a while Fresh
@@ -111,6 +116,10 @@ func (c *Catalog) Suspected() bool {
 	return until != 0 && c.now().UnixNano() < until
 }
 
+// Reloads returns a number that grows when the server has taken up its configuration files anew (pg_reload_conf): what running sessions
+// have from there may have changed. It may grow several times for one reload. It costs an atomic load.
+func (c *Catalog) Reloads() uint64 { return c.reloads.Load() }
+
 // Run keeps the catalog fresh until ctx ends. An error of the database is logged and the poll goes on: what was known
 // stays in force.
 func (c *Catalog) Run(ctx context.Context) error {
@@ -128,25 +137,37 @@ func (c *Catalog) Run(ctx context.Context) error {
 	}
 }
 
-// Refresh loads the closure again if the system catalogs changed since it was loaded.
+// Refresh loads the closure again if the system catalogs changed since it was loaded. Those who ask while one is under way
+// share the next, one that has begun before may have looked too early: who saw a definition end may ask for what it defined.
 func (c *Catalog) Refresh(ctx context.Context) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	_, err := c.refreshes.Fresh(ctx, func(ctx context.Context) (struct{}, error) { return struct{}{}, c.refresh(ctx) })
+	return err
+}
+
+// refresh does what Refresh says. It is not called twice at one time.
+func (c *Catalog) refresh(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, loadTime, errNoAnswer)
 	defer cancel()
-	var fingerprint string
-	if err := c.pool.QueryRow(ctx, fingerprintSQL).Scan(&fingerprint); err != nil {
-		return fmt.Errorf("read catalog fingerprint: %w", err)
+	found, err := c.look(ctx, c.pool)
+	if err != nil {
+		return err
+	}
+	if found.configured.After(c.configured) { // each connection has a time of its own
+		if !c.configured.IsZero() {
+			c.reloads.Add(1)
+		}
+		c.configured = found.configured
 	}
 	old := c.current.Load()
-	if old != nil && fingerprint == c.fingerprint {
+	if old != nil && found.fingerprint == c.known.fingerprint {
+		c.known.state = found.state
 		return nil
 	}
 	var g graph
-	err := pgx.BeginTxFunc(ctx, c.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+	err = pgx.BeginTxFunc(ctx, c.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
 		// The fingerprint is read again in the snapshot that the closure is read in, so that the two belong together.
-		if err := tx.QueryRow(ctx, fingerprintSQL).Scan(&fingerprint); err != nil {
-			return fmt.Errorf("read catalog fingerprint: %w", err)
+		if found, err = c.look(ctx, tx); err != nil {
+			return err
 		}
 		return g.load(ctx, tx)
 	})
@@ -158,6 +179,28 @@ func (c *Catalog) Refresh(ctx context.Context) error {
 		version = old.Version + 1
 	}
 	c.current.Store(g.catalog(version))
-	c.fingerprint = fingerprint
+	c.known = found
 	return nil
+}
+
+// looked is what a look has found: what the state of the database is called, and the fingerprint of the definitions in it.
+type looked struct {
+	state, fingerprint string
+	configured         time.Time
+}
+
+// look reads the fingerprint, or knows it where no transaction has committed since it was read.
+func (c *Catalog) look(ctx context.Context, from interface {
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+},
+) (looked, error) {
+	var found looked
+	var fingerprint *string
+	if err := from.QueryRow(ctx, lookSQL, c.known.state).Scan(&found.state, &found.configured, &fingerprint); err != nil {
+		return looked{}, fmt.Errorf("read catalog fingerprint: %w", err)
+	}
+	if found.fingerprint = c.known.fingerprint; fingerprint != nil {
+		found.fingerprint = *fingerprint
+	}
+	return found, nil
 }

@@ -3,9 +3,12 @@ package catalog
 import (
 	"context"
 	"net"
+	"strconv"
 	"sync/atomic"
 	"testing"
+	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
@@ -115,6 +118,115 @@ func TestFreshLooksWhenSuspect(t *testing.T) {
 	_, err = conn.Exec(ctx, `create temp view passing as select * from public.ohlcv`)
 	require.NoError(t, err)
 	require.Contains(t, c.Fresh(ctx).Names, "passing")
+}
+
+func TestReloads(t *testing.T) {
+	t.Parallel()
+	db := dbtest.New(t)
+	c := New(db.Pool, nil, "")
+	require.NoError(t, c.Refresh(t.Context()))
+	before := c.Reloads()
+	_, err := db.Pool.Exec(t.Context(), "select pg_reload_conf()")
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		require.NoError(t, c.Refresh(t.Context()))
+		return c.Reloads() > before
+	}, 30*time.Second, 10*time.Millisecond)
+}
+
+// TestRefreshesAreShared: while something may just have changed each statement refreshes; many at a time must not wait for
+// one read each.
+func TestRefreshesAreShared(t *testing.T) {
+	t.Parallel()
+	c, _ := countedCatalog(t, "")
+	require.NoError(t, c.Refresh(t.Context()))
+	conn, err := c.pool.Acquire(t.Context()) // the only one: none gets an answer
+	require.NoError(t, err)
+	before := c.pool.Stat().AcquireCount()
+	errs := make(chan error, 50)
+	for range cap(errs) {
+		go func() { errs <- c.Refresh(t.Context()) }()
+	}
+	require.Eventually(t, func() bool { return c.refreshes.Sharing() == cap(errs) }, time.Minute, time.Millisecond)
+	conn.Release()
+	for range cap(errs) {
+		require.NoError(t, <-errs)
+	}
+	require.LessOrEqual(t, c.pool.Stat().AcquireCount()-before, int64(2), "that of the first, and that of all who came meanwhile")
+}
+
+// TestLookIsCheap: the fingerprint is not read where nothing has committed; what has committed, or may have been lost, has it read.
+func TestLookIsCheap(t *testing.T) {
+	t.Parallel()
+	db := dbtest.New(t)
+	look := func(in pgx.Tx, state string) (name string, read bool) {
+		t.Helper()
+		var fingerprint *string
+		var configured time.Time
+		require.NoError(t, in.QueryRow(t.Context(), lookSQL, state).Scan(&name, &configured, &fingerprint))
+		return name, fingerprint != nil
+	}
+	begin := func() pgx.Tx {
+		t.Helper()
+		tx, err := db.Pool.BeginTx(t.Context(), pgx.TxOptions{IsoLevel: pgx.RepeatableRead})
+		require.NoError(t, err)
+		t.Cleanup(func() { _ = tx.Rollback(context.Background()) })
+		return tx
+	}
+	tx := begin()
+	first, read := look(tx, "")
+	require.True(t, read)
+	again, read := look(tx, first)
+	require.Equal(t, first, again)
+	require.False(t, read)
+	for _, sql := range []string{
+		`create table public.made (a int)`, `drop table public.made`, `create or replace view public.made as select 1 as one`,
+		`alter view public.made rename to making`, `set synchronous_commit = off; create temp table passing (a int); reset synchronous_commit`,
+		`checkpoint`,
+	} {
+		_, err := db.Pool.Exec(t.Context(), sql)
+		require.NoError(t, err, sql)
+		after, read := look(begin(), first)
+		require.NotEqual(t, first, after, sql)
+		require.True(t, read, sql)
+		first = after
+	}
+}
+
+// TestKnownStateKeepsTheCatalog: a look that finds another state with the same definitions loads nothing, and the next definition is seen.
+func TestKnownStateKeepsTheCatalog(t *testing.T) {
+	t.Parallel()
+	db := dbtest.New(t)
+	c := New(db.Pool, nil, "")
+	require.NoError(t, c.Refresh(t.Context()))
+	for i := range 5 {
+		before, state := c.Current(), c.known.state
+		_, err := db.Pool.Exec(t.Context(), `insert into barkeep.rate_bucket (source) values ($1)`, strconv.Itoa(i))
+		require.NoError(t, err)
+		require.NoError(t, c.Refresh(t.Context()))
+		require.Same(t, before, c.Current())
+		require.NotEqual(t, state, c.known.state)
+		_, err = db.Pool.Exec(t.Context(), `create view public.v`+strconv.Itoa(i)+` as select * from public.ohlcv`)
+		require.NoError(t, err)
+		require.NoError(t, c.Refresh(t.Context()))
+		require.Contains(t, c.Current().Names, "v"+strconv.Itoa(i))
+	}
+}
+
+func BenchmarkRefresh(b *testing.B) {
+	db := dbtest.New(b)
+	c := New(db.Pool, nil, "")
+	b.Run("nothing committed", func(b *testing.B) {
+		for b.Loop() {
+			require.NoError(b, c.Refresh(b.Context()))
+		}
+	})
+	b.Run("something committed", func(b *testing.B) {
+		for b.Loop() {
+			c.known.state = ""
+			require.NoError(b, c.Refresh(b.Context()))
+		}
+	})
 }
 
 func TestChunks(t *testing.T) {

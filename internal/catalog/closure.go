@@ -25,6 +25,8 @@ type node struct {
 	// words are the words of source, and mentions says that ohlcv is among them or may be, in Unicode escapes.
 	words    map[string]struct{}
 	mentions bool
+	// sets says that it may change settings of the session by itself.
+	sets bool
 	// reads are the objects that it depends on, by key; writes those on which it depends only when it is written.
 	reads, writes []string
 }
@@ -39,6 +41,10 @@ type graph struct {
 	events []string
 	// overload is an operator of a user's that may be taken for PostgreSQL's own.
 	overload string
+	// overloads are functions of users' that may be.
+	overloads []string
+	// folds says that there is a collation which takes different texts for the same.
+	folds bool
 	// calls are functions that may read ohlcv, by oid.
 	calls map[uint32]string
 }
@@ -64,6 +70,7 @@ func (g *graph) load(ctx context.Context, tx pgx.Tx) error {
 			n.source, n.words = *source, identifiers(*source)
 			lower := strings.ToLower(*source)
 			n.mentions = strings.Contains(lower, table) || strings.Contains(lower, `u&"`)
+			n.sets = planner.SetsInside(*source)
 		}
 		g.nodes[key] = n
 		if root != nil && *root {
@@ -104,7 +111,10 @@ func (g *graph) load(ctx context.Context, tx pgx.Tx) error {
 	if err := g.loadEvents(ctx, tx); err != nil {
 		return err
 	}
-	if err := g.loadOverload(ctx, tx); err != nil {
+	if err := g.loadOverloads(ctx, tx); err != nil {
+		return err
+	}
+	if err := g.loadSetters(ctx, tx); err != nil {
 		return err
 	}
 	var aggregates bool
@@ -132,15 +142,6 @@ func wrap(operation string, err error) error {
 	return fmt.Errorf("%s: %w", operation, err)
 }
 
-// understood are the functions that the planner computes with. A user's function of such a name may be meant in its place, where its
-// arguments fit better: nothing is known of a call then.
-var understood = map[string]bool{
-	"date_trunc": true, "date_bin": true, "timezone": true, "extract": true, "date_part": true, "to_timestamp": true, "floor": true,
-	"generate_series": true, "make_date": true, "make_timestamp": true, "make_timestamptz": true, "make_interval": true, "to_date": true,
-	"justify_days": true, "justify_hours": true, "justify_interval": true, "date": true, "now": true, "min": true, "max": true,
-	"first": true, "last": true, "transaction_timestamp": true, "statement_timestamp": true, "clock_timestamp": true,
-}
-
 // catalog returns the names through which ohlcv can be read, and the definitions of those that are plain views. Two
 // objects of one name make it opaque, since which of them is meant depends on the search_path. The name ohlcv is among them where
 // something else than the table has it.
@@ -151,12 +152,12 @@ func (g *graph) catalog(version uint64) *planner.Catalog {
 		if _, in := reached[key]; n.name != table && (in || !n.passing) {
 			count[n.name]++
 		}
-		if strings.HasPrefix(key, "f") && understood[n.name] {
-			names[n.name] = struct{}{}
-		}
 		if strings.HasPrefix(key, "f") || strings.HasPrefix(key, "o") {
 			users[n.name] = struct{}{}
 		}
+	}
+	for _, name := range g.overloads {
+		names[name] = struct{}{}
 	}
 	for key := range reached {
 		n := g.nodes[key]
@@ -177,8 +178,8 @@ func (g *graph) catalog(version uint64) *planner.Catalog {
 	g.noteCalls(reached, dynamic)
 	return &planner.Catalog{
 		Version: version, Names: names, Written: g.written(reached, count), Views: views, Users: users, Dynamic: dynamic,
-		Rows: g.rows(reached, dynamic), Calls: g.calls,
-		Overload: g.overload, Dependents: g.dependents, Events: slices.ContainsFunc(g.events, func(key string) bool { return contains(reached, key) }),
+		Rows: g.rows(reached, dynamic), Calls: g.calls, Setters: g.setters(),
+		Overload: g.overload, Folds: g.folds, Dependents: g.dependents, Events: slices.ContainsFunc(g.events, func(key string) bool { return contains(reached, key) }),
 	}
 }
 

@@ -1,6 +1,8 @@
 package catalog
 
 import (
+	"maps"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -258,4 +260,80 @@ func TestRule3_AnOperatorForBuiltinTypes(t *testing.T) {
 	_, err = db.Pool.Exec(ctx, `drop operator public.= (text, varchar)`)
 	require.NoError(t, err)
 	require.False(t, refused())
+}
+
+// TestRule9_AFunctionOfAComputedName: where a function of a user's may be taken for one that the planner computes with, or for one of one row
+// that is an aggregate or gives several, nothing is known of its calls; the time_bucket that stands in for TimescaleDB's is none of a user's.
+func TestRule9_AFunctionOfAComputedName(t *testing.T) {
+	t.Parallel()
+	db := dbtest.New(t)
+	ctx := t.Context()
+	c := New(db.Pool, nil, "")
+	known := func(name string) bool {
+		t.Helper()
+		require.NoError(t, c.Refresh(ctx))
+		_, taken := c.Current().Names[name]
+		return !taken
+	}
+	require.True(t, known("time_bucket"))
+	for name, each := range map[string]string{
+		"time_bucket":  `create function public.time_bucket(text, timestamptz) returns timestamptz immutable language sql as $$select $2 - interval '1 year'$$`,
+		"to_timestamp": `create function public.to_timestamp(bigint) returns timestamptz immutable language sql as 'select pg_catalog.to_timestamp($1 / 1000.0)'`,
+		"abs":          `create aggregate public.abs(text) (sfunc = textcat, stype = text)`,
+		"upper":        `create function public.upper(int) returns setof int language sql as 'select 1'`,
+	} {
+		_, err := db.Pool.Exec(ctx, each)
+		require.NoError(t, err, each)
+		require.False(t, known(name), name)
+	}
+	_, err := db.Pool.Exec(ctx, `create function public.round(float8, int) returns float8 language sql as 'select $1'`)
+	require.NoError(t, err)
+	require.True(t, known("round"))
+}
+
+// TestRule13_FoldingCollations: a collation under which different texts are equal is seen when it is made.
+func TestRule13_FoldingCollations(t *testing.T) {
+	t.Parallel()
+	db := dbtest.New(t)
+	ctx := t.Context()
+	c := New(db.Pool, nil, "")
+	require.NoError(t, c.Refresh(ctx))
+	require.False(t, c.Current().Folds)
+	_, err := db.Pool.Exec(ctx, `create collation public.folding (provider = icu, locale = 'und-u-ks-level2', deterministic = false)`)
+	require.NoError(t, err)
+	require.NoError(t, c.Refresh(ctx))
+	require.True(t, c.Current().Folds)
+}
+
+// TestSettersAreKnown: what may change settings of the session is known with everything by which it is called, in a database of
+// either kind; there is no such thing before a user makes it.
+func TestSettersAreKnown(t *testing.T) {
+	t.Parallel()
+	for kind, open := range map[string]func(testing.TB) *dbtest.DB{"hypertable": dbtest.New, "plain": dbtest.NewPlain} {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			db := open(t)
+			c := New(db.Pool, nil, "")
+			require.NoError(t, c.Refresh(t.Context()))
+			require.Empty(t, c.Current().Setters)
+			for _, sql := range []string{
+				"create function public.sets() returns void language plpgsql as $$ begin set search_path = x; end $$",
+				"create function public.calls() returns int language sql as $$ select public.sets(); select 1 $$",
+				"create function public.parsed() returns text language sql begin atomic select set_config('a.b', 'c', false); end",
+				"create view public.shows as select public.parsed()",
+				"create table public.filled (x int, y text default set_config('a.b', 'c', false))",
+				"create function public.fires() returns trigger language plpgsql as $$ begin perform public.calls(); return new; end $$",
+				"create table public.fired (x int)",
+				"create trigger t before insert on public.fired for each row execute function public.fires()",
+				"create function public.updates() returns trigger language plpgsql as $$ begin update public.still set x = 1; return new; end $$",
+				"create table public.still (x int)",
+				"create trigger t before insert on public.still for each row execute function public.updates()",
+			} {
+				_, err := db.Pool.Exec(t.Context(), sql)
+				require.NoError(t, err, sql)
+			}
+			require.NoError(t, c.Refresh(t.Context()))
+			require.ElementsMatch(t, []string{"sets", "calls", "parsed", "shows", "filled", "fires", "fired"}, slices.Collect(maps.Keys(c.Current().Setters)))
+		})
+	}
 }

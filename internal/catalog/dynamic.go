@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+
+	"barkeep/planner"
 )
 
 // taken is what a function is that may hold a relation's name in one of its arguments.
@@ -148,21 +150,42 @@ func (g *graph) loadEvents(ctx context.Context, tx pgx.Tx) error {
 	return wrap("read event triggers", err)
 }
 
-// loadOverload looks for an operator of a user's with a name that the planner computes with, for types that are PostgreSQL's: where its
-// types fit exactly it is taken before PostgreSQL's own, whatever the search_path.
-func (g *graph) loadOverload(ctx context.Context, tx pgx.Tx) error {
-	rows, err := tx.Query(ctx, `select o.oprname::text from pg_operator o
-	 where o.oid >= 16384 and o.oprleft < 16384 and o.oprright < 16384
-	   and o.oprname = any ('{=,<>,<,<=,>,>=,~~,!~~,~~*,!~~*,~,!~,~*,!~*,^@,+,-,*,/,%,||,<@,@>,&&}')
-	   and not exists (select from pg_depend e where e.classid = 'pg_operator'::regclass and e.objid = o.oid and e.deptype = 'e')
-	 order by 1 limit 1`)
+// overloadSQL is an operator of a user's with a name that the planner computes with, for types that are PostgreSQL's: where its types fit
+// exactly it is taken before PostgreSQL's own, whatever the search_path.
+const overloadSQL = `
+select o.oprname::text from pg_operator o
+ where o.oid >= 16384 and o.oprleft < 16384 and o.oprright < 16384
+   and o.oprname = any ('{=,<>,<,<=,>,>=,~~,!~~,~~*,!~~*,~,!~,~*,!~*,^@,+,-,*,/,%,||,<@,@>,&&}')
+   and not exists (select from pg_depend e where e.classid = 'pg_operator'::regclass and e.objid = o.oid and e.deptype = 'e')
+ order by 1 limit 1`
+
+// overloadsSQL lists the functions of users' with names that the planner computes with, but for the time_bucket that stands in for
+// TimescaleDB's, and the aggregates and set-returning functions with names that it knows for those of others. Where their arguments fit
+// better, nothing is known of a call.
+const overloadsSQL = `
+select distinct lower(p.proname) from pg_proc p
+ where p.oid >= 16384 and p.oid is distinct from to_regprocedure('public.time_bucket(interval, timestamptz)')
+   and (p.proname = any ('{date_trunc,date_bin,timezone,extract,date_part,to_timestamp,floor,generate_series,make_date,make_timestamp,make_timestamptz,
+     make_interval,to_date,justify_days,justify_hours,justify_interval,date,now,min,max,first,last,transaction_timestamp,statement_timestamp,
+     clock_timestamp,time_bucket}') or p.proname = any ($1) and (p.prokind <> 'f' or p.proretset))
+   and not exists (select from pg_depend e where e.classid = 'pg_proc'::regclass and e.objid = p.oid and e.deptype = 'e')`
+
+func (g *graph) loadOverloads(ctx context.Context, tx pgx.Tx) error {
+	switch err := tx.QueryRow(ctx, overloadSQL).Scan(&g.overload); {
+	case errors.Is(err, pgx.ErrNoRows):
+		g.overload = ""
+	case err != nil:
+		return fmt.Errorf("read operators: %w", err)
+	}
+	rows, err := tx.Query(ctx, overloadsSQL, planner.ScalarFunctions())
 	if err == nil {
-		g.overload, err = pgx.CollectOneRow(rows, pgx.RowTo[string])
+		g.overloads, err = pgx.CollectRows(rows, pgx.RowTo[string])
 	}
-	if errors.Is(err, pgx.ErrNoRows) {
-		g.overload, err = "", nil
+	if err != nil {
+		return fmt.Errorf("read functions of users: %w", err)
 	}
-	return wrap("read operators", err)
+	err = tx.QueryRow(ctx, `select exists (select from pg_collation where not collisdeterministic)`).Scan(&g.folds)
+	return wrap("read collations", err)
 }
 
 // noteCalls adds the functions in the closure, and those that make SQL of their arguments.

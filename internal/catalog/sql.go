@@ -1,5 +1,7 @@
 package catalog
 
+import "barkeep/internal/schema"
+
 // nodesSQL lists every relation, function, operator and type that did not come with PostgreSQL or with an extension, and the
 // chunk tables, which did not either. A view's definition is printed with search_path pg_catalog: its names are qualified.
 // Temporary relations are listed for their triggers, defaults and rules: a name of another session's does no harm. Types
@@ -48,24 +50,7 @@ with target as (
    from pg_depend d
   where d.refobjid >= 16384 and d.refclassid in ('pg_class'::regclass, 'pg_proc'::regclass, 'pg_operator'::regclass, 'pg_type'::regclass)
     and d.deptype in ('n', 'a')
-), said as (
- select 'r' || d.adrelid as key, d.adbin::text as tree, a.attgenerated <> 'v' as written
-   from pg_attrdef d join pg_attribute a on a.attrelid = d.adrelid and a.attnum = d.adnum
- union all
- select case when contypid <> 0 then 't' || contypid else 'r' || conrelid end, conbin::text, contypid = 0 from pg_constraint where conbin is not null
- union all
- select 'r' || polrelid, concat(polqual, polwithcheck), false from pg_policy
- union all
- select 'r' || indrelid, concat(indexprs, indpred), true from pg_index where coalesce(indexprs, indpred) is not null
- union all
- select 'r' || tgrelid, tgqual::text, true from pg_trigger where tgqual is not null and not tgisinternal
- union all
- select 'r' || ev_class, concat(ev_qual, ev_action), ev_type <> '1' from pg_rewrite where ev_class >= 16384
- union all
- select 'f' || oid, concat(prosqlbody, proargdefaults), false from pg_proc where oid >= 16384 and (prosqlbody is not null or proargdefaults is not null)
- union all
- select 't' || oid, typdefaultbin::text, false from pg_type where typdefaultbin is not null
-)
+), said as (` + saidSQL + `)
 select key, 'text', written from said
  where case when tree ~ '` + inTree + `' then exists (
    select from pg_proc p
@@ -123,6 +108,36 @@ select 'r' || inhrelid, 'r' || inhparent, false from pg_inherits
 union
 select 'r' || inhparent, 'r' || inhrelid, false from pg_inherits`
 
+// saidSQL lists the expressions that are kept as trees, with who has them, and whether they are evaluated only when it is written.
+const saidSQL = `
+ select 'r' || d.adrelid as key, d.adbin::text as tree, a.attgenerated <> 'v' as written
+   from pg_attrdef d join pg_attribute a on a.attrelid = d.adrelid and a.attnum = d.adnum
+ union all
+ select case when contypid <> 0 then 't' || contypid else 'r' || conrelid end, conbin::text, contypid = 0 from pg_constraint where conbin is not null
+ union all
+ select 'r' || polrelid, concat(polqual, polwithcheck), false from pg_policy
+ union all
+ select 'r' || indrelid, concat(indexprs, indpred), true from pg_index where coalesce(indexprs, indpred) is not null
+ union all
+ select 'r' || tgrelid, tgqual::text, true from pg_trigger where tgqual is not null and not tgisinternal
+ union all
+ select 'r' || ev_class, concat(ev_qual, ev_action), ev_type <> '1' from pg_rewrite where ev_class >= 16384
+ union all
+ select 'f' || oid, concat(prosqlbody, proargdefaults), false from pg_proc where oid >= 16384 and (prosqlbody is not null or proargdefaults is not null)
+ union all
+ select 't' || oid, typdefaultbin::text, false from pg_type where typdefaultbin is not null
+`
+
+// settersSQL lists who may change settings of the session unseen: what calls set_config in an expression, and functions in languages of
+// which nothing is known but that they can run SQL. What is written in C is not taken for such.
+const settersSQL = `
+select key from (` + saidSQL + `) said
+ where strpos(tree, format(':funcid %s ', to_regproc('pg_catalog.set_config')::oid)) > 0
+union
+select 'f' || p.oid from pg_proc p join pg_language l on l.oid = p.prolang
+ where p.oid >= 16384 and l.lanname not in ('internal', 'c', 'sql', 'plpgsql')
+   and not exists (select from pg_depend e where e.classid = 'pg_proc'::regclass and e.objid = p.oid and e.deptype = 'e')`
+
 // inTree matches the name of ohlcv, in any case, in a constant of an expression's tree, where it stands as numbers.
 const inTree = `(111|79) (104|72) (108|76) (99|67) (118|86)`
 
@@ -137,7 +152,7 @@ select 'r' || u.oid, 'r' || d.oid
   join pg_class u on u.oid = to_regclass(format('%I.%I', a.user_view_schema, a.user_view_name))
   join pg_class d on d.oid = to_regclass(format('%I.%I', a.direct_view_schema, a.direct_view_name))`
 
-// fingerprintSQL changes when a view, function, trigger, policy, default, constraint, operator, type, cast or table is made,
+// fingerprintSQL changes when a view, function, trigger, policy, default, constraint, operator, type, cast, collation or table is made,
 // altered, renamed or dropped; of temporary tables, when they come to have such. A row's xmin changes with each of these;
 // VACUUM and ANALYZE write in place and do not change it.
 const fingerprintSQL = `
@@ -154,7 +169,20 @@ select md5(concat_ws('/',
  (select concat(count(*), ':', sum(hashtext(concat_ws(',', oid, xmin))::int8)) from pg_type where oid >= 16384 and typtype <> 'c' and typelem = 0),
  (select concat(count(*), ':', sum(hashtext(concat_ws(',', oid, xmin))::int8)) from pg_cast where oid >= 16384),
  (select concat(count(*), ':', sum(hashtext(concat_ws(',', oid, xmin))::int8)) from pg_event_trigger),
- (select concat(count(*), ':', sum(hashtext(concat_ws(',', indexrelid, xmin))::int8)) from pg_index where coalesce(indexprs, indpred) is not null),
+ (select count(*)::text from pg_collation where oid >= 16384 and not collisdeterministic),
+ (select concat(count(*), ':', sum(hashtext(concat_ws(',', indexrelid, xmin))::int8)) from pg_index
+   where indexrelid >= 16384 and coalesce(indexprs, indpred) is not null),
  (select concat(count(*), ':', sum(hashtext(concat_ws(',', classid, objid, refobjid))::int8)) from pg_depend
    where refclassid in ('pg_proc'::regclass, 'pg_operator'::regclass, 'pg_type'::regclass) and refobjid >= 16384 and deptype in ('n', 'a')),
  (select concat(count(*), ':', sum(hashtext(concat_ws(',', inhrelid, inhparent, xmin))::int8)) from pg_inherits)))`
+
+// lookSQL returns what the visible state of the database is called, when the connection last took up the server's configuration files, and
+// the fingerprint; null where the state is still the one called $1.
+//
+// The name is that of the snapshot, which is server-wide: every row that a fingerprint could see is decided by which transactions have
+// committed, and pg_current_snapshot says which have, in numbers that do not wrap. Two looks with one name see the same rows. The number of a
+// transaction can come twice only where a crash lost its commit (synchronous_commit = off); a server comes back from that with another
+// checkpoint. The fingerprint is a subquery that is run when its value is wanted.
+const lookSQL = `
+select seen.name, pg_conf_load_time(), case when seen.name is distinct from $1 then (` + fingerprintSQL + `) end
+  from (select concat_ws(' ', pg_current_snapshot(), (select checkpoint_lsn from pg_control_checkpoint()), ` + schema.Life + `) as name offset 0) seen`

@@ -1,5 +1,6 @@
 // Package pgtest plays transcripts of the PostgreSQL protocol: what a client sends, byte by byte its own, and a summary of
-// what comes back. The same transcript run straight at PostgreSQL and through barkeep must read the same.
+// what comes back. The same transcript run straight at PostgreSQL and through barkeep must read the same, but for what it
+// marks as different.
 //
 // A transcript is lines. A line sends one message:
 //
@@ -12,201 +13,288 @@
 //	H   S   X                    Flush, Sync, Terminate
 //	d text   c   f text          CopyData (a newline is added), CopyDone, CopyFail
 //	F oid [value …]              FunctionCall, text arguments
+//	raw 51 00 00                 bytes, in hexadecimal
 //
-// or waits: "wait Z 2" until the second ReadyForQuery from here, any message type will do. Lines that begin with # say
-// what the transcript is about. Messages that are sent without a wait between them go out in one write.
+// or waits: "wait Z 2" until the second ReadyForQuery from here, any message type will do, and "wait end" until the
+// connection is closed. Messages that are sent without a wait between them go out in one write; "send" has them go out without
+// waiting. Other lines are:
+//
+//	start [option …]   begin a session anew, and tell of all until it is ready or refused. Options are ssl and gss, which ask for
+//	                   encryption first, protocol=3.2, password=secret, and parameters of the StartupMessage (user=name)
+//	cancel [wrong]     send a CancelRequest for the session, perhaps with another key, and return when its connection is closed
+//	do name [word …]   call a hook of the test's
+//
+// A line that begins with @2 is of a second session, which is started quietly where it is not there yet. One that begins with
+// "only postgres" or "only barkeep" is not played at the other. Where the answers differ, the lines after the wait (or start) say
+// what the messages begin with at either:
+//
+//	postgres| E FATAL 25P04
+//	barkeep| E ERROR 57014
+//
+// {database} stands for the name of the database. Lines that begin with # say what the transcript is about; "# hazard: name" names one of those that must be shown.
 package pgtest
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
-
-	"github.com/jackc/pgx/v5/pgproto3"
 )
 
 // playTime bounds one transcript.
-const playTime = 20 * time.Second
+const playTime = 15 * time.Second
 
-// Play connects to the address as its user, without TLS and without a password, plays the transcript and returns a line
-// for each message that came back.
-func Play(ctx context.Context, address, transcript string) ([]string, error) {
-	target, err := url.Parse(address)
+// Peer is what a transcript is played at.
+type Peer struct {
+	// Name is postgres or barkeep.
+	Name string
+	// URL is its address, with the user and the database of a session that says nothing else.
+	URL string
+	// Hooks are what the transcript can do besides.
+	Hooks map[string]func(ctx context.Context, words []string) error
+	// Dial changes how connections are made.
+	Dial Dial
+}
+
+// Step is one line of a transcript that was played, with what came back.
+type Step struct {
+	// Number is that of the line, from 1.
+	Number int
+	// Text is the line.
+	Text string
+	// Seen has a line for each message; what was waited for is the last.
+	Seen []string
+}
+
+// Record is a transcript as it was played.
+type Record struct {
+	Steps []Step
+	// Types are the types of messages that passed: "Q>" was sent, "<Z" came.
+	Types map[string]bool
+	// Streams are the bytes of each session behind its startup.
+	Streams []Stream
+}
+
+// Seen plays a transcript at an address, and returns a line for each message that came back: of errors and notices severity,
+// SQLSTATE and text.
+func Seen(ctx context.Context, address, transcript string) ([]string, error) {
+	record, err := Play(ctx, Peer{URL: address}, transcript)
+	if record == nil {
+		return nil, err
+	}
+	var all []string
+	for _, step := range record.Steps {
+		for _, text := range step.Seen {
+			if text != "end" {
+				short, _, _ := strings.Cut(text, "\t")
+				all = append(all, short)
+			}
+		}
+	}
+	return all, err
+}
+
+// Play plays the transcript without TLS but where the peer's Dial has it.
+func Play(ctx context.Context, peer Peer, transcript string) (*Record, error) {
+	target, err := url.Parse(peer.URL)
 	if err != nil {
 		return nil, fmt.Errorf("parse address: %w", err)
 	}
-	conn, err := new(net.Dialer).DialContext(ctx, "tcp", target.Host)
-	if err != nil {
-		return nil, fmt.Errorf("connect: %w", err)
+	ctx, stop := context.WithTimeout(ctx, playTime)
+	defer stop()
+	p := &player{
+		peer: peer, target: target, sessions: map[string]*session{}, record: &Record{Types: map[string]bool{}},
 	}
-	defer conn.Close() //nolint:errcheck // nothing is left to be lost
-	if err := conn.SetDeadline(time.Now().Add(playTime)); err != nil {
-		return nil, fmt.Errorf("set deadline: %w", err)
-	}
-	p := &player{frontend: pgproto3.NewFrontend(conn, conn)}
-	p.frontend.Send(&pgproto3.StartupMessage{
-		ProtocolVersion: pgproto3.ProtocolVersion30,
-		Parameters:      map[string]string{"user": target.User.Username(), "database": strings.TrimPrefix(target.Path, "/")},
-	})
-	if err := p.wait("Z", 1, false); err != nil {
-		return nil, fmt.Errorf("start session: %w", err)
-	}
-	for number, line := range strings.Split(transcript, "\n") {
-		if err := p.line(strings.TrimSpace(line)); err != nil {
-			return p.seen, fmt.Errorf("line %d: %w", number+1, err)
+	defer p.close()
+	for i, line := range strings.Split(transcript, "\n") {
+		line = strings.ReplaceAll(strings.TrimSpace(line), "{database}", p.database())
+		if err := p.line(ctx, i+1, line); err != nil {
+			return p.record, fmt.Errorf("line %d: %w", i+1, err)
 		}
 	}
-	return p.seen, nil
+	return p.record, nil
 }
 
 type player struct {
-	frontend *pgproto3.Frontend
-	seen     []string
+	peer     Peer
+	target   *url.URL
+	sessions map[string]*session // by what a line begins with: "" or "@2"
+	record   *Record
 }
 
-func (p *player) line(line string) error {
-	kind, rest, _ := strings.Cut(line, " ")
-	if kind == "" || strings.HasPrefix(kind, "#") {
-		return nil
+func (p *player) close() {
+	for _, s := range p.sessions {
+		p.end(s)
 	}
-	if kind == "wait" {
+}
+
+func (p *player) database() string { return strings.TrimPrefix(p.target.Path, "/") }
+
+func (p *player) end(s *session) {
+	_ = s.conn.Close()
+	p.record.Streams = append(p.record.Streams, s.stream)
+}
+
+func (p *player) line(ctx context.Context, number int, line string) error {
+	if rest, only := strings.CutPrefix(line, "only "); only {
+		peer, text, _ := strings.Cut(rest, " ")
+		if peer != p.peer.Name {
+			return nil
+		}
+		line = text
+	}
+	who := ""
+	if strings.HasPrefix(line, "@") {
+		who, line, _ = strings.Cut(line, " ")
+	}
+	kind, rest, _ := strings.Cut(line, " ")
+	switch {
+	case kind == "" || kind[0] == '#' || strings.HasSuffix(kind, "|"):
+		return nil
+	case kind == "do":
+		words := strings.Fields(rest)
+		if len(words) == 0 || p.peer.Hooks[words[0]] == nil {
+			return fmt.Errorf("no hook for %q", line)
+		}
+		return p.peer.Hooks[words[0]](ctx, words[1:])
+	case kind == "start":
+		if old := p.sessions[who]; old != nil {
+			p.end(old)
+			delete(p.sessions, who)
+		}
+		s, seen, err := p.start(ctx, strings.Fields(rest))
+		if s != nil {
+			p.sessions[who] = s
+		}
+		p.keep(number, line, seen)
+		return err
+	}
+	s := p.sessions[who]
+	if s == nil {
+		var seen []string
+		var err error
+		if s, seen, err = p.start(ctx, nil); err != nil {
+			return fmt.Errorf("start session: %w", err)
+		}
+		if s == nil {
+			return fmt.Errorf("start session: %q", seen)
+		}
+		p.sessions[who] = s
+	}
+	switch kind {
+	case "cancel":
+		p.record.Types["CancelRequest>"] = true
+		key := slices.Clone(s.key)
+		if rest == "wrong" {
+			key[len(key)-1] ^= 1
+		}
+		return p.cancel(ctx, key)
+	case "send":
+		return s.flush()
+	case "wait":
 		what, count, _ := strings.Cut(rest, " ")
 		n, err := strconv.Atoi(count)
 		if err != nil {
 			n = 1
 		}
-		return p.wait(what, n, true)
+		seen, err := p.wait(s, what, n)
+		p.keep(number, line, seen)
+		return err
 	}
 	message, err := parse(kind, rest)
 	if err != nil {
 		return err
 	}
-	p.frontend.Send(message)
+	if kind != "raw" {
+		p.record.Types[kind+">"] = true
+	}
+	s.out = append(s.out, message...)
 	return nil
 }
 
-func name(text string) string {
-	if text == "-" {
-		return ""
+func (p *player) keep(number int, line string, seen []string) {
+	for i, text := range seen {
+		seen[i] = strings.ReplaceAll(text, p.database(), "{database}")
 	}
-	return text
-}
-
-func parse(kind, rest string) (pgproto3.FrontendMessage, error) {
-	words := append(strings.Fields(rest), "-", "-")
-	switch kind {
-	case "Q":
-		return &pgproto3.Query{String: rest}, nil
-	case "P":
-		_, text, _ := strings.Cut(rest, " ")
-		return &pgproto3.Parse{Name: name(words[0]), Query: text}, nil
-	case "B":
-		bind := &pgproto3.Bind{DestinationPortal: name(words[0]), PreparedStatement: name(words[1])}
-		for _, value := range words[2:max(2, len(words)-2)] {
-			bind.Parameters = append(bind.Parameters, []byte(value))
-		}
-		return bind, nil
-	case "D":
-		return &pgproto3.Describe{ObjectType: words[0][0], Name: name(words[1])}, nil
-	case "E":
-		rows, err := strconv.ParseUint(words[1], 10, 32)
-		if err != nil {
-			rows = 0
-		}
-		return &pgproto3.Execute{Portal: name(words[0]), MaxRows: uint32(rows)}, nil
-	case "C":
-		return &pgproto3.Close{ObjectType: words[0][0], Name: name(words[1])}, nil
-	case "H":
-		return &pgproto3.Flush{}, nil
-	case "S":
-		return &pgproto3.Sync{}, nil
-	case "X":
-		return &pgproto3.Terminate{}, nil
-	case "d":
-		return &pgproto3.CopyData{Data: []byte(rest + "\n")}, nil
-	case "c":
-		return &pgproto3.CopyDone{}, nil
-	case "f":
-		return &pgproto3.CopyFail{Message: rest}, nil
-	case "F":
-		return call(words[:len(words)-2])
-	}
-	return nil, fmt.Errorf("unknown line %q", kind)
-}
-
-func call(words []string) (pgproto3.FrontendMessage, error) {
-	if len(words) == 0 {
-		return nil, errors.New("FunctionCall without a function")
-	}
-	function, err := strconv.ParseUint(words[0], 10, 32)
-	if err != nil {
-		return nil, fmt.Errorf("parse function: %w", err)
-	}
-	out := &pgproto3.FunctionCall{Function: uint32(function)}
-	for _, value := range words[1:] {
-		out.Arguments = append(out.Arguments, []byte(value))
-	}
-	return out, nil
+	p.record.Steps = append(p.record.Steps, Step{Number: number, Text: line, Seen: seen})
 }
 
 // wait reads until the count-th message of the kind has come, or the end of the connection where kind is "end".
-func (p *player) wait(kind string, count int, keep bool) error {
-	if err := p.frontend.Flush(); err != nil {
-		return fmt.Errorf("send: %w", err)
+func (p *player) wait(s *session, kind string, count int) (seen []string, err error) {
+	if err := s.flush(); err != nil && kind != "end" {
+		return nil, fmt.Errorf("send: %w", err)
 	}
 	for count > 0 {
-		message, err := p.frontend.Receive()
-		if kind == "end" && (errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)) {
-			return nil
+		message, err := s.receive()
+		switch {
+		case err != nil && kind == "end" && !isTimeout(err):
+			return append(seen, "end"), nil
+		case err != nil:
+			return seen, fmt.Errorf("receive: %w", err)
 		}
-		if err != nil {
-			return fmt.Errorf("receive: %w", err)
-		}
+		p.record.Types["<"+typeOf(message)] = true
 		text := summary(message)
-		if keep {
-			p.seen = append(p.seen, text)
-		}
+		seen = append(seen, text)
 		if strings.HasPrefix(text, kind) {
 			count--
 		}
 	}
-	return nil
+	return seen, nil
 }
 
-// summary is the message's type byte and what of it must be the same everywhere.
-func summary(message pgproto3.BackendMessage) string {
-	data, err := message.Encode(nil)
-	if err != nil || len(data) == 0 {
-		return fmt.Sprintf("? %T", message)
-	}
-	kind := string(data[:1])
-	switch m := message.(type) {
-	case *pgproto3.ErrorResponse:
-		return fmt.Sprintf("E %s %s %s", m.Severity, m.Code, m.Message)
-	case *pgproto3.NoticeResponse:
-		return fmt.Sprintf("N %s %s %s", m.Severity, m.Code, m.Message)
-	case *pgproto3.ReadyForQuery:
-		return fmt.Sprintf("Z %c", m.TxStatus)
-	case *pgproto3.CommandComplete:
-		return "C " + string(m.CommandTag)
-	case *pgproto3.ParameterStatus:
-		return fmt.Sprintf("S %s=%s", m.Name, m.Value)
-	case *pgproto3.DataRow:
-		values := make([]string, len(m.Values))
-		for i, value := range m.Values {
-			values[i] = string(value)
+// Compare returns how what was seen at PostgreSQL and at barkeep differs, other than the transcript says.
+func Compare(transcript string, postgres, barkeep *Record) error {
+	lines := strings.Split(transcript, "\n")
+	var wrong []error
+	at := func(r *Record) map[int][]string {
+		seen := map[int][]string{}
+		for _, step := range r.Steps {
+			seen[step.Number] = step.Seen
 		}
-		return "D " + strings.Join(values, "|")
-	case *pgproto3.NotificationResponse:
-		return fmt.Sprintf("A %s %s", m.Channel, m.Payload)
-	case *pgproto3.BackendKeyData:
-		return kind
+		return seen
 	}
-	return fmt.Sprintf("%s %x", kind, data[5:])
+	direct, through := at(postgres), at(barkeep)
+	for number := range len(lines) + 1 {
+		notes := map[string][]string{}
+		for _, line := range lines[min(number, len(lines)):] {
+			who, text, ok := strings.Cut(strings.TrimSpace(line), "| ")
+			if !ok || who != postgresName && who != barkeepName {
+				break
+			}
+			notes[who] = append(notes[who], text)
+		}
+		d, inDirect := direct[number]
+		t, inThrough := through[number]
+		switch {
+		case !inDirect && !inThrough:
+			continue
+		case len(notes) > 0 && inDirect && !begin(d, notes[postgresName]), len(notes) > 0 && inThrough && !begin(t, notes[barkeepName]),
+			len(notes) == 0 && inDirect && inThrough && !slices.EqualFunc(d, t, same):
+			wrong = append(wrong, fmt.Errorf("line %d, %s\n  postgres:\n    %s\n  barkeep:\n    %s",
+				number, lines[number-1], strings.Join(d, "\n    "), strings.Join(t, "\n    ")))
+		}
+	}
+	return errors.Join(wrong...)
+}
+
+const postgresName, barkeepName = "postgres", "barkeep"
+
+// same reports whether two messages are the same. An error that barkeep makes names no place in PostgreSQL's source.
+func same(direct, through string) bool {
+	if strings.HasPrefix(direct, "E ") && !strings.Contains(through, "\tF=") {
+		kept := slices.DeleteFunc(strings.Split(direct, "\t"), func(field string) bool {
+			return strings.HasPrefix(field, "F=") || strings.HasPrefix(field, "L=") || strings.HasPrefix(field, "R=")
+		})
+		direct = strings.Join(kept, "\t")
+	}
+	return direct == through
+}
+
+// begin reports whether each text begins as is said of it.
+func begin(seen, notes []string) bool {
+	return slices.EqualFunc(seen, notes, strings.HasPrefix)
 }

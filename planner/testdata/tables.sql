@@ -13,6 +13,10 @@ create table positions (symbol text, opened_at timestamptz, closed_at timestampt
 create table fills (id serial, symbol text, ts timestamptz, price float8, qty float8);
 create table events (ts timestamptz, name text);
 create table calendar (day date, open boolean);
+create table marks (at int[]);
+create collation folding (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+create table aliases (symbol text collate folding, ts timestamptz);
+insert into aliases values ('a', '2024-01-03Z'), ('b', '2024-01-04Z');
 
 insert into mine select n, timestamptz '2024-01-01Z' + n * interval '7 hours', 'BTCUSD', 'A', '1d', timestamptz '2024-01-03Z' + n * interval '1 hour', n from generate_series(1, 20) n;
 insert into m select ts from mine;

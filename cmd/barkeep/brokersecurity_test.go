@@ -1,0 +1,180 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"barkeep/backfill/topic"
+	"barkeep/internal/certtest"
+	"barkeep/internal/dbtest"
+)
+
+func listening(certificate tls.Certificate) kfake.Opt {
+	return kfake.TLS(&tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS12})
+}
+
+// garbling listens where nobody speaks TLS.
+func garbling(t *testing.T) (address string) {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = conn.Write([]byte("nobody speaks TLS here"))
+			_ = conn.Close()
+		}
+	}()
+	t.Cleanup(func() { _ = listener.Close(); <-done })
+	return listener.Addr().String()
+}
+
+// TestBrokerSecurity: each mechanism over TLS, the password from a file; and what is wrong with a setting is said at once, by its name and without
+// the password.
+func TestBrokerSecurity(t *testing.T) {
+	t.Parallel()
+	authority, stranger := certtest.NewAuthority(t), certtest.NewAuthority(t)
+	const secret = "open sesame"
+	file := filepath.Join(t.TempDir(), "password")
+	require.NoError(t, os.WriteFile(file, []byte(secret+"\n"), 0o600))
+	users := []kfake.Opt{kfake.EnableSASL()}
+	mechanisms := []string{"PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"}
+	for _, mechanism := range mechanisms {
+		users = append(users, kfake.Superuser(mechanism, "keeper-"+mechanism, secret))
+	}
+	good := dbtest.FakeBroker(t, append(users, listening(authority.Pair(t, "broker")))...)
+	expired := dbtest.FakeBroker(t, append(users, listening(authority.Expired(t, "broker")))...)
+	// As Kafka does (KIP-152); the broker in memory closes the connection without a word.
+	refusing := dbtest.FakeBroker(t, append(users, listening(authority.Pair(t, "broker")))...)
+	refusing.ControlKey(kmsg.SASLAuthenticate.Int16(), func(request kmsg.Request) (kmsg.Response, error, bool) {
+		refusing.KeepControl()
+		response, _ := request.ResponseKind().(*kmsg.SASLAuthenticateResponse)
+		response.ErrorCode = kerr.SaslAuthenticationFailed.Code
+		return response, nil, true
+	})
+	start := func(brokers []string, change func(*BrokerConfig)) error {
+		cfg := defaultConfig()
+		cfg.Brokers = brokers
+		cfg.Broker = BrokerConfig{TLS: true, CAFile: authority.File, Mechanism: "SCRAM-SHA-256", User: "keeper-SCRAM-SHA-256", PasswordFile: file}
+		change(&cfg.Broker)
+		require.NoError(t, cfg.readSecrets())
+		require.NoError(t, cfg.Validate())
+		opts, err := cfg.Broker.options(cfg.Brokers)
+		if err != nil {
+			return err
+		}
+		if err := cfg.Broker.check(t.Context(), opts); err != nil {
+			return err
+		}
+		return cfg.Broker.closed(topic.Ensure(t.Context(), opts, topic.Names{Prefix: strings.ToLower(cfg.Broker.Mechanism) + "."}, "ours"))
+	}
+	for _, mechanism := range mechanisms {
+		require.NoError(t, start(good.ListenAddrs(), func(c *BrokerConfig) { c.Mechanism, c.User = mechanism, "keeper-"+mechanism }), mechanism)
+	}
+	for _, c := range []struct {
+		name    string
+		brokers []string
+		change  func(*BrokerConfig)
+		want    string
+	}{
+		{"password", refusing.ListenAddrs(), func(c *BrokerConfig) { c.Password, c.PasswordFile = "close sesame", "" }, `broker.user, broker.password: the broker refuses the user "keeper-SCRAM-SHA-256" or its password by SCRAM-SHA-256`},
+		{"password in the clear", refusing.ListenAddrs(), func(c *BrokerConfig) {
+			c.Mechanism, c.User, c.Password, c.PasswordFile = "PLAIN", "keeper-PLAIN", "close sesame", ""
+		}, `broker.user, broker.password: the broker refuses the user "keeper-PLAIN" or its password by PLAIN`},
+		{"password, without a word", good.ListenAddrs(), func(c *BrokerConfig) { c.Password, c.PasswordFile = "close sesame", "" }, `the broker closes the connection when the user "keeper-SCRAM-SHA-256" logs in by SCRAM-SHA-256 (broker.user, broker.password`},
+		{"user", good.ListenAddrs(), func(c *BrokerConfig) { c.User = "nobody" }, `when the user "nobody" logs in`},
+		{"expired", expired.ListenAddrs(), func(*BrokerConfig) {}, "broker.tls: the broker's certificate is not valid: x509: certificate has expired or is not yet valid"},
+		{"stranger", good.ListenAddrs(), func(c *BrokerConfig) { c.CAFile = stranger.File }, "broker.ca_file: the broker's certificate is of no authority that is known"},
+		{"no TLS there", []string{garbling(t)}, func(*BrokerConfig) {}, "broker.tls: the broker does not speak TLS there"},
+		{"no file", good.ListenAddrs(), func(c *BrokerConfig) { c.CAFile += ".gone" }, "broker.ca_file: "},
+		{"no certificate", good.ListenAddrs(), func(c *BrokerConfig) { c.CAFile = file }, "holds no certificate"},
+	} {
+		err := start(c.brokers, c.change)
+		require.ErrorContains(t, err, c.want, c.name)
+		require.NotContains(t, err.Error(), "sesame", c.name)
+	}
+}
+
+// rights are what the parts need of the broker, as docs/operations.md has them: operations on topics and groups, by the end of the name.
+var rights = map[string]map[string][]kmsg.ACLOperation{
+	"proxy": {
+		"jobs": {kmsg.ACLOperationWrite}, "bars": {kmsg.ACLOperationWrite}, "events": {kmsg.ACLOperationRead}, "meta": {kmsg.ACLOperationRead}, "dead": {kmsg.ACLOperationDescribe},
+	},
+	"producer": {
+		"jobs": {kmsg.ACLOperationRead}, "bars": {kmsg.ACLOperationWrite}, "events": {kmsg.ACLOperationWrite}, "meta": {kmsg.ACLOperationRead}, "dead": {kmsg.ACLOperationDescribe},
+		"producer.": {kmsg.ACLOperationRead},
+	},
+	"consumer": {
+		"jobs": {kmsg.ACLOperationDescribe}, "bars": {kmsg.ACLOperationRead}, "events": {kmsg.ACLOperationDescribe}, "meta": {kmsg.ACLOperationRead}, "dead": {kmsg.ACLOperationWrite},
+		"ingest.": {kmsg.ACLOperationRead},
+	},
+}
+
+// grants are the rights of a part as the broker takes them. A name that ends in a dot is that of groups, which end in the deployment's id.
+func grants(part string) (list []kfake.ACL) {
+	for name, operations := range rights[part] {
+		acl := kfake.ACL{Resource: kmsg.ACLResourceTypeTopic, Name: "barkeep." + name, Pattern: kmsg.ACLResourcePatternTypeLiteral, Allow: true}
+		if strings.HasSuffix(name, ".") {
+			acl.Resource, acl.Pattern = kmsg.ACLResourceTypeGroup, kmsg.ACLResourcePatternTypePrefixed
+		}
+		for _, operation := range operations {
+			acl.Operation = operation
+			list = append(list, acl)
+		}
+	}
+	return list
+}
+
+// TestBrokerRights: each part works with the rights that the documentation names, as a user of its own, on topics that somebody else has made.
+func TestBrokerRights(t *testing.T) {
+	t.Parallel()
+	broker := dbtest.FakeBroker(t, kfake.EnableSASL(), kfake.EnableACLs(), kfake.Superuser("PLAIN", "admin", "secret"),
+		kfake.User("SCRAM-SHA-512", "proxy", "secret", grants("proxy")...),
+		kfake.User("SCRAM-SHA-512", "producer", "secret", grants("producer")...),
+		kfake.User("SCRAM-SHA-512", "consumer", "secret", grants("consumer")...))
+	s := siteOn(t, broker.ListenAddrs()[0])
+	var deployment string
+	require.NoError(t, s.db.Pool.QueryRow(t.Context(), "select id::text from barkeep.deployment").Scan(&deployment))
+	admin, err := BrokerConfig{Mechanism: "PLAIN", User: "admin", Password: "secret"}.options(broker.ListenAddrs())
+	require.NoError(t, err)
+	require.NoError(t, topic.Ensure(t.Context(), admin, topic.Names{}, deployment))
+	as := func(user string) []string {
+		return []string{"--set=broker.mechanism=SCRAM-SHA-512", "--set=broker.user=" + user, "--set=broker.password=secret"}
+	}
+	proxy := s.start("proxy", as("proxy")...)
+	s.start("producer", as("producer")...)
+	s.start("consumer", as("consumer")...)
+	r := minutes("2024-01-01T00:00:00Z", 2)
+	s.right(r, s.asking(s.connect(proxy), r))
+	s.holds(r)
+}
+
+// TestBrokerRightsAreLacking: a part that may not do what it has to does not start as if it could.
+func TestBrokerRightsAreLacking(t *testing.T) {
+	t.Parallel()
+	broker := dbtest.FakeBroker(t, kfake.EnableSASL(), kfake.EnableACLs(), kfake.Superuser("PLAIN", "admin", "secret"), kfake.User("PLAIN", "nobody", "secret"))
+	cfg := defaultConfig()
+	cfg.Listen, cfg.Status.Listen = []string{"127.0.0.1:0"}, ""
+	cfg.Upstream.URL, cfg.Brokers = dbtest.New(t).URL, broker.ListenAddrs()
+	cfg.Broker = BrokerConfig{Mechanism: "PLAIN", User: "nobody", Password: "secret"}
+	life := newLifetimes(context.Background(), cfg.Shutdown.Grace)
+	defer life.stop()
+	err := run(life, cfg, roles{consumer: true}, slog.New(slog.DiscardHandler), func(*app) { t.Error("it has started") })
+	require.ErrorContains(t, err, "AUTHORIZATION_FAILED")
+}

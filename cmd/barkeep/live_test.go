@@ -1,0 +1,225 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"barkeep/backfill/topic"
+	"barkeep/internal/market"
+)
+
+// liveFeed publishes bars of a series as a producer does.
+type liveFeed struct {
+	s      *site
+	client *kgo.Client
+	series market.Series
+	dep    string
+	seq    int64
+}
+
+func (s *site) feed(series market.Series) *liveFeed {
+	f := &liveFeed{s: s, series: series}
+	require.NoError(s.t, s.db.Pool.QueryRow(s.t.Context(), `select id::text from barkeep.deployment`).Scan(&f.dep))
+	var err error
+	f.client, err = kgo.NewClient(kgo.SeedBrokers(strings.Split(s.brokers, ",")...), kgo.ProducerLinger(0))
+	require.NoError(s.t, err)
+	s.t.Cleanup(f.client.Close)
+	return f
+}
+
+func (f *liveFeed) publish(n int, final bool) {
+	f.seq++
+	record, err := topic.Names{}.LiveRecord(topic.Live{
+		Deployment: f.dep, Series: f.series, Final: final, Seq: f.seq,
+		Bar: market.Bar{TS: market.FromTime(time.Date(2024, 1, 1, 0, n, 0, 0, time.UTC)), Open: 1, High: 2, Low: 1, Close: 1.5, Volume: 3},
+	})
+	require.NoError(f.s.t, err)
+	require.NoError(f.s.t, f.client.ProduceSync(f.s.t.Context(), record).FirstErr())
+}
+
+// wanted waits until so many proxies want the series.
+func (f *liveFeed) wanted(n int) {
+	f.s.t.Helper()
+	require.Eventually(f.s.t, func() bool {
+		var have int
+		err := f.s.db.Pool.QueryRow(f.s.t.Context(), `select count(*) from barkeep.live where symbol = $1 and timeframe = $2 and wanted_until > clock_timestamp()`,
+			string(f.series.Symbol), f.series.Timeframe.String()).Scan(&have)
+		return err == nil && have == n
+	}, 2*time.Minute, 20*time.Millisecond)
+}
+
+// got is a payload.
+type got struct {
+	Symbol, Timeframe, TS          string
+	Open, High, Low, Close, Volume float64
+	Final                          bool
+	Seq                            int64
+}
+
+// nextFinal waits for the next final bar, publishing n as long as the reader may not have begun.
+func (f *liveFeed) nextFinal(conn *pgx.Conn) got {
+	t := f.s.t
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	for {
+		n, err := conn.WaitForNotification(ctx)
+		require.NoError(t, err)
+		require.Equal(t, "ohlcv."+string(f.series.Symbol)+"."+f.series.Timeframe.String(), n.Channel)
+		require.Zero(t, n.PID)
+		var bar got
+		require.NoError(t, json.Unmarshal([]byte(n.Payload), &bar))
+		if bar.Final {
+			return bar
+		}
+	}
+}
+
+// pumped publishes forming bars of minute 0 until the connection has got one: its proxy reads by then.
+func (f *liveFeed) pumped(conn *pgx.Conn) {
+	t := f.s.t
+	t.Helper()
+	for range 1000 {
+		f.publish(0, false)
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		_, err := conn.WaitForNotification(ctx)
+		cancel()
+		if err == nil {
+			return
+		}
+	}
+	require.FailNow(t, "no bar came")
+}
+
+func (s *site) listener(p *process) *pgx.Conn {
+	s.t.Helper()
+	conn, err := pgx.Connect(s.t.Context(), s.address(p, s.db.Pool.Config().ConnConfig.User))
+	require.NoError(s.t, err)
+	s.t.Cleanup(func() { _ = conn.Close(context.Background()) })
+	return conn
+}
+
+// lists has a producer read what sources list, and kills it: the test publishes bars in its place.
+func (s *site) lists() {
+	s.t.Helper()
+	p := s.start("producer")
+	defer p.kill()
+	require.Eventually(s.t, func() bool {
+		var read bool
+		return s.db.Pool.QueryRow(s.t.Context(), `select exists (select from barkeep.source where name = 'sim' and read_at is not null)`).Scan(&read) == nil && read
+	}, 2*time.Minute, 20*time.Millisecond)
+}
+
+// TestLiveBarsOfAProducer: from the first LISTEN to a bar of the minute that it is, with nobody's help.
+func TestLiveBarsOfAProducer(t *testing.T) {
+	t.Parallel()
+	s, _ := newSite(t)
+	s.start("producer")
+	s.start("consumer")
+	conn := s.listener(s.start("proxy"))
+	_, err := conn.Exec(t.Context(), `listen "ohlcv.sim:BTCUSD.1m"`)
+	require.NoError(t, err)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	n, err := conn.WaitForNotification(ctx)
+	require.NoError(t, err)
+	var bar got
+	require.NoError(t, json.Unmarshal([]byte(n.Payload), &bar))
+	at, err := time.Parse(time.RFC3339, bar.TS)
+	require.NoError(t, err)
+	require.WithinDuration(t, time.Now(), at, 5*time.Minute)
+	require.Positive(t, bar.Close)
+	_, err = conn.Exec(t.Context(), `listen "ohlcv.sim:NOSUCH.1m"`)
+	require.Equal(t, "22023", codeOf(err))
+}
+
+// TestLiveBars: interest makes the topic; bars reach the sessions of all proxies, each once; the view shows who listens; a proxy that is
+// killed and started again goes on for those who come back; interest ends with its sessions.
+func TestLiveBars(t *testing.T) {
+	t.Parallel()
+	s, _ := newSite(t)
+	s.lists()
+	a, b := s.start("proxy"), s.start("proxy")
+	feed := s.feed(market.Series{Symbol: "sim:BTCUSD", Timeframe: market.M1})
+	const listen = `listen "ohlcv.sim:BTCUSD.1m"`
+	var conns []*pgx.Conn
+	for _, p := range []*process{a, a, b} {
+		conn := s.listener(p)
+		_, err := conn.Exec(t.Context(), listen)
+		require.NoError(t, err)
+		conns = append(conns, conn)
+	}
+	feed.wanted(2)
+	for _, conn := range conns {
+		feed.pumped(conn)
+	}
+	for n := 1; n <= 5; n++ {
+		feed.publish(n, false)
+		feed.publish(n, true)
+	}
+	for _, conn := range conns {
+		for n := 1; n <= 5; n++ {
+			bar := feed.nextFinal(conn)
+			require.Equal(t, fmt.Sprintf("2024-01-01T00:0%d:00Z", n), bar.TS)
+			require.InDelta(t, 1.5, bar.Close, 0)
+		}
+	}
+	var shown []string
+	require.NoError(t, conns[2].QueryRow(t.Context(), `select live from barkeep.session where pid = pg_backend_pid()`).Scan(&shown))
+	require.Equal(t, []string{"ohlcv.sim:BTCUSD.1m"}, shown)
+
+	a.kill()
+	again := s.start("proxy")
+	conn := s.listener(again)
+	_, err := conn.Exec(t.Context(), "begin; "+listen)
+	require.NoError(t, err)
+	_, err = conn.Exec(t.Context(), "commit")
+	require.NoError(t, err)
+	feed.pumped(conn)
+	feed.publish(6, true)
+	for _, each := range []*pgx.Conn{conn, conns[2]} {
+		require.Equal(t, "2024-01-01T00:06:00Z", feed.nextFinal(each).TS)
+	}
+	require.NoError(t, conn.Close(t.Context()))
+	require.NoError(t, conns[2].Close(t.Context()))
+	feed.wanted(0)
+}
+
+// TestLiveBarsPsql: psql shows a notification after the next command, as with PostgreSQL.
+func TestLiveBarsPsql(t *testing.T) {
+	t.Parallel()
+	psql, err := exec.LookPath("psql")
+	if err != nil {
+		t.Skip("psql is not installed")
+	}
+	s, _ := newSite(t)
+	s.lists()
+	p := s.start("proxy")
+	feed := s.feed(market.Series{Symbol: "sim:ETHUSD", Timeframe: market.M1})
+	command := exec.CommandContext(t.Context(), psql, "-X", "-At", s.address(p, s.db.Pool.Config().ConnConfig.User))
+	in, err := command.StdinPipe()
+	require.NoError(t, err)
+	out := &sharedBuffer{}
+	command.Stdout, command.Stderr = out, out
+	require.NoError(t, command.Start())
+	_, err = in.Write([]byte("listen \"ohlcv.sim:ETHUSD.1m\";\n"))
+	require.NoError(t, err)
+	feed.wanted(1)
+	require.Eventually(t, func() bool {
+		feed.publish(0, false)
+		_, err := in.Write([]byte("select 1;\n"))
+		return err == nil && strings.Contains(out.String(), `Asynchronous notification "ohlcv.sim:ETHUSD.1m" with payload "{"symbol":"sim:ETHUSD","timeframe":"1m","ts":"2024-01-01T00:00:00Z"`)
+	}, 2*time.Minute, 50*time.Millisecond)
+	require.NoError(t, in.Close())
+	require.NoError(t, command.Wait())
+	require.NotContains(t, out.String(), "ERROR")
+}

@@ -1,0 +1,218 @@
+package proxy
+
+import (
+	"encoding/binary"
+	"strconv"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgproto3"
+
+	"barkeep/planner"
+)
+
+// The messages of the extended protocol that come before Sync and Flush: what they need is noted, for the segment to be held as one.
+
+// parse deals with Parse.
+func (s *session) parse(body []byte) {
+	r := &s.reader
+	name, rest, ok := cstring(body)
+	text, rest, ok2 := cstring(rest)
+	if !ok || !ok2 {
+		return // the upstream will say what is wrong
+	}
+	st := s.classify(string(text), nil)
+	if n := len(rest); n >= 2 {
+		for i := 2; i+4 <= n && len(st.oids) < int(binary.BigEndian.Uint16(rest)); i += 4 {
+			st.oids = append(st.oids, binary.BigEndian.Uint32(rest[i:]))
+		}
+	}
+	if !st.control {
+		r.snapshot = true
+	}
+	st.unsettled = r.segmentEffects
+	r.pending = append(r.pending, entry{kind: kindParse, name: string(name), stmt: st})
+	if st.reads || s.forces() {
+		r.gated = true
+		r.units = append(r.units, unit{stmt: st, forced: !st.reads, parseOnly: true, parsed: true, fresh: true})
+	}
+}
+
+// bind deals with Bind. It returns the size of what goes upstream.
+func (s *session) bind(body []byte, size int) int {
+	r := &s.reader
+	portal, rest, ok := cstring(body)
+	name, _, ok2 := cstring(rest)
+	if !ok || !ok2 {
+		return size
+	}
+	delete(r.explained, string(portal))
+	found, fresh := s.lookup(string(name))
+	if len(found) == 0 {
+		return s.bindUnknown(string(name), size)
+	}
+	u := unit{revived: r.revives, plainly: r.plainly, name: string(name), into: string(portal), alone: len(found) == 1 && !fresh, parsed: fresh, behind: r.used, unsettled: r.segmentEffects}
+	if s.explains(found[0]) {
+		u.stmt, u.explained = found[0], &explained{}
+		u.args, _ = arguments(body)
+		r.explained[string(portal)] = u.explained
+		r.units = append(r.units, u)
+		r.gated, r.used, r.snapshot = true, true, true
+		return size
+	}
+	for _, st := range found {
+		r.noteBegin(st.text)
+		s.reconsider(st)
+		u.fresh = st.ran == r.runs
+		if st.reads {
+			// What was changed by this very segment cannot be read before it is executed: gate refuses that.
+			r.gated, u.stmt, u.portal = true, st, true
+			u.args, u.counted = arguments(body)
+			r.units = append(r.units, u)
+		} else if s.forces() {
+			s.goesOn([]unit{{stmt: st, forced: true, revived: u.revived, plainly: u.plainly}})
+		}
+		s.goesOn(s.before(st))
+	}
+	r.noteEnd(found)
+	s.bindEffects(string(portal), found)
+	r.used = true
+	return size
+}
+
+// bindPart deals with a Bind of which a part is there. It reports whether the rest may go upstream as it comes: that of statements
+// which neither read ohlcv nor change anything need not be looked at.
+func (s *session) bindPart() bool {
+	r := &s.reader
+	portal, rest, ok := cstring(r.buf[r.scan+5 : r.end])
+	name, _, ok2 := cstring(rest)
+	if !ok || !ok2 || s.forces() {
+		return false
+	}
+	s.forgetMade()
+	found, _ := s.lookup(string(name))
+	for _, st := range found {
+		s.reconsider(st)
+		if st.reads || st.effects || st.asks || st.fetches {
+			return false
+		}
+	}
+	if len(found) == 0 {
+		return false
+	}
+	for _, st := range found {
+		r.noteBegin(st.text)
+	}
+	delete(r.explained, string(portal))
+	s.bindEffects(string(portal), found)
+	r.inSegment, r.used, r.starts = true, true, true
+	return true
+}
+
+// bindUnknown deals with the Bind of a name for which nothing is known to be prepared. Should it be after all, out of sight, it
+// is closed first: what it reads is not known, so that it must not be executed.
+func (s *session) bindUnknown(name string, size int) int {
+	r := &s.reader
+	r.snapshot = true
+	if s.forces() {
+		s.goesOn([]unit{{stmt: closedStatement, forced: true}})
+	}
+	r.pending = append(r.pending, entry{kind: kindClose, instead: &shown{}})
+	message := r.buf[r.scan : r.scan+size]
+	return r.replace(size, append(encode(&pgproto3.Close{ObjectType: 'S', Name: name}), message...))
+}
+
+// bindEffects notes what a portal may change when it is executed.
+func (s *session) bindEffects(portal string, found candidates) {
+	r := &s.reader
+	var changes []rename
+	effects := false
+	if len(found) == 1 && portal == "" && found[0].level != "" && !s.hidden() {
+		r.level = found[0].level
+		found = nil
+	}
+	for _, st := range found {
+		if st.effects || st.level != "" {
+			effects = true
+			changes = append(changes, s.renames(st, r.segmentEffects || portal != "")...)
+		}
+		s.affect(st)
+		s.live.segment, s.live.portal = s.live.segment || st.listens, s.live.portal || st.listens
+	}
+	switch {
+	case portal == "":
+		r.bound, r.boundBefore = changes, len(found) > 1
+	case effects:
+		s.keepPortal(portal, changes)
+	default:
+		delete(r.portals, portal)
+	}
+}
+
+// arguments decodes the parameters of a Bind, and reports whether it could. Their types are the statement's.
+func arguments(body []byte) (planner.Args, bool) {
+	var message pgproto3.Bind
+	var args planner.Args
+	if err := message.Decode(append([]byte(nil), body...)); err != nil {
+		return args, false // the upstream will refuse it as well
+	}
+	args.Formats, args.Values = message.ParameterFormatCodes, message.Parameters
+	return args, true
+}
+
+// lacks reports whether the unit is a Bind without all parameters of its statement: the upstream refuses it, and nothing is read.
+func (u *unit) lacks(template *planner.Template) bool {
+	given := len(u.args.Values)
+	return u.counted && strings.Contains(u.stmt.text, "$"+strconv.Itoa(given+1)) && template.Lacks(given)
+}
+
+// execute deals with Execute: what a named portal does is done now. It returns the size of the message that goes upstream in
+// its place: the Execute of an EXPLAIN (BARKEEP) becomes the Close of a portal that does not exist, whose CloseComplete is
+// replaced by the answer.
+func (s *session) execute(body []byte, size int) int {
+	portal, rest, ok := cstring(body)
+	if !ok {
+		return size
+	}
+	r := &s.reader
+	r.revives = r.revives || len(portal) > 0 || !r.used // one that was bound before, whatever it is
+	s.live.segment = s.live.segment || s.live.portal && (len(portal) > 0 || !r.used)
+	if len(r.cursors) > 0 && (len(portal) > 0 || !r.used) {
+		s.goesOn([]unit{{stmt: closedStatement, cursor: true, unsettled: r.segmentEffects}})
+	}
+	if x := r.explained[string(portal)]; x != nil {
+		limit := uint32(0)
+		if len(rest) >= 4 {
+			limit = binary.BigEndian.Uint32(rest)
+		}
+		r.pending = append(r.pending, entry{kind: kindClose, instead: &shown{explained: x, limit: limit}})
+		return r.replace(size, encode(&pgproto3.Close{ObjectType: 'P', Name: ownName}))
+	}
+	changes, loose := r.bound, r.boundBefore
+	if len(portal) > 0 {
+		named, known := r.portals[string(portal)]
+		r.dirty, changes, loose = r.dirty || known, named.renames, true
+	}
+	if len(changes) > 0 {
+		r.used = true
+		r.pending = append(r.pending, entry{kind: kindRename, renames: changes, loose: loose})
+	}
+	return size
+}
+
+// closedStatement marks the entry of a Close that names a statement.
+var closedStatement = &statement{}
+
+func (s *session) closeNamed(body []byte) {
+	if len(body) == 0 {
+		return
+	}
+	name, _, _ := cstring(body[1:])
+	e := entry{kind: kindClose, name: string(name)}
+	if body[0] == 'S' {
+		e.stmt = closedStatement
+	} else {
+		delete(s.reader.portals, e.name)
+		delete(s.reader.explained, e.name)
+	}
+	s.reader.pending = append(s.reader.pending, e)
+}
