@@ -31,8 +31,8 @@ func main() {
 	var o options
 	flag.StringVar(&o.binary, "barkeep", "bin/barkeep", "the binary that is measured")
 	flag.StringVar(&o.out, "out", "bench.json", "file that the figures are written to")
-	flag.StringVar(&o.only, "only", "", "comma-separated: plan, backfill, gap, stream, rates; empty: all")
-	flag.IntVar(&o.rounds, "rounds", 3, "rounds of everything that is compared")
+	flag.StringVar(&o.only, "only", "", "comma-separated: plan, backfill, gap, stream, rates, cost; empty: all")
+	flag.IntVar(&o.rounds, "rounds", 5, "rounds of everything that is compared")
 	flag.IntVar(&o.seconds, "seconds", 2, "seconds of each run of pgbench")
 	flag.BoolVar(&o.keep, "keep", false, "keep the database and the logs")
 	flag.Parse()
@@ -90,6 +90,7 @@ func run(ctx context.Context, o options) (err error) {
 		{"gap", b.measureGap},
 		{"stream", b.measureStream},
 		{"rates", b.measureRates},
+		{"cost", b.measureCost},
 	} {
 		if o.only != "" && !strings.Contains(","+o.only+",", ","+part.name+",") {
 			continue
@@ -127,6 +128,19 @@ func (b *bench) createDatabase(ctx context.Context, url string) (drop func(), er
 		}
 		_ = admin.Close(ctx)
 	}, nil
+}
+
+// command runs one statement straight at the database.
+func (b *bench) command(ctx context.Context, statement string) error {
+	conn, err := pgx.ConnectConfig(ctx, b.direct)
+	if err != nil {
+		return fmt.Errorf("connect to the database: %w", err)
+	}
+	defer func() { _ = conn.Close(ctx) }()
+	if _, err := conn.Exec(ctx, statement); err != nil {
+		return fmt.Errorf("%s: %w", statement, err)
+	}
+	return nil
 }
 
 // withConns calls f with one connection straight to the database and one through barkeep.

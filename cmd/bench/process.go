@@ -105,31 +105,39 @@ func (b *bench) start(ctx context.Context) (err error) {
 	if b.exchange, err = startExchange(ctx); err != nil {
 		return err
 	}
+	if b.barkeep, err = b.startBarkeep(ctx, "barkeep", urlOf(b.direct)); err != nil {
+		return err
+	}
+	b.through = b.direct.Copy()
+	b.through.Host, b.through.Port, b.through.Fallbacks = "127.0.0.1", b.barkeep.port, nil
+	return b.startBouncer(ctx)
+}
+
+// startBarkeep starts a barkeep that serves the database of the URL; name is that of its folder and log.
+func (b *bench) startBarkeep(ctx context.Context, name, url string) (*process, error) {
 	port, err := freePort(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	status, err := freePort(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	b.barkeep, err = startProcess(ctx, filepath.Join(b.folder, "barkeep.log"), []string{
+	p, err := startProcess(ctx, filepath.Join(b.folder, name+".log"), []string{
 		fmt.Sprintf("BARKEEP_LISTEN=127.0.0.1:%d", port),
 		fmt.Sprintf("BARKEEP_STATUS_LISTEN=127.0.0.1:%d", status),
-		"BARKEEP_DATA_DIR=" + filepath.Join(b.folder, "data"),
-		"BARKEEP_UPSTREAM_URL=" + urlOf(b.direct),
+		"BARKEEP_DATA_DIR=" + filepath.Join(b.folder, name),
+		"BARKEEP_UPSTREAM_URL=" + url,
 		"BARKEEP_SOURCES_BINANCE_URL=" + b.exchange.url,
 		"BARKEEP_SOURCES_BINANCE_RATE=1000000",
 		"BARKEEP_SOURCES_BINANCE_BURST=1000000",
 	}, b.binary, "serve")
 	if err != nil {
-		return err
+		return nil, err
 	}
-	b.through = b.direct.Copy()
-	b.through.Host, b.through.Port, b.through.Fallbacks = "127.0.0.1", port, nil
-	b.barkeep.port = port
+	p.port = port
 	client := &http.Client{Timeout: time.Second}
-	if err := b.barkeep.await(ctx, func() bool {
+	err = p.await(ctx, func() bool {
 		request, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://127.0.0.1:%d/readyz", status), http.NoBody)
 		if err != nil {
 			return false
@@ -140,10 +148,8 @@ func (b *bench) start(ctx context.Context) (err error) {
 		}
 		_ = answer.Body.Close()
 		return answer.StatusCode == http.StatusOK
-	}); err != nil {
-		return err
-	}
-	return b.startBouncer(ctx)
+	})
+	return p, err
 }
 
 // startBouncer starts PgBouncer in session mode; where it is not installed a note says so.
