@@ -1,5 +1,5 @@
-// Command mutation shows that the planner's differential test notices a weakened rule: it puts one mutation at a time into a copy
-// of the planner's source, runs the test on it, and prints after how many statements an answer differed. It fails where
+// Command mutation shows that the planner's differential test notices a weakened rule: it puts the mutations into a copy
+// of the planner's source, runs the test on it with one of them at a time, and prints after how many statements an answer differed. It fails where
 // a mutation does not fit the source any more, and where one is not noticed. It reads TEST_DATABASE_URL as the test does.
 package main
 
@@ -63,33 +63,23 @@ var (
 type runner struct {
 	root, scratch, seed string
 	statements          int
+	explain             bool
+	woven               []int // the mutations that one binary has
 	out                 io.Writer
 }
 
 // notice returns after how many statements the test notices the mutation, zero where it does not, and what it said.
-func (r runner) notice(ctx context.Context, m mutation) (n int, said string, err error) {
-	path := filepath.Join(r.root, "planner", m.file)
-	source, err := os.ReadFile(path) //nolint:gosec // a file of the repository
-	if err != nil {
-		return 0, "", fmt.Errorf("read source: %w", err)
+func (r runner) notice(ctx context.Context, index int, m mutation) (n int, said string, err error) {
+	binary, env := filepath.Join(r.scratch, "woven.test"), []string{"PLANNER_SEED=" + r.seed, "PLANNER_STATEMENTS=" + strconv.Itoa(r.statements)}
+	if !r.explain {
+		env = append(env, "PLANNER_SHRINK=0")
 	}
-	mutated, err := m.apply(string(source))
-	if err != nil {
+	if slices.Contains(r.woven, index) {
+		env = append(env, "PLANNER_MUTANT="+strconv.Itoa(index))
+	} else if binary, err = r.buildOne(ctx, m); err != nil {
 		return 0, "", err
 	}
-	replacement, overlay, binary := filepath.Join(r.scratch, "mutated.go"), filepath.Join(r.scratch, "overlay.json"), filepath.Join(r.scratch, "planner.test")
-	replaced, err := json.Marshal(map[string]map[string]string{"Replace": {path: replacement}})
-	if err != nil {
-		return 0, "", fmt.Errorf("encode overlay: %w", err)
-	}
-	if err := errors.Join(os.WriteFile(replacement, []byte(mutated), 0o600), os.WriteFile(overlay, replaced, 0o600)); err != nil { //nolint:gosec // a folder of its own
-		return 0, "", fmt.Errorf("write mutated source: %w", err)
-	}
-	if said, err := r.run(ctx, nil, "go", "test", "-c", "-vet=off", "-overlay", overlay, "-o", binary, "./planner"); err != nil {
-		return 0, "", fmt.Errorf("build %q: %w\n%s", m.what, err, said)
-	}
-	said, err = r.run(ctx, []string{"PLANNER_SEED=" + r.seed, "PLANNER_STATEMENTS=" + strconv.Itoa(r.statements)},
-		binary, "-test.run", "^TestDifferential$", "-test.timeout", "30m")
+	said, err = r.run(ctx, env, binary, "-test.run", "^TestDifferential$", "-test.timeout", "30m")
 	if found := statement.FindStringSubmatch(said); err != nil && found != nil {
 		n, err = strconv.Atoi(found[1])
 		return n, said, err
@@ -98,6 +88,66 @@ func (r runner) notice(ctx context.Context, m mutation) (n int, said string, err
 		return 0, "", fmt.Errorf("run the test with %q: %w\n%s", m.what, err, said)
 	}
 	return 0, said, nil
+}
+
+// buildOne builds the test of a planner that has the mutation in the place of what it weakens.
+func (r runner) buildOne(ctx context.Context, m mutation) (binary string, err error) {
+	source, err := os.ReadFile(r.path(m.file))
+	if err != nil {
+		return "", fmt.Errorf("read source: %w", err)
+	}
+	mutated, err := m.apply(string(source))
+	if err != nil {
+		return "", err
+	}
+	binary = filepath.Join(r.scratch, "one.test")
+	return binary, r.build(ctx, binary, map[string]string{m.file: mutated})
+}
+
+// buildWoven builds the test of a planner that has all mutations beside what they weaken, and says which are in it.
+func (r runner) buildWoven(ctx context.Context, mutations []mutation) (woven []int, err error) {
+	files := map[string]map[int]mutation{}
+	for i, m := range mutations {
+		if files[m.file] == nil {
+			files[m.file] = map[int]mutation{}
+		}
+		files[m.file][i] = m
+	}
+	texts := map[string]string{"mutant.go": switchFile}
+	for file, list := range files {
+		source, err := os.ReadFile(r.path(file))
+		if err != nil {
+			return nil, fmt.Errorf("read source: %w", err)
+		}
+		text, in := weave(string(source), list)
+		texts[file] = text
+		woven = append(woven, in...)
+	}
+	return woven, r.build(ctx, filepath.Join(r.scratch, "woven.test"), texts)
+}
+
+func (r runner) path(file string) string { return filepath.Join(r.root, "planner", file) }
+
+// build builds the planner's tests with other texts of some of its files.
+func (r runner) build(ctx context.Context, binary string, texts map[string]string) error {
+	replace, overlay := map[string]string{}, filepath.Join(r.scratch, "overlay.json")
+	for file, text := range texts {
+		replace[r.path(file)] = filepath.Join(r.scratch, file)
+		if err := os.WriteFile(replace[r.path(file)], []byte(text), 0o600); err != nil {
+			return fmt.Errorf("write mutated source: %w", err)
+		}
+	}
+	encoded, err := json.Marshal(map[string]map[string]string{"Replace": replace})
+	if err != nil {
+		return fmt.Errorf("encode overlay: %w", err)
+	}
+	if err := os.WriteFile(overlay, encoded, 0o600); err != nil {
+		return fmt.Errorf("write overlay: %w", err)
+	}
+	if said, err := r.run(ctx, nil, "go", "test", "-c", "-vet=off", "-ldflags=-s -w", "-overlay", overlay, "-o", binary, "./planner"); err != nil {
+		return fmt.Errorf("build the test: %w\n%s", err, said)
+	}
+	return nil
 }
 
 func (r runner) run(ctx context.Context, env []string, name string, args ...string) (string, error) {
@@ -113,17 +163,21 @@ func (r runner) run(ctx context.Context, env []string, name string, args ...stri
 }
 
 // all prints a table of the mutations that fit the pattern.
-func (r runner) all(ctx context.Context, mutations []mutation, pattern *regexp.Regexp, explain bool) error {
+func (r runner) all(ctx context.Context, mutations []mutation, pattern *regexp.Regexp) error {
+	var err error
+	if r.woven, err = r.buildWoven(ctx, mutations); err != nil {
+		return err
+	}
 	unnoticed := 0
 	_, _ = fmt.Fprintln(r.out, "| rule | what is weakened | noticed after |\n|---|---|---|")
-	for _, m := range mutations {
+	for i, m := range mutations {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
 		if !pattern.MatchString(m.rule + " " + m.what) {
 			continue
 		}
-		n, said, err := r.notice(ctx, m)
+		n, said, err := r.notice(ctx, i, m)
 		switch {
 		case err != nil:
 			unnoticed++
@@ -134,7 +188,7 @@ func (r runner) all(ctx context.Context, mutations []mutation, pattern *regexp.R
 		default:
 			_, _ = fmt.Fprintf(r.out, "| %s | %s | %d |\n", m.rule, m.what, n)
 		}
-		if explain {
+		if r.explain {
 			_, _ = fmt.Fprintln(r.out, said)
 		}
 	}
@@ -168,7 +222,9 @@ func run(ctx context.Context, statements int, seed uint64, pattern string, expla
 	if err != nil {
 		return err
 	}
-	slices.SortStableFunc(mutations, func(a, b mutation) int { return cmp.Compare(len(a.rule), len(b.rule)) })
+	slices.SortStableFunc(mutations, func(a, b mutation) int {
+		return cmp.Or(cmp.Compare(len(a.rule), len(b.rule)), cmp.Compare(a.rule, b.rule))
+	})
 	root, err := os.Getwd()
 	if err != nil {
 		return fmt.Errorf("find the repository: %w", err)
@@ -178,6 +234,6 @@ func run(ctx context.Context, statements int, seed uint64, pattern string, expla
 		return fmt.Errorf("make a folder: %w", err)
 	}
 	defer func() { _ = os.RemoveAll(scratch) }()
-	r := runner{root: root, scratch: scratch, seed: strconv.FormatUint(seed, 10), statements: statements, out: os.Stdout}
-	return r.all(ctx, mutations, match, explain)
+	r := runner{root: root, scratch: scratch, seed: strconv.FormatUint(seed, 10), statements: statements, explain: explain, out: os.Stdout}
+	return r.all(ctx, mutations, match)
 }
