@@ -3,7 +3,7 @@
 //
 //	testenv [-plain] [-brokers] [-durable] command [argument...]
 //
-// The command finds the server's address in TEST_DATABASE_URL, and in TEST_BROKERS a broker's if -brokers is given
+// The command finds the server's address in TEST_DATABASE_URL, its psql on the PATH if there is no other, and in TEST_BROKERS a broker's if -brokers is given
 // (without it each test has a broker of its own in memory). With -durable both sync to disk, as in production. A TEST_DATABASE_URL that is already set is left as it is.
 package main
 
@@ -61,6 +61,9 @@ func run(command []string, plain, brokers, durable bool) (code int, err error) {
 	defer func() { err = errors.Join(err, stopServer(server)) }()
 	logger.InfoContext(ctx, "the tests' database", slog.String("server", server.Description), slog.String("url", server.URL))
 	environment := append(os.Environ(), "TEST_DATABASE_URL="+server.URL)
+	if _, err := exec.LookPath("psql"); err != nil && server.Programs() != "" {
+		environment = append(environment, "PATH="+os.Getenv("PATH")+string(os.PathListSeparator)+server.Programs())
+	}
 	if brokers {
 		broker, err := embedded.StartBroker(ctx, embedded.BrokerConfig{DataDir: folder, NoSync: !durable})
 		if err != nil {
