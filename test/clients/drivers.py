@@ -1,16 +1,21 @@
 """One driver's statements, run at one address: prints a JSON line for each case.
 
     drivers.py DRIVER URL FIRST_DAY
+    drivers.py DRIVER URL hold STATEMENT
 
 Each case reads a day of its own, counted from FIRST_DAY, so that each meets a gap on an empty barkeep. What is printed is
-the answer only: the same lines must come from barkeep on a gap, from barkeep on covered data and from PostgreSQL.
+the answer only: the same lines must come from barkeep on a gap, from barkeep on covered data and from PostgreSQL. With hold
+the cases end a STATEMENT that does not come to an end (pyholds.py).
 """
 
+import asyncio
 import datetime
 import io
 import json
+import pathlib
 import select
 import sys
+import urllib.parse
 
 WHERE = "symbol = 'sim:BTCUSD' and timeframe = '1m' and ts >= '{0}' and ts < '{1}'"
 
@@ -231,5 +236,159 @@ def sqlalchemy(url, days):
         engine.dispose()
 
 
+def asyncpg(url, days):
+    asyncio.run(asyncpg_cases(url, days))
+
+
+async def asyncpg_cases(url, days):
+    import asyncpg
+
+    def rows(records):
+        return [tuple(r.values()) for r in records]
+
+    async def fails(name, *arguments):
+        try:
+            await conn.fetch(*arguments)
+            tell(name, "no error")
+        except asyncpg.PostgresError as error:
+            tell(name, [type(error).__name__, error.sqlstate, error.message, error.position])
+
+    conn = await asyncpg.connect(url)
+    text = "select ts, close, volume from ohlcv where symbol = $1 and timeframe = $2 and ts >= $3 and ts < $4 order by ts"
+    tell("literals", rows(await conn.fetch("select * from ohlcv where " + days.where() + " order by ts")))
+    for name in ("arguments", "again", "once more"):
+        tell(name, rows(await conn.fetch(text, "sim:BTCUSD", "1m", *days.next())))
+    statement = await conn.prepare(text)
+    tell("prepared", rows(await statement.fetch("sim:BTCUSD", "1m", *days.next())))
+    tell("prepared: types", [[a.name, a.type.name] for a in statement.get_attributes()] + [p.name for p in statement.get_parameters()])
+    tell("arrays", rows(await conn.fetch("select symbol, count(*) from ohlcv where symbol = any($1) and timeframe = '1m' and ts >= $2 and ts < $3 "
+                                         "group by 1 order by 1", ["sim:BTCUSD", "sim:ETHUSD"], *days.next())))
+    tell("latest five", rows(await conn.fetch("select ts, close from ohlcv where symbol = $1 and timeframe = '1m' and ts < $2 "
+                                              "order by ts desc limit 5", "sim:BTCUSD", days.next()[0])))
+    tell("script", await conn.execute("select 1; select count(*) from ohlcv where " + days.where() + "; select 2"))
+    async with conn.transaction():
+        tell("cursor", [tuple(r.values()) async for r in conn.cursor(text, "sim:BTCUSD", "1m", *days.next(), prefetch=40)])
+        await conn.execute("create temp table kept on commit drop as select * from ohlcv where " + days.where())
+        tell("create table as", rows(await conn.fetch("select count(*), min(ts), max(ts) from kept")))
+    for _ in range(5):
+        try:
+            async with conn.transaction(isolation="repeatable_read", readonly=True):
+                tell("repeatable read", rows(await conn.fetch("select count(*), sum(close) from ohlcv where " + days.where())))
+            break
+        except asyncpg.SerializationError:
+            days.at -= datetime.timedelta(days=1)
+    out = io.BytesIO()
+    await conn.copy_from_query(text.replace(" order by ts", ""), "sim:BTCUSD", "1m", *days.next(), output=out, format="csv")
+    tell("copy", sorted(out.getvalue().decode().splitlines()))
+    await conn.execute("create temp table words (id int primary key, word text)")
+    await conn.copy_records_to_table("words", records=[(1, "a"), (2, None)])
+    await conn.executemany("insert into words values ($1, $2)", [(3, "c"), (4, "d")])
+    tell("copy in", rows(await conn.fetch("select * from words order by id")))
+    await fails("syntax error", "selec 1 from ohlcv")
+    await fails("unknown column", "select nothing from ohlcv where ts > $1 and " + days.where(), days.next()[0])
+    await fails("duplicate", "insert into words values (1, 'x')")
+    heard = asyncio.get_running_loop().create_future()
+    await conn.add_listener("word", lambda _, pid, channel, payload: heard.set_result([pid == conn.get_server_pid(), channel, payload]))
+    await conn.execute("notify word, 'hello'")
+    tell("notify", await asyncio.wait_for(heard, 5))
+    await conn.close()
+    async with asyncpg.create_pool(url, min_size=2, max_size=2) as pool:
+        days_of_pool = [days.next() for _ in range(4)]
+        tell("pool", [rows(r) for r in await asyncio.gather(*(pool.fetch(text, "sim:BTCUSD", "1m", *d) for d in days_of_pool))])
+
+
+def parts(url):
+    at = urllib.parse.urlsplit(url)
+    return {"host": at.hostname, "port": at.port, "user": at.username, "password": at.password or "", "database": at.path[1:]}
+
+
+def pg8000(url, days):
+    import pg8000.dbapi
+    import pg8000.native
+
+    conn = pg8000.native.Connection(**parts(url))
+    text = "select ts, close, volume from ohlcv where symbol = :s and timeframe = :t and ts >= :a and ts < :b order by ts"
+    tell("literals", conn.run("select * from ohlcv where " + days.where() + " order by ts"))
+    tell("literals: columns", [[c["name"], c["type_oid"]] for c in conn.columns])
+    start, end = days.next()
+    tell("arguments", conn.run(text, s="sim:BTCUSD", t="1m", a=start, b=end))
+    prepared = conn.prepare(text)
+    for name in ("prepared", "prepared, another day"):
+        start, end = days.next()
+        tell(name, prepared.run(s="sim:BTCUSD", t="1m", a=start, b=end))
+    prepared.close()
+    start, end = days.next()
+    tell("arrays", conn.run("select symbol, count(*) from ohlcv where symbol = any(:l) and timeframe = '1m' and ts >= :a and ts < :b "
+                            "group by 1 order by 1", l=["sim:BTCUSD", "sim:ETHUSD"], a=start, b=end))
+    out = io.StringIO()
+    conn.run("copy (select * from ohlcv where " + days.where() + " order by ts) to stdout with csv", stream=out)
+    tell("copy", out.getvalue())
+
+    def failed(name, sql):
+        try:
+            conn.run(sql)
+            tell(name, "no error")
+        except pg8000.native.DatabaseError as error:
+            tell(name, [error.args[0].get(k) for k in "SCMP"])
+    failed("syntax error", "selec 1 from ohlcv")
+    failed("unknown column", "select nothing from ohlcv where " + days.where())
+    conn.run("start transaction isolation level repeatable read")
+    conn.run("rollback")
+    conn.close()
+    with pg8000.dbapi.connect(**parts(url)) as dbapi:
+        cur = dbapi.cursor()
+        for style in ("in a block", "in the same block"):
+            start, end = days.next()
+            cur.execute("select ts, close from ohlcv where symbol = %s and timeframe = %s and ts >= %s and ts < %s order by ts",
+                        ("sim:BTCUSD", "1m", start, end))
+            tell(style, cur.fetchall())
+        dbapi.commit()
+
+
+ODBC_DRIVERS = ("/usr/lib/x86_64-linux-gnu/odbc/psqlodbcw.so", "/usr/lib/aarch64-linux-gnu/odbc/psqlodbcw.so")
+
+
+def odbc_connect(url, **options):
+    import pyodbc
+    driver = next(d for d in ODBC_DRIVERS if pathlib.Path(d).exists())
+    at = parts(url)
+    words = "Driver=%s;Server=%s;Port=%d;Database=%s;UID=%s;PWD=%s;SSLmode=disable;" % (
+        driver, at["host"], at["port"], at["database"], at["user"], at["password"])
+    return pyodbc.connect(words + "".join("%s=%s;" % pair for pair in options.items()), autocommit=True)
+
+
+def odbc(url, days):
+    import pyodbc
+
+    for name, options in (("parse in the server", {"UseServerSidePrepare": 1}), ("no prepare", {"UseServerSidePrepare": 0}),
+                          ("declare and fetch", {"UseDeclareFetch": 1, "Fetch": 40})):
+        conn = odbc_connect(url, **options)
+        cur = conn.cursor()
+        tell(name + ": literals", [list(r) for r in cur.execute("select ts, open, close, volume from ohlcv where " + days.where() + " order by ts")])
+        tell(name + ": columns", [[d[0], d[1].__name__] for d in cur.description])
+        start, end = days.next()
+        text = "select ts, close from ohlcv where symbol = ? and timeframe = ? and ts >= ? and ts < ? order by ts"
+        for again in ("", ", again"):
+            tell(name + ": arguments" + again, [list(r) for r in cur.execute(text, "sim:BTCUSD", "1m", start.isoformat(), end.isoformat())])
+        conn.autocommit = False
+        tell(name + ": block", [list(r) for r in cur.execute("select count(*), sum(close) from ohlcv where " + days.where())])
+        conn.rollback()
+        conn.autocommit = True
+        for what, sql in (("syntax error", "selec 1 from ohlcv"), ("unknown column", "select nothing from ohlcv where " + days.where())):
+            try:
+                cur.execute(sql)
+                tell(name + ": " + what, "no error")
+            except pyodbc.Error as error:
+                tell(name + ": " + what, list(error.args))
+        tell(name + ": columns of ohlcv", [[r.column_name, r.type_name] for r in cur.columns(table="ohlcv")])
+        conn.close()
+
+
 if __name__ == "__main__":
-    {"psycopg2": psycopg2, "psycopg": psycopg, "sqlalchemy": sqlalchemy}[sys.argv[1]](sys.argv[2], Days(sys.argv[3]))
+    driver, url = sys.argv[1:3]
+    if sys.argv[3] == "hold":
+        import pyholds
+        getattr(pyholds, driver)(url, sys.argv[4])
+    else:
+        {"psycopg2": psycopg2, "psycopg": psycopg, "sqlalchemy": sqlalchemy, "asyncpg": asyncpg, "pg8000": pg8000, "odbc": odbc}[driver](
+            url, Days(sys.argv[3]))

@@ -1,9 +1,12 @@
 // Command godrivers runs one Go driver's statements at one address and prints a JSON line for each case:
 //
 //	godrivers DRIVER URL FIRST_DAY
+//	godrivers DRIVER URL hold STATEMENT
+//	godrivers pq soak
 //
 // Each case reads a day of its own, counted from FIRST_DAY, so that each meets a gap on an empty barkeep. What is
-// printed is the answer only: the same lines must come from barkeep on a gap, on covered data and from PostgreSQL.
+// printed is the answer only: the same lines must come from barkeep on a gap, on covered data and from PostgreSQL. With hold the
+// cases end a STATEMENT that does not come to an end by itself.
 package main
 
 import (
@@ -64,23 +67,32 @@ func main() {
 	}
 }
 
+// recovered turns what tell panicked with into an error.
+func recovered(err *error) {
+	if r := recover(); r != nil {
+		f, ok := r.(failed)
+		if !ok {
+			panic(r)
+		}
+		*err = f.error
+	}
+}
+
 func run(args []string) (err error) {
+	if len(args) == 3 && args[1] == "pq" && args[2] == "soak" {
+		return soakPq()
+	}
+	if len(args) == 5 && args[3] == "hold" {
+		return runHold(args[1], args[2], args[4])
+	}
 	if len(args) != 4 {
-		return errors.New("usage: godrivers pgx|pq URL FIRST_DAY")
+		return errors.New("usage: godrivers pgx|pq URL FIRST_DAY, or godrivers pgx|pq URL hold STATEMENT")
 	}
 	first, err := time.Parse(time.DateOnly, args[3])
 	if err != nil {
 		return fmt.Errorf("read the first day: %w", err)
 	}
-	defer func() {
-		if r := recover(); r != nil {
-			f, ok := r.(failed)
-			if !ok {
-				panic(r)
-			}
-			err = f.error
-		}
-	}()
+	defer recovered(&err)
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	switch d := (&days{first}); args[1] {

@@ -1,0 +1,389 @@
+"""The suites that others wrote. Each runs three times, on databases of its own: straight at PostgreSQL, through barkeep with
+planning on, and through barkeep with every statement held for up to 20 ms. What each of its tests comes to must be the same."""
+
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import threading
+import time
+import xml.etree.ElementTree
+
+from harness import (Missing, barkeep, call, fetched, go_source, maven_artifact, migrate, python, python_source, say)
+
+TRICKY = """ tricky, ' } " \\ test user """
+MODES = ("through", "forced")
+FORCED = {"BARKEEP_HOLDS_FORCE": "20ms"}
+
+
+class Suite:
+    """Suite is one of them. Its results are pass, fail or skip by test, a test is a pair of class and name."""
+
+    name, title, least, owner, rights = "", "", 0, None, "login"
+    # modes are those of a run of everything; a suite that is named runs in all of MODES. One without any runs only if it is named.
+    modes = ("through", "forced")
+    # unforced are tests that are left out where every statement is held, as a pattern.
+    unforced = None
+
+    def called(self, word):
+        """called reports whether a word is a part of one of its names."""
+        return word.lower() in " ".join((type(self).__name__, self.title, self.name)).lower()
+
+    def fetch(self):
+        """fetch brings what is needed, before the clock runs."""
+
+    def prepare(self, server, database):
+        """prepare makes what the suite expects in a database."""
+
+    def run(self, address, folder, only, forced=False):
+        """run returns results, and what tests that failed wrote; only are the tests to run, None for all. Where forced, unforced need not run."""
+        raise NotImplementedError
+
+
+def junit(paths, results=None, output=None):
+    """junit reads reports in JUnit's form."""
+    results, output = {} if results is None else results, {} if output is None else output
+    for path in paths:
+        for case in xml.etree.ElementTree.parse(path).iter("testcase"):
+            test, result = (case.get("classname") or "", steady(case.get("name"))), "pass"
+            for child in case:
+                if child.tag in ("failure", "error", "skipped"):
+                    result = {"skipped": "skip"}.get(child.tag, "fail")
+                    output[test] = (child.get("message") or "")[:300] + "\n" + (child.text or "")[-1500:]
+            results[test] = result if results.get(test, "pass") == "pass" else results[test]
+    return results, output
+
+
+def steady(name):
+    """steady is a test's name without what differs from run to run: temporary folders, ports, addresses of objects."""
+    return re.sub(r"0x[0-9a-f]{6,}|[0-9]{5,}", "N", name)
+
+
+def started(command, timeout, **options):
+    """started runs a suite's command, whose exit code says no more than its report."""
+    return subprocess.run([str(c) for c in command], text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          timeout=timeout, **options)
+
+
+# ---- Go
+
+class GoSuite(Suite):
+    module, arguments = "", []
+    # patience is what its tests wait for, by file: what they say, and a time that a busy machine and a held statement meet too.
+    patience = {}
+
+    def fetch(self):
+        self.home = go_source(self.module, self.patience)
+        self.name = self.title + " " + self.module.rsplit("@")[-1]
+
+    def environment(self, address):
+        raise NotImplementedError
+
+    def run(self, address, folder, only, forced=False):
+        command = ["go", "test", "-count=1", "-json", "-p=2", "-timeout=900s", *self.arguments]
+        if only:
+            names = sorted({t[1].split("/")[0] for t in only})
+            command += ["-run", "^(%s)$" % "|".join(map(re.escape, names)), *sorted({t[0] for t in only})]
+        else:
+            command.append("./...")
+        if forced and self.unforced:
+            command += ["-skip", self.unforced.pattern]
+        done = subprocess.run(command, cwd=self.home, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                              env=dict(self.environment(address), GOFLAGS="-mod=mod"))
+        results, output = {}, {}
+        for line in done.stdout.splitlines():
+            try:
+                event = json.loads(line)
+            except ValueError:
+                continue
+            if not event.get("Test"):
+                continue
+            test = (event["Package"], steady(event["Test"]))
+            if event["Action"] in ("pass", "fail", "skip"):
+                results[test] = event["Action"]
+            elif event["Action"] == "output":
+                output[test] = output.get(test, "") + event["Output"]
+        if not results:
+            raise RuntimeError("the suite did not run:\n" + done.stdout[-2000:] + done.stderr[-3000:])
+        return results, output
+
+
+class Pgx(GoSuite):
+    title, module, least = "pgx", "github.com/jackc/pgx/v5@v5.12.0", 2000
+    modes = ("through",)  # forced it takes five minutes alone
+    # HandlesTimeoutBetweenParseAndDescribe: a client that sends Parse, sleeps and sends Describe sleeps longer than statement_timeout; a
+    # segment that is gated goes upstream at its Sync, and its statements begin there. BusyIsSafe: 100,000 statements one after the other
+    # take a quarter of an hour.
+    unforced = re.compile("HandlesTimeoutBetweenParseAndDescribe|^TestListenNotifyWhileBusyIsSafe$")
+
+    def prepare(self, server, database):
+        server.sql(database, "create extension hstore", "create extension ltree", "create domain uint64 as numeric(20,0)")
+        server.role(TRICKY, "superuser login")
+
+    def environment(self, address):
+        return dict(os.environ, PGX_TEST_DATABASE=address.words())
+
+
+class Pq(GoSuite):
+    arguments = ["-parallel=2"]
+    title, module, least, owner, rights = "lib/pq", "github.com/lib/pq@v1.12.3", 700, "pqgo", "superuser login"
+    binary = "0"
+    patience = {
+        # A listener that is not there within its time panics, and takes all other tests with it.
+        "notify_test.go": {"time.After(100 * time.Millisecond)": "time.After(time.Second)"},
+        # What is canceled must have begun by then, its connection made.
+        "conn_test.go": {"time.AfterFunc(time.Millisecond*10, cancel)": "time.AfterFunc(time.Millisecond*300, cancel)",
+                         "WithTimeout(context.Background(), 50*time.Millisecond)": "WithTimeout(context.Background(), 500*time.Millisecond)"},
+        "issues_test.go": {"ctxTimeout := time.Millisecond * 50": "ctxTimeout := time.Millisecond * 500",
+                           "time.Sleep(10 * time.Millisecond)": "time.Sleep(200 * time.Millisecond)"},
+    }
+
+    def environment(self, address):
+        return address.by("pqgo").environment(PQTEST_BINARY_PARAMETERS=self.binary)
+
+
+class PqBinary(Pq):
+    title, binary = "lib/pq, binary", "1"
+
+
+# ---- Python
+
+class PythonSuite(Suite):
+    requirement, parts, folder = "", (), ""
+
+    def fetch(self):
+        self.python = python()
+        self.home = python_source(self.requirement, *self.parts)
+        self.name = "%s %s" % (self.title, self.requirement.partition("==")[2])
+
+    def environment(self, address):
+        return address.environment()
+
+    def arguments(self, address):
+        return [self.folder]
+
+    def run(self, address, folder, only, forced=False):
+        out = folder / "junit.xml"
+        out.unlink(missing_ok=True)
+        command = [self.python, "-m", "pytest", *self.arguments(address), "--junitxml", out, "-p", "no:cacheprovider", "-q", "--tb=short"]
+        if only:
+            command += ["-k", " or ".join(sorted({re.split(r"[\[ ]", name)[0] for _, name in only}))]
+        done = started(command, 900, cwd=self.home, env=self.environment(address))
+        if not out.exists():
+            raise RuntimeError("the suite did not run:\n" + done.stdout[-3000:])
+        return junit([out])
+
+
+class Asyncpg(PythonSuite):
+    title, requirement, parts, folder, least = "asyncpg", "asyncpg==0.32.0", ("tests/",), "tests", 100
+    modes = ("through",)  # forced it takes a quarter of an hour on a busy machine
+
+    def arguments(self, address):
+        # What is left out asks whether an error comes before 4 MiB are written, which it does not always straight either. barkeep looks
+        # at what the table is that the test has just made, and sockets take as much meanwhile.
+        return [self.folder, "-k", "not server_failure_during_writes"]
+
+
+class Psycopg2(PythonSuite):
+    title, requirement, parts, folder, least = "psycopg2", "psycopg2==2.9.13", ("tests/",), "tests", 500
+
+    def environment(self, address):
+        return address.environment(PSYCOPG2_TESTDB=address.database)
+
+
+class Pg8000(PythonSuite):
+    title, requirement, parts, folder, least = "pg8000", "pg8000==1.31.6", ("test/",), "test", 300
+
+    def arguments(self, address):
+        # What is left out changes the server's pg_hba.conf, measures time, or reads the README; the tests of a broken pipe find a
+        # terminated session's FATAL or the end of its connection, whichever is there first.
+        return [self.folder, "--ignore-glob=*/auth/*", "--ignore-glob=*benchmarks*", "--ignore-glob=*readme*", "-k", "not broken_pipe_read"]
+
+    def fetch(self):
+        super().fetch()
+        for path in self.home.glob("test/*/conftest.py"):  # it knows of the database postgres only
+            text = path.read_text()
+            if "PGDATABASE" not in text:
+                path.write_text(text.replace('("host", "PGHOST", str),', '("host", "PGHOST", str),\n        ("database", "PGDATABASE", str),'))
+
+    def prepare(self, server, database):
+        server.sql(database, "create extension hstore")
+
+
+class SQLAlchemy(PythonSuite):
+    """SQLAlchemy is its own dialect suite, by one driver."""
+
+    least, folder = 500, "test_suite.py"
+
+    def __init__(self, driver):
+        self.driver, self.name = driver, "sqlalchemy, " + driver
+
+    def fetch(self):
+        suites = os.environ.get("BARKEEP_SUITES")
+        if not suites:
+            raise Missing("the dialect suite of SQLAlchemy could not be had: BARKEEP_SUITES is not set")
+        self.source, self.python = pathlib.Path(suites) / "sqlalchemy", python()
+
+    def prepare(self, server, database):
+        server.sql(database, "create schema test_schema")
+
+    def arguments(self, address):
+        return ["--dburi", address.url("postgresql+" + self.driver), "--maxfail=100000", self.folder]
+
+    def run(self, address, folder, only, forced=False):
+        self.home = folder / "suite"
+        if not self.home.exists():
+            shutil.copytree(self.source, self.home)
+            call("chmod", "-R", "u+w", self.home)
+        return super().run(address, folder, only, forced)
+
+
+# ---- Java
+
+PGJDBC = "42.7.4"
+
+
+class Pgjdbc(Suite):
+    """Pgjdbc is pgjdbc's own tests, all 8,000 of them."""
+
+    name, least, owner = "pgjdbc " + PGJDBC, 6000, "test"
+    modes = ()  # they take ten minutes each time
+
+    def fetch(self):
+        self.home = pgjdbc_source()
+
+    def prepare(self, server, database):
+        server.sql(database, "create extension hstore", "create extension citext", 'grant all on schema public to "test"')
+
+    def run(self, address, folder, only, forced=False):
+        reports = self.home / "target" / "surefire-reports"
+        shutil.rmtree(reports, ignore_errors=True)
+        command = ["mvn", "-o", "-q", "-B", "surefire:test", "-Dmaven.test.failure.ignore=true",
+                   "-Dsurefire.useFile=true", "-DtrimStackTrace=true", "-Dserver=" + address.host, "-Dport=%d" % address.port,
+                   "-Ddatabase=" + address.database, "-Dusername=test", "-Dpassword=test", "-DprivilegedUser=" + address.user,
+                   "-DprivilegedPassword=" + address.password]
+        if only:
+            command.append("-Dtest=" + ",".join(sorted({t[0].rpartition(".")[2] for t in only})))
+        done = started(command, 5400, cwd=self.home)
+        results, output = junit(sorted(reports.glob("TEST-*.xml")))
+        if not results:
+            raise RuntimeError("the suite did not run:\n" + done.stdout[-3000:])
+        return results, output
+
+
+def pgjdbc_source():
+    """pgjdbc_source returns pgjdbc's sources with its tests, compiled."""
+    def make(home):
+        archive = maven_artifact("org.postgresql:postgresql:%s:tar.gz:jdbc-src" % PGJDBC, home)
+        call("tar", "-xzf", archive, "--strip-components=1", "-C", home)
+        call("mvn", "-q", "-B", "test-compile", cwd=home)
+        # Surefire brings what it runs tests with when it runs the first.
+        call("mvn", "-q", "-B", "surefire:test", "-Dtest=OSUtilTest", cwd=home)
+    return fetched("pgjdbc", PGJDBC, make)
+
+
+SUITES = [Pgx(), Pgjdbc(), Pq(), PqBinary(), Asyncpg(), Psycopg2(), Pg8000(), SQLAlchemy("psycopg2"), SQLAlchemy("psycopg"), SQLAlchemy("asyncpg")]
+
+
+# ---- comparison
+
+def differing(straight, through):
+    return sorted(t for t in straight.keys() | through.keys() if straight.get(t) != through.get(t))
+
+
+def tally(results):
+    count = {}
+    for result in results.values():
+        count[result] = count.get(result, 0) + 1
+    return "%d passed, %d failed, %d skipped" % tuple(count.get(r, 0) for r in ("pass", "fail", "skip"))
+
+
+class Runs:
+    """Runs is one suite's three runs, and those again of what differed."""
+
+    def __init__(self, server, suite, folder, modes):
+        self.server, self.suite, self.folder, self.modes = server, suite, folder, modes
+        self.folder.mkdir()
+
+    def go(self):
+        """go returns what differs, a line for each test."""
+        suite, began = self.suite, time.monotonic()
+        suite.fetch()
+        short = re.sub(r"\W+", "_", suite.name)
+        databases = {}
+        for mode in ("straight", *self.modes):
+            if suite.owner:
+                self.server.role(suite.owner, suite.rights)
+            databases[mode] = self.server.create("%s_%s" % (short, mode), suite.owner)
+            suite.prepare(self.server, databases[mode])
+        migrate(self.server, databases["straight"], self.folder)
+        address = self.server.address(databases["straight"])
+        for _ in range(3):  # a test that panics by its own clock takes all others with it
+            straight, _ = suite.run(address, self.folder, None)
+            if list(straight.values()).count("pass") >= suite.least:
+                break
+        if list(straight.values()).count("pass") < suite.least:
+            return ["%s: too few tests passed straight at PostgreSQL: %s" % (suite.name, tally(straight))]
+        failures, said = [], []
+        for mode in self.modes:
+            with barkeep(self.server, databases[mode], self.folder, **(FORCED if mode == "forced" else {})) as port:
+                bad, through = self.compare(straight, address, self.server.address(databases[mode], port), mode)
+            failures += bad
+            said.append("%s %s%s" % (mode, tally(through), "" if not bad else ", %d DIFFERENCES" % len(bad)))
+        say("  %-20s straight %s; %s (%.0f s)" % (suite.name, tally(straight), "; ".join(said), time.monotonic() - began))
+        return failures
+
+    def compare(self, straight, address, other, mode):
+        suite, forced = self.suite, mode == "forced"
+        through, output = suite.run(other, self.folder, None, forced)
+        if forced and suite.unforced:
+            straight = {t: r for t, r in straight.items() if not suite.unforced.search(t[1])}
+            through = {t: r for t, r in through.items() if not suite.unforced.search(t[1])}
+        still = differing(straight, through)
+        for _ in range(4):  # what differs runs again alone, on both sides, and counts if it differs each time
+            if not still:
+                break
+            if len(still) > 200:  # a test that panics takes all others with it
+                through, output = suite.run(other, self.folder, None, forced)
+                still = differing(straight, through)
+                continue
+            say("  %s, %s: run again: %s" % (suite.name, mode, ", ".join(" ".join(t) for t in still[:10])))
+            again, _ = suite.run(address, self.folder, still)
+            retried, fresh = suite.run(other, self.folder, still)
+            output.update(fresh)
+            still = [t for t in still if again.get(t) != retried.get(t)]
+        return ["%s, %s: %s: straight %s, through barkeep %s\n%s" % (
+            suite.name, mode, " ".join(t), straight.get(t), through.get(t), output.get(t, "")[-2500:]) for t in still], through
+
+
+def run(server, folder, wanted):
+    """run runs suites, two at a time: most of them wait most of the time."""
+    chosen = [s for s in SUITES if not wanted and s.modes or any(s.called(w) for w in wanted)]
+    failures, left, lock = [], iter(chosen), threading.Lock()
+
+    def work():
+        while True:
+            with lock:
+                suite = next(left, None)
+            if suite is None:
+                return
+            where = folder / re.sub(r"\W+", "_", type(suite).__name__ + "_" + suite.name)
+            label = suite.name or suite.title
+            try:
+                bad = Runs(server, suite, where, MODES if wanted else suite.modes).go()
+            except Missing as error:
+                say("  %s: NOT RUN: %s" % (label, error))
+                bad = ["%s: %s" % (label, error)] if os.environ.get("CI") else []
+            except (RuntimeError, OSError, ValueError, subprocess.TimeoutExpired) as error:
+                bad = ["%s: %s" % (label, error)]
+            with lock:
+                failures.extend(bad)
+
+    workers = [threading.Thread(target=work) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return failures
