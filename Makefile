@@ -13,7 +13,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 LDFLAGS := -X main.version=$(VERSION)
 PACKAGES ?= ./...
 
-.PHONY: help run build test differential test-clients race lint fmt fuzz soak mutation bench up down clean
+.PHONY: help run build test differential test-clients race lint fmt fuzz soak soak-sessions mutation bench up down clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,14 +30,14 @@ test: ## run all tests on a real TimescaleDB and a real broker, with the race de
 differential: ## compare two thousand statements through an empty barkeep with a full database, without the race detector
 	$(GO) run ./cmd/testenv $(GO) test -count=1 -timeout 20m -v -run 'TestDifferential$$' ./cmd/barkeep
 
-test-clients: build ## run psql, drivers and their own suites through barkeep and straight
+test-clients: build ## run thirteen clients and the suites of their drivers through barkeep and straight
 	$(GO) run ./cmd/testenv test/clients/run
 
 race: ## run the tests that need nothing, with the race detector
 	$(GO) test -race $(PACKAGES)
 
 lint: $(LINT) ## check the code with the pinned linter
-	$(LINT) run ./...
+	$(LINT) run --timeout 20m ./...
 	$(GO) mod tidy -diff
 
 fmt: $(LINT) ## format the code
@@ -49,7 +49,11 @@ fuzz: ## fuzz each fuzz target for FUZZTIME (30s)
 	    echo "$$pkg $$target"; $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 20x "$$pkg"; \
 	  done; done
 
-soak: ## run the differential tests with new seeds, again and again, for SOAKTIME seconds (600)
+soak-sessions: ## have 200 sessions of ten drivers ask and go away for SOAKTIME seconds (600) on a network and an upstream that fail
+	SOAK_SECONDS=$(SOAKTIME) SOAK_SESSIONS=200 SOAK_DRIVERS=$(CURDIR)/test/clients/soak \
+	  $(GO) run ./cmd/testenv -brokers $(GO) test -count=1 -timeout 3h -v -run 'TestSoak$$' ./cmd/barkeep
+
+soak: soak-sessions ## soak-sessions for SOAKTIME seconds (600), then as long of the differential tests with new seeds
 	@end=$$(( $$(date +%s) + $(SOAKTIME) )); runs=0; while [ $$(date +%s) -lt $$end ]; do \
 	  $(GO) run ./cmd/testenv go test -count=1 -timeout 2h -run TestDifferential ./planner ./cmd/barkeep || exit 1; \
 	  runs=$$((runs + 1)); done; echo "$$runs runs without a difference"
