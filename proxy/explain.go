@@ -122,7 +122,7 @@ func (s *session) explainQuery(ctx context.Context, st *statement, size int) err
 	}
 	r.scan += size
 	r.start, r.segment = r.scan, r.scan
-	r.inSegment, r.used, r.segmentEffects = false, false, false
+	r.leaveSegment()
 	s.mu.Lock()
 	tx := s.tx
 	s.mu.Unlock()

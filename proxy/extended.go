@@ -140,11 +140,11 @@ func (s *session) bindEffects(portal string, found candidates) {
 	}
 	switch {
 	case portal == "":
-		r.bound, r.boundBefore = changes, len(found) > 1
+		r.unnamed = bound{renames: changes, effects: effects, loose: len(found) > 1, segment: r.segments}
 	case effects:
 		s.keepPortal(portal, changes)
-	default:
-		delete(r.portals, portal)
+	case len(r.portals) > 0: // one of that name is still there where this Bind fails
+		s.forgetPortals()
 	}
 }
 
@@ -187,14 +187,18 @@ func (s *session) execute(body []byte, size int) int {
 		r.pending = append(r.pending, entry{kind: kindClose, instead: &shown{explained: x, limit: limit}})
 		return r.replace(size, encode(&pgproto3.Close{ObjectType: 'P', Name: ownName}))
 	}
-	changes, loose := r.bound, r.boundBefore
+	executed := r.unnamed
 	if len(portal) > 0 {
-		named, known := r.portals[string(portal)]
-		r.dirty, changes, loose = r.dirty || known, named.renames, true
+		executed = r.portals[string(portal)]
 	}
-	if len(changes) > 0 {
+	if executed.late(r) {
+		r.segmentEffects = true
+		r.changesSettings()
+	}
+	if len(executed.renames) > 0 {
 		r.used = true
-		r.pending = append(r.pending, entry{kind: kindRename, renames: changes, loose: loose})
+		loose := executed.loose || executed.late(r)
+		r.pending = append(r.pending, entry{kind: kindRename, renames: executed.renames, loose: loose})
 	}
 	return size
 }
@@ -211,8 +215,7 @@ func (s *session) closeNamed(body []byte) {
 	if body[0] == 'S' {
 		e.stmt = closedStatement
 	} else {
-		delete(s.reader.portals, e.name)
-		delete(s.reader.explained, e.name)
+		delete(s.reader.explained, e.name) // what the portal may change is kept: the Close may not be reached
 	}
 	s.reader.pending = append(s.reader.pending, e)
 }

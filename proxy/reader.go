@@ -56,6 +56,7 @@ type reader struct {
 	segmentEffects  bool             // the segment has a statement that may change the session
 	level           string           // the isolation level that the segment gives the transaction; empty: that of settings
 	dirty           bool             // settings may differ from those read last
+	changes         bool             // what is not upstream changes them
 	reloads         uint64           // of the server's configuration, when they were read
 	made            []string         // names that this session defined over ohlcv in the open block
 	overlay         *planner.Catalog // the catalog with made, and overlaid the one it was made from; nil: to be made
@@ -67,8 +68,8 @@ type reader struct {
 	newPortals      []string              // those that are not upstream
 	portalsMost     int                   // how many there are before those that are gone are looked for
 	cursors         []planner.Locale      // those in which portals of the block that read ohlcv were planned
-	bound           []rename              // the same of the unnamed portal
-	boundBefore     bool                  // and it is of an earlier segment
+	unnamed         bound                 // the unnamed portal
+	segments        uint64                // that have ended
 	explained       map[string]*explained // portals of EXPLAIN (BARKEEP)
 	settings        settings
 	runs            int  // messages that execute something, so far
@@ -82,9 +83,12 @@ type reader struct {
 	began           time.Time // no later than the start of the upstream's transaction
 }
 
-// bound is a named portal that may change the session.
+// bound is a portal that may change the session.
 type bound struct {
 	renames []rename // what it does to prepared statements
+	effects bool     // it may change the session; named ones that do not are not kept
+	loose   bool     // it may be another statement's
+	segment uint64   // in which it was bound
 	// ends is no less than the number of the ReadyForQuery that ends its segment; zero as long as it is not upstream.
 	ends uint64
 }
@@ -92,20 +96,31 @@ type bound struct {
 // leastPortals is how many of them are kept before those that are gone are looked for.
 const leastPortals = 64
 
+// late reports whether it may change the session in another segment than the one it was bound in, whose effects are noted.
+func (b bound) late(r *reader) bool { return b.effects && b.segment != r.segments }
+
+// over reports whether the portal is gone with its transaction; idle is the number of the last ReadyForQuery outside of blocks.
+func (b bound) over(idle uint64) bool { return b.ends > 0 && b.ends <= idle }
+
 // keepPortal notes a portal. Those whose transaction is over are gone, whatever their client thinks of them: a long session may have
 // bound any number.
 func (s *session) keepPortal(name string, changes []rename) {
 	r := &s.reader
-	r.portals[name] = bound{renames: changes}
+	r.portals[name] = bound{renames: changes, effects: true, loose: true, segment: r.segments}
 	r.newPortals = append(r.newPortals, name)
 	if len(r.portals) < r.portalsMost {
 		return
 	}
+	s.forgetPortals()
+	r.portalsMost = max(leastPortals, 2*len(r.portals))
+}
+
+// forgetPortals forgets those whose transaction is over.
+func (s *session) forgetPortals() {
 	s.mu.Lock()
 	idle := s.idleAt
 	s.mu.Unlock()
-	maps.DeleteFunc(r.portals, func(_ string, b bound) bool { return b.ends > 0 && b.ends <= idle })
-	r.portalsMost = max(leastPortals, 2*len(r.portals))
+	maps.DeleteFunc(s.reader.portals, func(_ string, b bound) bool { return b.over(idle) })
 }
 
 // portalsSent notes that the portals are upstream. The caller holds mu.
@@ -129,6 +144,7 @@ func (r *reader) init() {
 // leaveSegment notes the end of a segment. What the isolation level is from here on is asked when it matters.
 func (r *reader) leaveSegment() {
 	r.inSegment, r.used, r.segmentEffects = false, false, false
+	r.segments++
 	if r.level != "" {
 		r.level, r.dirty, r.blockEffects = "", true, true
 	}
@@ -407,8 +423,9 @@ func (s *session) forward() error {
 	}
 	copied := s.copying
 	s.push(r.batch...)
-	if len(r.newPortals) > 0 && r.segment == r.scan {
+	if r.segment == r.scan { // else some may be of what comes behind
 		s.portalsSent()
+		r.changes = false
 	}
 	s.opened = r.leaves || copied && s.waiting == 0
 	s.mu.Unlock()

@@ -110,7 +110,7 @@ func (s *session) readSettings(ctx context.Context) error {
 		values[name] = string(reply.rows[i])
 	}
 	s.reader.settings = s.settingsOf(values)
-	s.reader.dirty, s.reader.reloads = false, reloads
+	s.reader.dirty, s.reader.reloads = s.reader.changes, reloads
 	return nil
 }
 

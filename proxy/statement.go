@@ -118,12 +118,17 @@ func (s *session) affect(st *statement) {
 	s.noteMade(st)
 	s.suspect(st)
 	if isPlain(st.text, plainEnds) {
-		r.dirty = r.dirty || r.blockEffects
+		if r.blockEffects {
+			r.changesSettings()
+		}
 		r.blockEffects = false
 		return
 	}
-	r.dirty, r.blockEffects = true, true
+	r.changesSettings()
 }
+
+// changesSettings notes that the message at scan may change settings, those of the block that it is in too.
+func (r *reader) changesSettings() { r.dirty, r.changes, r.blockEffects = true, true, true }
 
 // hidden reports whether any statement may change settings: by a function that its own block has made, of which the catalog does
 // not know.
@@ -204,7 +209,7 @@ func (s *session) sendQuery(st *statement, query entry, size int) error {
 		s.mu.Unlock()
 		size = s.markOpen(size)
 	}
-	r.bound = nil
+	r.unnamed = bound{}
 	r.pending = append(r.pending, query)
 	r.scan += size
 	r.open, r.usedUp = false, false
@@ -298,7 +303,6 @@ func (s *session) endSegment(ctx context.Context, kind byte, size int) error {
 	if kind == 'S' {
 		r.pending = append(r.pending, entry{kind: kindSync, clears: r.marked, listens: s.live.segment})
 		s.live.segment = false
-		r.boundBefore = true
 		r.skipping, r.marked = false, false
 		r.leaveSegment()
 		s.forgetExplained()
