@@ -249,9 +249,10 @@ func TestLiveSeriesIsPolledWhereThereIsNoFeed(t *testing.T) {
 	}
 	bars := r.finals()
 	require.Equal(t, truth(bars[0].TS, len(bars)), bars)
-	forming, final := 0, market.NegInf
-	for i, l := range r.read() {
-		require.EqualValues(t, i+1, l.Seq, "numbers go on")
+	forming, final, seq := 0, market.NegInf, int64(0)
+	for _, l := range r.read() {
+		require.Greater(t, l.Seq, seq, "numbers go on; a broker may have compacted a forming bar away")
+		seq = l.Seq
 		require.Greater(t, l.Bar.TS, final, "no bar comes after it was final")
 		if l.Final {
 			final = l.Bar.TS
