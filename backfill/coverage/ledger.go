@@ -24,6 +24,11 @@ type Ledger struct {
 	revised, withdrawn market.RangeSet
 }
 
+// NextGeneration is the SQL of a generation that barkeep.symbol AS s has never had: greater than the one before, and than any of before
+// where the database was brought back from a backup, since it tells the time, in milliseconds. A generation that came a second
+// time would let pages in that are still in the log from its first (PIPELINE 8, 11, 24).
+const NextGeneration = "greatest(s.generation + 1, (extract(epoch FROM clock_timestamp()) * 1000)::bigint)"
+
 // LockSymbols locks the rows of the symbols in barkeep.symbol, in order, as every writer of bars does first (PIPELINE 9),
 // and returns the bindings found; a symbol without a row is not bound and not in the answer.
 func LockSymbols(ctx context.Context, tx pgx.Tx, symbols []market.Symbol) (map[market.Symbol]Binding, error) {

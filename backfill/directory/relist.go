@@ -48,8 +48,8 @@ func relist(ctx context.Context, tx pgx.Tx, source string) error {
 		return err
 	}
 	for _, n := range found {
-		if _, err := tx.Exec(ctx, `UPDATE barkeep.symbol SET vendor_id = $2, listed_at = $3, delisted_at = $4,
-		    generation = generation + 1, version = version + 1, bound_at = now() WHERE symbol = $1`,
+		if _, err := tx.Exec(ctx, `UPDATE barkeep.symbol AS s SET vendor_id = $2, listed_at = $3, delisted_at = $4,
+		    generation = `+coverage.NextGeneration+`, version = version + 1, bound_at = now() WHERE symbol = $1`,
 			string(n.symbol), n.vendorID, n.listed, n.delistedAt); err != nil {
 			return fmt.Errorf("bind %s to its new listing: %w", n.symbol, err)
 		}

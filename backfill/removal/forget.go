@@ -75,7 +75,7 @@ func Forget(ctx context.Context, pool *pgxpool.Pool, o Order) (Outcome, error) {
 // raise opens a new generation, of another source where the order says so.
 func raise(ctx context.Context, tx pgx.Tx, o Order, was coverage.Binding) (out Outcome, err error) {
 	if o.Source == "" || o.Source == was.Source {
-		err = tx.QueryRow(ctx, `UPDATE barkeep.symbol SET generation = generation + 1 WHERE symbol = $1 RETURNING generation, source`,
+		err = tx.QueryRow(ctx, `UPDATE barkeep.symbol AS s SET generation = `+coverage.NextGeneration+` WHERE symbol = $1 RETURNING generation, source`,
 			string(o.Symbol)).Scan(&out.Generation, &out.Source)
 		if err != nil {
 			return out, fmt.Errorf("raise the generation: %w", err)
@@ -85,7 +85,7 @@ func raise(ctx context.Context, tx pgx.Tx, o Order, was coverage.Binding) (out O
 	if venue, _ := o.Symbol.Split(); venue != "" {
 		return out, fmt.Errorf("%w: %s names %s itself", ErrSource, o.Symbol, venue)
 	}
-	err = tx.QueryRow(ctx, `UPDATE barkeep.symbol s SET generation = s.generation + 1, source = $2, vendor_id = i.vendor_id,
+	err = tx.QueryRow(ctx, `UPDATE barkeep.symbol s SET generation = `+coverage.NextGeneration+`, source = $2, vendor_id = i.vendor_id,
 	    listed_at = nullif(i.listed_at, '-infinity'), delisted_at = nullif(i.delisted_at, 'infinity'), bound_at = now()
 	  FROM (SELECT vendor_id, listed_at, delisted_at FROM barkeep.instrument WHERE source = $2 AND symbol = $1
 	         ORDER BY coalesce(delisted_at, 'infinity') DESC, listed_at DESC, vendor_id LIMIT 1) i,
