@@ -1,9 +1,9 @@
 package coverage
 
 import (
+	"cmp"
 	"maps"
 	"slices"
-	"sort"
 	"time"
 
 	"barkeep/internal/market"
@@ -44,7 +44,34 @@ type symbolCoverage struct {
 	version Version
 	// series is indexed by timeframe; segments are ascending and disjoint.
 	series [market.Mo1 + 1][]Segment
-	count  int
+	// solid are the ranges of those segments that answer whatever the time is and the freshness asked for: almost all of what is
+	// asked for lies in them, and they are a small part of the segments' memory.
+	solid [market.Mo1 + 1]market.RangeSet
+	count int
+}
+
+// seal sorts the segments and makes what is derived from them; afterwards nothing changes.
+func (c *symbolCoverage) seal() {
+	c.count = 0
+	for tf, list := range c.series {
+		if len(list) == 0 {
+			continue
+		}
+		sortSegments(list)
+		c.count += len(list)
+		var solid []market.Range
+		for i := range list {
+			s := &list[i]
+			switch last := len(solid) - 1; {
+			case !s.State.Settled() || s.ExpiresAt != 0:
+			case last >= 0 && solid[last].End == s.Range.Start:
+				solid[last].End = s.Range.End
+			default:
+				solid = append(solid, s.Range)
+			}
+		}
+		c.solid[tf] = slices.Clip(solid)
+	}
 }
 
 // shard is FNV-1a: the look-up must not allocate, and the spread of real symbols is enough.
@@ -93,16 +120,16 @@ func NewIndex(segments map[market.Series][]Segment) *Index {
 			c = &symbolCoverage{}
 			changes[series.Symbol] = c
 		}
-		sorted := slices.Clone(list)
-		sortSegments(sorted)
-		c.series[series.Timeframe] = sorted
-		c.count += len(sorted)
+		c.series[series.Timeframe] = slices.Clone(list)
+	}
+	for _, c := range changes {
+		c.seal()
 	}
 	return (*Index)(nil).with(changes)
 }
 
 func sortSegments(list []Segment) {
-	sort.Slice(list, func(i, j int) bool { return list[i].Range.Start < list[j].Range.Start })
+	slices.SortFunc(list, func(a, b Segment) int { return cmp.Compare(a.Range.Start, b.Range.Start) })
 }
 
 // Len returns the number of segments, for metrics.
@@ -127,14 +154,18 @@ func (x *Index) Version(symbol market.Symbol) (version Version, known bool) {
 
 // Segments returns the segments of a series, ascending and disjoint. The slice is the index's own: do not change it.
 func (x *Index) Segments(series market.Series) []Segment {
+	if c := x.of(series); c != nil {
+		return c.series[series.Timeframe]
+	}
+	return nil
+}
+
+// of returns what is known of a series' symbol; nil for nothing, as where there is no such timeframe.
+func (x *Index) of(series market.Series) *symbolCoverage {
 	if x == nil || !series.Timeframe.Valid() {
 		return nil
 	}
-	c := x.shards[shard(series.Symbol)][series.Symbol]
-	if c == nil {
-		return nil
-	}
-	return c.series[series.Timeframe]
+	return x.shards[shard(series.Symbol)][series.Symbol]
 }
 
 // clip rounds r outward (PIPELINE 1) and ends it after the bar that forms at now: what opens later does not exist yet.
@@ -168,10 +199,17 @@ func (x *Index) Covered(series market.Series, need market.RangeSet, freshness ti
 	if !series.Timeframe.Valid() {
 		return false
 	}
-	list := x.Segments(series)
+	c := x.of(series)
+	if c == nil {
+		c = &symbolCoverage{}
+	}
+	list, solid := c.series[series.Timeframe], c.solid[series.Timeframe]
 	freshness = Freshness(series.Timeframe, freshness)
 	for _, r := range need {
 		r = clip(r, series.Timeframe, now)
+		if solid.ContainsRange(r) {
+			continue
+		}
 		for k := first(list, r.Start); !r.Empty(); k++ {
 			if k == len(list) || list[k].Range.Start > r.Start || !list[k].counts(freshness, now) {
 				return false

@@ -76,55 +76,72 @@ func readVersions(ctx context.Context, q querier) (versions map[market.Symbol]Ve
 	return versions, now, nil
 }
 
-// readSymbols returns version and segments of the symbols, each pair of one snapshot, since one statement reads both.
-// Symbols that do not exist are nil in the answer.
+// manySymbols is from when on a reading is planned for what it reads: what suits a symbol, its part of an index, would read
+// the table in the order of the index for all of them.
+const manySymbols = 100
+
+// readSymbols returns version and segments of the symbols, each pair of one snapshot, since one statement reads both. It does
+// not join or sort, which would be most of the time of a load. Symbols that do not exist are nil in the answer.
 func readSymbols(ctx context.Context, q querier, symbols []string) (map[market.Symbol]*symbolCoverage, error) {
-	rows, err := q.Query(ctx, `SELECT s.symbol, s.version, l.life, c.timeframe, c.range_start, c.range_end, c.state, c.source,
+	args := []any{symbols}
+	if len(symbols) >= manySymbols {
+		args = []any{pgx.QueryExecModeDescribeExec, symbols}
+	}
+	rows, err := q.Query(ctx, `SELECT s.symbol, s.version, l.life, NULL::text, NULL::timestamptz, NULL::timestamptz, NULL::smallint,
+	       NULL::text, NULL::bigint, NULL::timestamptz, NULL::text, NULL::timestamptz, NULL::timestamptz, NULL::text
+	  FROM barkeep.symbol s CROSS JOIN `+life+` l (life) WHERE s.symbol = ANY ($1)
+	 UNION ALL
+	SELECT c.symbol, NULL, NULL, c.timeframe, c.range_start, c.range_end, c.state, c.source,
 	       c.generation, c.fetched_at, c.reason, c.expires_at, c.retry_at, c.derived_from
-	  FROM barkeep.symbol s CROSS JOIN `+life+` l (life) LEFT JOIN barkeep.coverage c ON c.symbol = s.symbol
-	 WHERE s.symbol = ANY ($1) ORDER BY s.symbol, c.timeframe, c.range_start`, symbols)
+	  FROM barkeep.coverage c WHERE c.symbol = ANY ($1)`, args...)
 	if err != nil {
 		return nil, fmt.Errorf("read coverage: %w", err)
 	}
 	found := make(map[market.Symbol]*symbolCoverage, len(symbols))
 	for _, s := range symbols {
-		found[market.Symbol(s)] = nil
+		found[market.Symbol(s)] = &symbolCoverage{}
 	}
-	var symbol string
-	var version Version
+	bound := make(map[market.Symbol]Version, len(symbols))
+	var symbol, life word
+	var count pgtype.Int8
 	var row segmentRow
-	_, err = pgx.ForEachRow(rows, append([]any{&symbol, &version.count, &version.life}, row.targets()...), func() error {
-		c := found[market.Symbol(symbol)]
-		if c == nil {
-			c = &symbolCoverage{version: version}
-			found[market.Symbol(symbol)] = c
-		}
-		if !row.timeframe.Valid {
+	_, err = pgx.ForEachRow(rows, append([]any{&symbol, &count, &life}, row.targets()...), func() error {
+		if count.Valid {
+			bound[market.Symbol(symbol.text)] = Version{life: life.text, count: count.Int64}
 			return nil
 		}
-		tf, err := market.ParseTimeframe(row.timeframe.String)
+		tf, err := market.ParseTimeframe(row.timeframe.text)
 		if err != nil {
-			return fmt.Errorf("symbol %s: %w", symbol, err)
+			return fmt.Errorf("symbol %s: %w", symbol.text, err)
 		}
+		c := found[market.Symbol(symbol.text)]
 		c.series[tf] = append(c.series[tf], row.segment())
-		c.count++
 		return nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read coverage: %w", err)
 	}
+	for symbol, c := range found {
+		version, is := bound[symbol]
+		if !is {
+			found[symbol] = nil
+			continue
+		}
+		c.version = version
+		c.seal()
+	}
 	return found, nil
 }
 
-// segmentRow is a row of barkeep.coverage whose columns may all be NULL, as an outer join gives it.
+// segmentRow is a row of barkeep.coverage whose columns may all be NULL, as beside those of a symbol.
 type segmentRow struct {
-	timeframe           pgtype.Text
+	timeframe           word
 	start, end, fetched pgtype.Timestamptz
 	state               pgtype.Int2
-	source, reason      pgtype.Text
+	source, reason      word
 	generation          pgtype.Int8
 	expires, retry      pgtype.Timestamptz
-	derivedFrom         pgtype.Text
+	derivedFrom         word
 }
 
 func (r *segmentRow) targets() []any {
@@ -135,14 +152,38 @@ func (r *segmentRow) targets() []any {
 }
 
 func (r *segmentRow) segment() Segment {
-	from, err := market.ParseTimeframe(r.derivedFrom.String)
+	from, err := market.ParseTimeframe(r.derivedFrom.text)
 	if err != nil {
 		from = 0
 	}
 	return Segment{
 		Range: market.Range{Start: toInstant(r.start), End: toInstant(r.end)}, State: State(r.state.Int16),
-		Source: r.source.String, Generation: r.generation.Int64, FetchedAt: toInstant(r.fetched),
-		Reason: r.reason.String, ExpiresAt: toInstant(r.expires), RetryAt: toInstant(r.retry),
+		Source: r.source.text, Generation: r.generation.Int64, FetchedAt: toInstant(r.fetched),
+		Reason: r.reason.text, ExpiresAt: toInstant(r.expires), RetryAt: toInstant(r.retry),
 		DerivedFrom: from,
 	}
+}
+
+// word reads a column that holds few texts again and again, each of which is kept once: text is the last one read, empty for
+// NULL.
+type word struct {
+	text string
+	kept map[string]string
+}
+
+// ScanBytes takes the column of the next row, of which it keeps nothing.
+func (w *word) ScanBytes(column []byte) error {
+	if string(column) == w.text {
+		return nil
+	}
+	text, is := w.kept[string(column)]
+	if !is {
+		if w.kept == nil {
+			w.kept = make(map[string]string)
+		}
+		text = string(column)
+		w.kept[text] = text
+	}
+	w.text = text
+	return nil
 }

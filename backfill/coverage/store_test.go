@@ -288,3 +288,56 @@ func TestRule6_TheDatabasesClockIsCompared(t *testing.T) {
 	}
 	require.False(t, coverage.Skew{Least: -time.Minute, Most: time.Minute}.Doubtful(), "a slow answer says nothing")
 }
+
+// PIPELINE 7: a load of many symbols, which is planned for all of them, has each with its own version and segments, ascending
+// whatever the order they are stored in; what is of no symbol is not read, and a symbol without segments is known.
+func TestLoadOfManySymbols(t *testing.T) {
+	t.Parallel()
+	db := dbtest.New(t)
+	ctx := t.Context()
+	for _, statement := range []string{
+		`INSERT INTO barkeep.symbol (symbol, source, vendor_id, version) SELECT format('sim:S%sUSD', n), 'sim', n::text, n FROM generate_series(1, 300) n`,
+		`INSERT INTO barkeep.coverage (symbol, timeframe, range_start, range_end, state, source, generation, fetched_at, reason, expires_at, retry_at, derived_from)
+		 SELECT format('sim:S%sUSD', n), tf, to_timestamp(k * 600), to_timestamp(k * 600 + 300), CASE WHEN k = 2 THEN 4 ELSE 1 END, 'sim', n, to_timestamp(n),
+		        CASE WHEN k = 2 THEN 'since ' || n ELSE '' END, CASE WHEN k = 2 THEN to_timestamp(n + 1) END, CASE WHEN k = 2 THEN 'infinity'::timestamptz END,
+		        CASE WHEN tf = '5m' THEN '1m' ELSE '' END
+		   FROM generate_series(5, 1, -1) k, generate_series(2, 301) n, unnest(array['5m', '1m']) tf`,
+	} {
+		_, err := db.Pool.Exec(ctx, statement)
+		require.NoError(t, err)
+	}
+	s := coverage.NewStore(db.Pool, coverage.Config{})
+	require.NoError(t, s.Load(ctx))
+	index := s.Snapshot()
+	require.Equal(t, 299*2*5, index.Len())
+	_, known := index.Version("sim:S301USD")
+	require.False(t, known)
+	_, known = index.Version("sim:S1USD")
+	require.True(t, known)
+	require.Empty(t, index.Segments(market.Series{Symbol: "sim:S1USD", Timeframe: market.M1}))
+	const second = market.Instant(1_000_000)
+	for _, n := range []market.Instant{2, 77, 300} {
+		symbol := market.Symbol("sim:S" + strconv.Itoa(int(n)) + "USD")
+		for tf, from := range map[market.Timeframe]market.Timeframe{market.M1: 0, market.M5: market.M1} {
+			var want []coverage.Segment
+			for k := market.Instant(1); k <= 5; k++ {
+				g := coverage.Segment{
+					Range: market.Range{Start: k * 600 * second, End: (k*600 + 300) * second}, State: coverage.Final, Source: "sim",
+					Generation: int64(n), FetchedAt: n * second, DerivedFrom: from,
+				}
+				if k == 2 {
+					g.State, g.Reason, g.ExpiresAt, g.RetryAt = coverage.Unavailable, "since "+strconv.Itoa(int(n)), (n+1)*second, market.PosInf
+				}
+				want = append(want, g)
+			}
+			require.Equal(t, want, index.Segments(market.Series{Symbol: symbol, Timeframe: tf}))
+		}
+	}
+	require.NoError(t, s.RefreshSymbol(ctx, "sim:S77USD"))
+	after := s.Snapshot()
+	require.Equal(t, index.Segments(market.Series{Symbol: "sim:S77USD", Timeframe: market.M5}), after.Segments(market.Series{Symbol: "sim:S77USD", Timeframe: market.M5}))
+	before, _ := index.Version("sim:S77USD")
+	version, _ := after.Version("sim:S77USD")
+	require.Equal(t, before, version)
+	require.Equal(t, index.Len(), after.Len())
+}
