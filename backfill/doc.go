@@ -11,7 +11,7 @@
 // roll it up.
 //
 // Read it in the order of the data: coordinator, producer and source, topic, consumer, ingest, coverage. directory says
-// which source serves a symbol.
+// which source serves a symbol, ratebucket keeps the limit of a source over all producers.
 //
 // What it promises (DESIGN §1): bars, the coverage that vouches for them, the offset of the record that carried them and the end of
 // their job are one transaction; a page of a source is fetched once, however many wait for it; what is not known to be there or to be

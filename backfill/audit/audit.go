@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"barkeep/backfill/coverage"
+	"barkeep/backfill/ratebucket"
 	"barkeep/backfill/source"
 	"barkeep/internal/market"
 )
@@ -86,6 +88,7 @@ func Run(ctx context.Context, config Config, report func(Page)) error {
 	if config.Now == nil {
 		config.Now = time.Now
 	}
+	ratebucket.Share(config.Pool, slog.New(slog.DiscardHandler), config.Registry.All()...)
 	segments, err := config.segments(ctx)
 	if err != nil {
 		return err

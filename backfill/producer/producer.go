@@ -15,6 +15,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"barkeep/backfill/coverage"
+	"barkeep/backfill/ratebucket"
 	"barkeep/backfill/source"
 	"barkeep/backfill/topic"
 	"barkeep/internal/actor"
@@ -158,6 +159,7 @@ func New(config Config) (*Producer, error) {
 	}
 	p.slots = newSlotTable(p.store, config.Now)
 	p.live.wanted = make(chan struct{}, 1)
+	ratebucket.Share(config.Pool, config.Logger, config.Registry.All()...)
 	for _, s := range config.Registry.All() {
 		p.lanes[s.Name()] = newLane(s, config.Concurrency, config.MaxJobs, config.Actors)
 	}

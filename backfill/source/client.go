@@ -2,6 +2,8 @@ package source
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -53,14 +55,25 @@ func NewClient(name string, config Config, header http.Header) (*Client, error) 
 	if now == nil {
 		now = time.Now
 	}
+	limiter := NewLimiter(config.Rate, config.Burst, now)
+	limiter.name = limitName(name, config.Key)
 	return &Client{
-		name: name, base: base, header: header, now: now, limiter: NewLimiter(config.Rate, config.Burst, now),
+		name: name, base: base, header: header, now: now, limiter: limiter,
 		http: &http.Client{Transport: &http.Transport{
 			DialContext: (&net.Dialer{Timeout: connectTimeout, KeepAlive: 30 * time.Second}).DialContext,
 			Proxy:       http.ProxyFromEnvironment, MaxIdleConnsPerHost: 32, IdleConnTimeout: time.Minute,
 			ResponseHeaderTimeout: requestTimeout, ForceAttemptHTTP2: true,
 		}},
 	}, nil
+}
+
+// limitName names a limit: the vendor counts what comes with a key, or without one.
+func limitName(source, key string) string {
+	if key == "" {
+		return source
+	}
+	sum := sha256.Sum256([]byte(key))
+	return source + " " + hex.EncodeToString(sum[:4])
 }
 
 // Limiter returns the client's rate limit.

@@ -4,15 +4,18 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
 )
 
-// Limiter is the rate limit of one source and key inside this process: a token bucket, users before bulk, and a pause
-// while the vendor wants to be left alone. It is safe for concurrent use.
+// Limiter is the rate limit of one source and key: a token bucket, users before bulk, and a pause while the vendor wants to be
+// left alone, all inside this process; and with Share a ledger that holds across processes. It is safe for concurrent use.
 type Limiter struct {
 	bucket *rate.Limiter
+	name   string
+	share  atomic.Pointer[share] // nil where the limit is this process's alone
 	now    func() time.Time
 
 	mu sync.Mutex
@@ -41,6 +44,25 @@ func (l *Limiter) Rate() (perSecond float64, burst int) {
 	return float64(l.bucket.Limit()), l.bucket.Burst()
 }
 
+// Name is that of the source, with what tells its key from others: those who ask with one key share a limit. The key is not
+// in it.
+func (l *Limiter) Name() string { return l.name }
+
+// Share has every request from now on be taken out of the ledger too. It does nothing where there is no limit.
+func (l *Limiter) Share(ledger Ledger) {
+	if limit := l.bucket.Limit(); limit != rate.Inf {
+		l.share.Store(newShare(ledger, float64(limit)))
+	}
+}
+
+// shared returns when the ledger, if there is one, lets a request go.
+func (l *Limiter) shared(ctx context.Context, p Priority, raised <-chan struct{}, patience <-chan time.Time) error {
+	if s := l.share.Load(); s != nil {
+		return s.take(ctx, p, raised, patience)
+	}
+	return nil
+}
+
 // Pause holds every request back for d from now; it never shortens a pause.
 func (l *Limiter) Pause(d time.Duration) {
 	l.mu.Lock()
@@ -59,6 +81,9 @@ func (l *Limiter) Earliest() time.Duration {
 		if missing := 1 - l.bucket.Tokens(); missing > 0 {
 			pause = max(pause, time.Duration(missing/float64(limit)*float64(time.Second)))
 		}
+	}
+	if s := l.share.Load(); s != nil {
+		pause = max(pause, s.earliest())
 	}
 	return max(pause, 0)
 }
@@ -81,6 +106,9 @@ func (l *Limiter) Wait(ctx context.Context, p Priority) error {
 			return err
 		}
 		if err := l.bucket.Wait(ctx); err != nil {
+			return err
+		}
+		if err := l.shared(ctx, User, nil, nil); err != nil {
 			return err
 		}
 		if !l.paused() {
@@ -106,7 +134,10 @@ func (l *Limiter) waitBulk(ctx context.Context, raised <-chan struct{}) error {
 		reservation := l.bucket.Reserve()
 		delay := reservation.Delay()
 		if delay == 0 {
-			return nil
+			if err := l.shared(ctx, Bulk, raised, patience.C); err != nil || !l.paused() {
+				return err
+			}
+			continue
 		}
 		reservation.Cancel()
 		if err := sleep(ctx, delay, raised); err != nil {

@@ -168,7 +168,7 @@ type Source struct {
 	KeyFile     string        `koanf:"key_file" doc:"file that holds the key"`
 	Path        string        `koanf:"path" doc:"folder of the file source"`
 	Rate        float64       `koanf:"rate" doc:"requests per second; not of file and sim"`
-	Burst       int           `koanf:"burst" doc:"requests that may go at once; not of file and sim"`
+	Burst       int           `koanf:"burst" doc:"requests that may go at once; both hold over all producers of a database that ask with one key; not of file and sim"`
 	FinalityLag time.Duration `koanf:"finality_lag" doc:"age after which a bar no longer changes"`
 	AbsenceLag  time.Duration `koanf:"absence_lag" doc:"age after which a missing bar will not come any more"`
 }
