@@ -1,8 +1,10 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"io"
+	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -12,6 +14,10 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"barkeep/backfill/source"
+	"barkeep/backfill/source/binance"
+	"barkeep/internal/market"
 )
 
 // The stand-in obeys BN2–BN4: rows of twelve, both ends inclusive, an unaligned start rounds up, the listing first.
@@ -88,4 +94,85 @@ func TestReport(t *testing.T) {
 		"time": {"value": 110, "unit": "ms", "ratio": 0.95, "against": "direct", "target": 0.9, "met": true},
 		"memory": {"value": 299, "unit": "MB", "target": 300, "met": true}
 	}`, string(text))
+}
+
+// A page is one of the vendor's, which barkeep asks for whole (PIPELINE 16): a thousand minutes from a multiple of a thousand on.
+func TestPagesAreWhole(t *testing.T) {
+	t.Parallel()
+	for n := range 3 {
+		require.Zero(t, page(n).Unix()/60%pageLimit)
+		require.Equal(t, page(0).Add(time.Duration(n)*pageLimit*time.Minute), page(n))
+	}
+	require.False(t, page(0).Before(firstBar))
+	require.Less(t, page(0).Sub(firstBar), pageLimit*time.Minute)
+}
+
+// Held symbols are answered once the gate is open, all others meanwhile.
+func TestGate(t *testing.T) {
+	t.Parallel()
+	e, err := startExchange(t.Context())
+	require.NoError(t, err)
+	t.Cleanup(e.stop)
+	client := &http.Client{Timeout: time.Minute}
+	t.Cleanup(client.CloseIdleConnections)
+	get := func(symbol string) int {
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, e.url+"/api/v3/klines?interval=1m&startTime=0&symbol="+symbol, http.NoBody)
+		if err != nil {
+			return 0
+		}
+		answer, err := client.Do(request)
+		if err != nil {
+			return 0
+		}
+		_ = answer.Body.Close()
+		return answer.StatusCode
+	}
+	held := numberedSymbol(heldPrefix, 0)
+	require.Equal(t, http.StatusOK, get(held))
+	open := e.gate.shut()
+	answered := make(chan int, 1)
+	go func() { answered <- get(held) }()
+	require.Eventually(t, func() bool { return e.requests.Load() == 2 }, time.Minute, time.Millisecond)
+	require.Equal(t, http.StatusOK, get(symbols[0]))
+	require.Empty(t, answered)
+	open()
+	require.Equal(t, http.StatusOK, <-answered)
+	require.Equal(t, http.StatusOK, get(held))
+}
+
+// Who has subscribed is told what Binance's own parser reads (BN8), and history goes on to the bar that forms.
+func TestLiveFeed(t *testing.T) {
+	t.Parallel()
+	e, err := startExchange(t.Context())
+	require.NoError(t, err)
+	t.Cleanup(e.stop)
+	vendor, err := binance.New(source.Config{URL: e.url, StreamURL: "ws" + strings.TrimPrefix(e.url, "http") + "/stream"})
+	require.NoError(t, err)
+	socket := vendor.Feed(slog.New(slog.DiscardHandler))
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- socket.Run(ctx) }()
+	symbol := numberedSymbol(livePrefix, 7)
+	ticks := make(chan source.Tick, 100)
+	leave := socket.Follow(source.Instance{VendorID: symbol, Timeframe: market.M1}, func(tick source.Tick) { ticks <- tick })
+	opened := time.Now().Truncate(time.Minute)
+	require.Eventually(t, func() bool { return e.feeds.tell(ctx, symbol, opened, 41, true) }, time.Minute, time.Millisecond)
+	require.Equal(t, source.Tick{
+		Bar: market.Bar{TS: market.FromTime(opened), Open: 100.5, High: 101.25, Low: 99.75, Close: 100.5, Volume: 41}, Closed: true,
+	}, <-ticks)
+	leave()
+	cancel()
+	require.NoError(t, <-ended)
+	require.False(t, e.feeds.tell(t.Context(), numberedSymbol(livePrefix, 8), opened, 1, false))
+	listed, err := vendor.Listed(t.Context(), symbol, source.Bulk)
+	require.NoError(t, err)
+	require.Equal(t, market.FromTime(firstBar), listed)
+	until := market.FromTime(opened)
+	answer, err := vendor.Fetch(t.Context(), source.Query{
+		VendorID: symbol, Series: market.Series{Symbol: market.Symbol("binance:" + symbol), Timeframe: market.M1},
+		Range: market.Range{Start: market.M1.Add(until, -10), End: market.M1.Add(until, 1)},
+	})
+	require.NoError(t, err)
+	require.Len(t, answer.Bars, 11)
+	require.Equal(t, until, answer.Bars[10].TS)
 }

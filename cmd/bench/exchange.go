@@ -7,8 +7,10 @@ import (
 	"math"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -23,11 +25,27 @@ const (
 
 var firstBar = time.Date(2023, 1, 1, 0, 0, 0, 0, time.UTC)
 
-// symbols are the instruments the stand-in lists; each round of the cold backfill takes one that is new.
-var symbols = []string{"AAAUSDT", "BBBUSDT", "CCCUSDT", "DDDUSDT", "EEEUSDT", "FFFUSDT", "GGGUSDT", "HHHUSDT", "GAPUSDT"}
+// page returns where the n-th whole page begins. Sources are asked by pages that begin at multiples of their length since 1970,
+// so that those who need a bar of one share it (PIPELINE 16): what is asked for from here on is one page, and not parts of two.
+func page(n int) time.Time {
+	const length = pageLimit * 60 // seconds
+	first := (firstBar.Unix() + length - 1) / length
+	return time.Unix((first+int64(n))*length, 0).UTC()
+}
 
-// gapSymbol is kept for gaps of one page.
-const gapSymbol = "GAPUSDT"
+// symbols are instruments the stand-in lists; each round of the cold backfill takes one that is new.
+var symbols = []string{"AAAUSDT", "BBBUSDT", "CCCUSDT", "DDDUSDT", "EEEUSDT", "FFFUSDT", "GGGUSDT", "HHHUSDT", gapSymbol, gapsSymbol}
+
+// gapSymbol is kept for gaps of one page, gapsSymbol for those of ten.
+const gapSymbol, gapsSymbol = "GAPUSDT", "GAQUSDT"
+
+// The others are numbered: of those with manyPrefix each round backfills some that are new, those with heldPrefix are answered
+// when the gate is open, and those with livePrefix form now.
+const manyPrefix, heldPrefix, livePrefix = "MANY", "HELD", "LIVE"
+
+var numbered = map[string]int{manyPrefix: manyRounds * (manySymbols + manySymbols/10), heldPrefix: 2, livePrefix: liveSeries}
+
+func numberedSymbol(prefix string, n int) string { return fmt.Sprintf("%s%03dUSDT", prefix, n) }
 
 // exchange stands in for Binance. Its rows are rendered once, before anything is measured: an answer is a slice of one
 // text, without delay.
@@ -38,6 +56,42 @@ type exchange struct {
 	offsets  []int
 	requests atomic.Int64
 	spent    atomic.Int64 // nanoseconds inside the handler
+
+	gate  gate
+	feeds feeds
+}
+
+// gate holds back answers while it is shut.
+type gate struct {
+	mu   sync.Mutex
+	open chan struct{} // guarded by mu; nil where the gate is open
+}
+
+// shut holds back what is asked from now on, until open is called.
+func (g *gate) shut() (open func()) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	wait := make(chan struct{})
+	g.open = wait
+	return sync.OnceFunc(func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		close(wait)
+		g.open = nil
+	})
+}
+
+func (g *gate) pass(ctx context.Context) {
+	g.mu.Lock()
+	wait := g.open
+	g.mu.Unlock()
+	if wait == nil {
+		return
+	}
+	select {
+	case <-wait:
+	case <-ctx.Done():
+	}
 }
 
 // bar returns the i-th bar. Prices and volumes are dyadic fractions.
@@ -66,6 +120,7 @@ func startExchange(ctx context.Context) (*exchange, error) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/api/v3/klines", e.klines)
 	mux.HandleFunc("/api/v3/exchangeInfo", exchangeInfo)
+	mux.HandleFunc("/stream", e.feeds.serve)
 	mux.HandleFunc("/api/v3/time", func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = fmt.Fprintf(w, `{"serverTime":%d}`, time.Now().UnixMilli())
 	})
@@ -93,6 +148,13 @@ func (e *exchange) klines(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Date", began.UTC().Format(http.TimeFormat))
+	switch symbol := query.Get("symbol"); {
+	case strings.HasPrefix(symbol, heldPrefix):
+		e.gate.pass(r.Context())
+	case strings.HasPrefix(symbol, livePrefix):
+		formingKlines(w, query, began)
+		return
+	}
 	limit := number(query.Get("limit"), 500)
 	first := number(query.Get("startTime"), 0) - firstBar.UnixMilli()
 	last := number(query.Get("endTime"), math.MaxInt64/2) - firstBar.UnixMilli()
@@ -112,8 +174,14 @@ func (e *exchange) klines(w http.ResponseWriter, r *http.Request) {
 
 func exchangeInfo(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
-	rows := make([]string, 0, len(symbols))
-	for _, s := range symbols {
+	all := slices.Clone(symbols)
+	for prefix, count := range numbered {
+		for n := range count {
+			all = append(all, numberedSymbol(prefix, n))
+		}
+	}
+	rows := make([]string, 0, len(all))
+	for _, s := range all {
 		rows = append(rows, fmt.Sprintf(`{"symbol":%q,"status":"TRADING","baseAsset":%q,"quoteAsset":"USDT","isSpotTradingAllowed":true,"permissions":["SPOT"],"permissionSets":[["SPOT"]]}`,
 			s, strings.TrimSuffix(s, "USDT")))
 	}

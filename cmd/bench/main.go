@@ -31,7 +31,7 @@ func main() {
 	var o options
 	flag.StringVar(&o.binary, "barkeep", "bin/barkeep", "the binary that is measured")
 	flag.StringVar(&o.out, "out", "bench.json", "file that the figures are written to")
-	flag.StringVar(&o.only, "only", "", "comma-separated: plan, backfill, gap, index, stream, rates, cost; empty: all")
+	flag.StringVar(&o.only, "only", "", "comma-separated: plan, backfill, many, gap, shared, live, index, stream, rates, cost; empty: all")
 	flag.IntVar(&o.rounds, "rounds", 5, "rounds of everything that is compared")
 	flag.IntVar(&o.seconds, "seconds", 2, "seconds of each run of pgbench")
 	flag.BoolVar(&o.keep, "keep", false, "keep the database and the logs")
@@ -87,7 +87,10 @@ func run(ctx context.Context, o options) (err error) {
 	}{
 		{"plan", b.measurePlan},
 		{"backfill", b.measureBackfill},
+		{"many", b.measureMany},
 		{"gap", b.measureGap},
+		{"shared", b.measureShared},
+		{"live", b.measureLive},
 		{"index", b.measureIndex},
 		{"stream", b.measureStream},
 		{"rates", b.measureRates},

@@ -25,6 +25,7 @@ type process struct {
 	ended   chan struct{}
 	log     string
 	port    uint16
+	status  uint16 // of a barkeep
 }
 
 func startProcess(ctx context.Context, log string, env []string, name string, args ...string) (*process, error) {
@@ -129,13 +130,14 @@ func (b *bench) startBarkeep(ctx context.Context, name, url string) (*process, e
 		"BARKEEP_DATA_DIR=" + filepath.Join(b.folder, name),
 		"BARKEEP_UPSTREAM_URL=" + url,
 		"BARKEEP_SOURCES_BINANCE_URL=" + b.exchange.url,
+		"BARKEEP_SOURCES_BINANCE_STREAM_URL=ws" + strings.TrimPrefix(b.exchange.url, "http") + "/stream",
 		"BARKEEP_SOURCES_BINANCE_RATE=1000000",
 		"BARKEEP_SOURCES_BINANCE_BURST=1000000",
 	}, b.binary, "serve")
 	if err != nil {
 		return nil, err
 	}
-	p.port = port
+	p.port, p.status = port, status
 	client := &http.Client{Timeout: time.Second}
 	err = p.await(ctx, func() bool {
 		request, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://127.0.0.1:%d/readyz", status), http.NoBody)
