@@ -79,6 +79,21 @@ func TestHypertableWhereOffered(t *testing.T) {
 	require.False(t, hyper)
 }
 
+// The sequence: chunks of a week (TimescaleDB's default) over fourteen years are 778, of which one full read takes 1,560 locks; eighty such at
+// once exhaust the server's shared memory.
+func TestRule23_ChunksAreOfAYear(t *testing.T) {
+	conn := connect(t, dbtest.New(t).URL)
+	hyper, err := schema.Hypertable(t.Context(), conn)
+	require.NoError(t, err)
+	if !hyper {
+		t.Skip("no TimescaleDB")
+	}
+	var days int
+	require.NoError(t, conn.QueryRow(t.Context(), `select extract(day from time_interval)::integer from timescaledb_information.dimensions
+		where hypertable_schema = 'public' and hypertable_name = 'ohlcv' and column_name = 'ts'`).Scan(&days))
+	require.Equal(t, 365, days)
+}
+
 const insertBar = `insert into public.ohlcv values ('sim:X', '1m', '2024-01-01Z', 1, 2, 1, 2, 3)`
 
 func TestRule8_GuardRefusesASuperuser(t *testing.T) {
