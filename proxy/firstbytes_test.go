@@ -136,7 +136,7 @@ func TestFirstBytes(t *testing.T) {
 					}
 				}
 				if each.want == "." || strings.HasSuffix(each.want, "N.") {
-					require.NoError(t, conn.(*net.TCPConn).CloseWrite())
+					_ = conn.(*net.TCPConn).CloseWrite() // the peer may have gone already
 				}
 				said[i] += told(t, conn, each.answers-len(said[i]))
 			}
