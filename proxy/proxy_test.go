@@ -284,12 +284,12 @@ func TestIdleTimeoutsDuringHold(t *testing.T) {
 	b := start(t, nil)
 	b.block = make(chan struct{})
 	conn := b.connect(t, nil)
-	_, err := conn.Exec(t.Context(), "set idle_session_timeout = '150ms'; set idle_in_transaction_session_timeout = '150ms'")
+	_, err := conn.Exec(t.Context(), "set idle_session_timeout = '1s'; set idle_in_transaction_session_timeout = '1s'")
 	require.NoError(t, err)
 	done := make(chan error, 1)
 	go func() { _, err := conn.Exec(context.Background(), read, pgx.QueryExecModeExec); done <- err }()
 	<-b.began
-	<-time.After(600 * time.Millisecond)
+	<-time.After(1500 * time.Millisecond)
 	close(b.block)
 	require.NoError(t, <-done)
 }

@@ -105,7 +105,7 @@ func TestTransactionTimeoutDuringHold(t *testing.T) {
 	err := simpleExec(conn, read)
 	require.Equal(t, "57014", code(err))
 	require.ErrorContains(t, err, "transaction timeout")
-	require.Less(t, time.Since(began), 1050*time.Millisecond, "counted from BEGIN")
+	require.Less(t, time.Since(began), 1250*time.Millisecond, "counted from BEGIN, not from the hold's begin")
 	require.NoError(t, simpleExec(conn, "rollback"), "the session lives")
 }
 
@@ -115,7 +115,7 @@ func TestIdleTimeoutsAreSurvived(t *testing.T) {
 	b := start(t, nil)
 	conn := b.connect(t, nil)
 	// Long enough for a busy machine between two statements, short of the hold.
-	require.NoError(t, simpleExec(conn, "set idle_session_timeout = '600ms'; set idle_in_transaction_session_timeout = '600ms'"))
+	require.NoError(t, simpleExec(conn, "set idle_session_timeout = '1s'; set idle_in_transaction_session_timeout = '1s'"))
 	for _, begin := range []string{"select 1", "begin", "begin isolation level repeatable read"} {
 		for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeSimpleProtocol, pgx.QueryExecModeExec, pgx.QueryExecModeDescribeExec} {
 			block := make(chan struct{})
@@ -131,7 +131,7 @@ func TestIdleTimeoutsAreSurvived(t *testing.T) {
 			case err := <-done:
 				require.NoError(t, err, "ended without a hold")
 			}
-			<-time.After(time.Second)
+			<-time.After(1500 * time.Millisecond)
 			close(block)
 			err := <-done
 			if begin == "begin isolation level repeatable read" && mode == pgx.QueryExecModeDescribeExec {
