@@ -28,7 +28,7 @@ func (r *run) page(ctx context.Context, s *slot, want market.Range) (rest market
 		}
 		judged = source.Judge(r.info, query, answer, &first)
 	}
-	page := topic.Page{Series: r.job.Series, Asked: want, FetchedAt: answer.Sent, Bars: answer.Bars}
+	page := topic.Page{Series: r.job.Series, Asked: want, FetchedAt: answer.Sent, Bars: judged.Bars}
 	r.postpone(judged.Segments)
 	for _, g := range judged.Segments {
 		page.Segments = append(page.Segments, topic.Segment{Range: g.Range, State: g.State, Reason: g.Reason, RetryAt: g.RetryAt})

@@ -306,7 +306,9 @@ func (f *follow) read(ctx context.Context, want market.Range) (source.Answer, so
 	if err != nil {
 		return source.Answer{}, source.Judgement{}, err
 	}
-	return second, source.Judge(f.info, query, second, &first), nil
+	judged = source.Judge(f.info, query, second, &first)
+	second.Bars = judged.Bars
+	return second, judged, nil
 }
 
 // ask has one of the places of the source that bulk may take: users who wait go first.

@@ -1,6 +1,8 @@
 package source
 
 import (
+	"cmp"
+	"slices"
 	"time"
 
 	"barkeep/backfill/coverage"
@@ -30,6 +32,10 @@ type Judgement struct {
 	// Segments are ascending, disjoint and adjacent, on the grid, inside the query's range. They leave out what the answer
 	// did not reach (Answer.Full): that is the next page's.
 	Segments []Segment
+	// Bars are those that go with Segments: the last reading's, and those of the first that the last one lacks where that makes a stretch
+	// provisional: a source that took back within a moment what it had shown may have been right the first time, and a statement that
+	// is answered from what is provisional must not lack what was seen. They share the memory of the readings' bars.
+	Bars []market.Bar
 	// Rest is the part of the query's range that the answer did not reach, empty mostly.
 	Rest market.Range
 	// Again asks for a second reading of the same range within the same job: what is missing could be a mistake. Until then
@@ -38,11 +44,11 @@ type Judgement struct {
 }
 
 // Judge applies PIPELINE 5 and 6 to the answer to q. earlier is the first reading where last is the second one, else nil.
-// Bars are last's: what both readings miss is absent, what only last misses is provisional.
+// What both readings miss is absent, what only last misses is provisional.
 func Judge(info Info, q Query, last Answer, earlier *Answer) Judgement {
 	tf := q.Series.Timeframe
 	if last.Unavailable != "" && len(last.Bars) == 0 {
-		return Judgement{Segments: []Segment{unavailable(q.Range, &last)}}
+		return Judgement{Segments: []Segment{unavailable(q.Range, &last)}, Bars: last.Bars}
 	}
 	j := judge{tf: tf, dense: info.Dense, bars: last.Bars, twice: earlier != nil}
 	j.reach = q.Range
@@ -70,9 +76,9 @@ func Judge(info Info, q Query, last Answer, earlier *Answer) Judgement {
 		j.final, j.absent = market.NegInf, market.NegInf
 	}
 	if earlier != nil {
-		j.seen = make(map[market.Instant]struct{}, len(earlier.Bars))
-		for i := range earlier.Bars {
-			j.seen[earlier.Bars[i].TS] = struct{}{}
+		j.seen = make(map[market.Instant]market.Bar, len(earlier.Bars))
+		for _, b := range earlier.Bars {
+			j.seen[b.TS] = b
 		}
 	}
 	if last.Unavailable != "" {
@@ -84,6 +90,11 @@ func Judge(info Info, q Query, last Answer, earlier *Answer) Judgement {
 		j.reach.Start = front.End
 	}
 	j.run()
+	j.out.Bars = last.Bars
+	if len(j.kept) > 0 {
+		j.out.Bars = append(slices.Clone(last.Bars), j.kept...)
+		slices.SortFunc(j.out.Bars, func(a, b market.Bar) int { return cmp.Compare(a.TS, b.TS) })
+	}
 	return j.out
 }
 
@@ -101,7 +112,9 @@ type judge struct {
 	// final and absent are the ends of what is old enough to be either.
 	final, absent market.Instant
 	// seen are the bars of the first reading.
-	seen map[market.Instant]struct{}
+	seen map[market.Instant]market.Bar
+	// kept are those of the first reading that the last one lacks, and that stay.
+	kept []market.Bar
 	out  Judgement
 }
 
@@ -147,12 +160,8 @@ func (j *judge) hole(r market.Range, tail bool) {
 // doubt states a stretch that two readings have to agree on.
 func (j *judge) doubt(r market.Range) {
 	old := market.Range{Start: r.Start, End: min(r.End, j.absent)}
-	if old.Empty() {
-		j.add(r, coverage.Provisional)
-		return
-	}
 	if !j.twice {
-		j.out.Again = true
+		j.out.Again = j.out.Again || !old.Empty()
 		j.add(r, coverage.Provisional)
 		return
 	}
@@ -162,8 +171,11 @@ func (j *judge) doubt(r market.Range) {
 	}
 	for ts := r.Start; ts < r.End; {
 		next := j.tf.Next(ts)
-		_, withdrawn := j.seen[ts]
 		state := coverage.Absent
+		b, withdrawn := j.seen[ts]
+		if withdrawn {
+			j.kept = append(j.kept, b)
+		}
 		if withdrawn || ts >= j.absent {
 			state = coverage.Provisional
 		}

@@ -43,6 +43,7 @@ func TestRule5And6(t *testing.T) {
 		earlier *source.Answer
 		want    []source.Segment
 		again   bool
+		bars    []market.Bar // where they are not a's
 	}{
 		"all there": {info: lag, a: source.Answer{Bars: bars(0, 1, 2, 3, 4, 5), Sent: old}, want: []source.Segment{span(0, 6, final)}},
 		"the tail is too young": {
@@ -83,6 +84,15 @@ func TestRule5And6(t *testing.T) {
 		"a dense hole twice, not the same": {
 			info: dense, a: source.Answer{Bars: bars(0, 1, 4, 5), Sent: old}, earlier: &source.Answer{Bars: bars(0, 1, 2, 5)},
 			want: []source.Segment{span(0, 2, final), span(2, 3, provisional), span(3, 4, absent), span(4, 6, final)},
+			bars: bars(0, 1, 2, 4, 5),
+		},
+		"no rows, where there were some before": {
+			info: lag, a: source.Answer{Sent: old}, earlier: &source.Answer{Bars: bars(1, 2)},
+			want: []source.Segment{span(0, 1, absent), span(1, 3, provisional), span(3, 6, absent)}, bars: bars(1, 2),
+		},
+		"a tail that is too young, shown once": {
+			info: dense, a: source.Answer{Bars: bars(0, 2), Sent: minute(62)}, earlier: &source.Answer{Bars: bars(0, 2, 3)},
+			want: []source.Segment{span(0, 1, final), span(1, 2, absent), span(2, 3, final), span(3, 6, provisional)}, bars: bars(0, 2, 3),
 		},
 		"rows that begin at the end of the source's depth (CC9)": {
 			info: dense, a: source.Answer{Bars: bars(2, 3, 4, 5), Sent: old, Unavailable: "why"},
@@ -103,6 +113,11 @@ func TestRule5And6(t *testing.T) {
 		j := source.Judge(c.info, q, c.a, c.earlier)
 		require.Equal(t, c.want, j.Segments, name)
 		require.Equal(t, c.again, j.Again, name)
+		want := c.bars
+		if want == nil {
+			want = c.a.Bars
+		}
+		require.Equal(t, want, j.Bars, name)
 	}
 }
 
@@ -141,7 +156,7 @@ func TestJudgeTiles(t *testing.T) {
 			}
 			if s.State == coverage.Absent {
 				require.LessOrEqual(t, s.Range.End, a.Sent.Shift(-5*time.Minute))
-				for _, b := range a.Bars {
+				for _, b := range j.Bars {
 					require.False(t, s.Range.Contains(b.TS))
 				}
 			}
