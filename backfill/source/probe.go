@@ -34,12 +34,14 @@ func firstBar(ctx context.Context, s Source, info *Info, q Query) (market.Instan
 	tf, all := q.Series.Timeframe, q.Range
 	for start := all.Start; start < all.End; start = q.Range.End {
 		q.Range = market.Range{Start: start, End: min(tf.Add(start, int64(info.PageLimit)), all.End)}
-		a, err := s.Fetch(ctx, q)
-		if err != nil {
-			return market.NegInf, err
-		}
-		if len(a.Bars) > 0 {
-			return a.Bars[0].TS, nil
+		for range 2 { // "a page without rows is read twice": what lies before the listing will be absent (PIPELINE 5)
+			a, err := s.Fetch(ctx, q)
+			if err != nil {
+				return market.NegInf, err
+			}
+			if len(a.Bars) > 0 {
+				return a.Bars[0].TS, nil
+			}
 		}
 	}
 	return market.NegInf, nil
