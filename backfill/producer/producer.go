@@ -138,8 +138,9 @@ type Producer struct {
 	live     liveState
 
 	mu         sync.Mutex
-	partitions map[int32]*partition // guarded by mu
-	runs       map[uuid.UUID]*run   // guarded by mu
+	partitions map[int32]*partition  // guarded by mu
+	runs       map[uuid.UUID]*run    // guarded by mu
+	probings   map[probeKey]*probing // guarded by mu; those under way
 }
 
 // New returns a producer that has connected to nobody yet.
@@ -151,7 +152,7 @@ func New(config Config) (*Producer, error) {
 	p := &Producer{
 		config: config, store: config.Coverage, lanes: make(map[string]*lane),
 		queued: make(chan struct{}, config.MaxQueued), commit: make(chan struct{}, 1),
-		partitions: make(map[int32]*partition), runs: make(map[uuid.UUID]*run),
+		partitions: make(map[int32]*partition), runs: make(map[uuid.UUID]*run), probings: make(map[probeKey]*probing),
 	}
 	if p.store == nil {
 		p.store = coverage.NewStore(config.Pool, coverage.Config{Logger: config.Logger, Now: config.Now})

@@ -234,36 +234,6 @@ func (r *run) findSource() error {
 	return nil
 }
 
-// probe asks the source for the listing where that is cheap; else the job begins at the source's earliest instant.
-func (r *run) probe(ctx context.Context) error {
-	prober, can := r.lane.source.(source.Prober)
-	if !can || r.job.Range.Start > r.p.now().Shift(-probeAge) {
-		return nil
-	}
-	probe, err := r.lane.breaker.admit(ctx, r.p.config.Now)
-	if err != nil {
-		return err // the vendor is left alone by whoever asks
-	}
-	listed, err := prober.Listed(ctx, r.job.VendorID, r.priority())
-	if again, after := source.Retryable(err); probe && again && ctx.Err() == nil {
-		return r.lane.breaker.trip(r.p.config.Now().Add(max(r.p.config.Breaker, after)), err, true)
-	} else if probe {
-		r.lane.breaker.conclude(ctx.Err() == nil)
-	}
-	if err != nil || listed.IsInf() {
-		r.p.config.Logger.LogAttrs(ctx, slog.LevelInfo, "listing stays unknown", slog.String("symbol", string(r.job.Series.Symbol)), slog.Any("error", err))
-		return ctx.Err()
-	}
-	r.life.Start = listed
-	if err := directory.SetListed(ctx, r.p.config.Pool, r.job.Series.Symbol, r.job.Generation, listed); err != nil {
-		return &databaseError{err}
-	}
-	return nil
-}
-
-// probeAge spares the probe where a job wants only recent bars.
-const probeAge = 30 * 24 * time.Hour
-
 func (r *run) priority() source.Priority {
 	if r.user.Load() {
 		return source.User

@@ -125,3 +125,32 @@ func TestPartial(t *testing.T) {
 	require.ErrorAs(t, err, &refused)
 	require.Equal(t, "57014", refused.Code, "statement_timeout stays an error")
 }
+
+// TestListingIsAskedForOnce: many statements are the first on one symbol, each on another range. Its source is asked once when it was listed.
+func TestListingIsAskedForOnce(t *testing.T) {
+	t.Parallel()
+	s, _ := newSite(t)
+	s.exchange.Script(exchange.Fault{Path: "klines", Delay: 300 * time.Millisecond})
+	proxy := s.start("proxy")
+	s.start("producer")
+	s.start("consumer")
+	all := make(map[market.Range]<-chan answer)
+	for n := range int64(10) {
+		r := minutes("2024-01-01T00:00:00Z", 1)
+		r = market.Range{Start: market.M1.Add(r.Start, 5000*n), End: market.M1.Add(r.End, 5000*n)}
+		conn := s.connect(proxy)
+		require.NoError(t, conn.Ping(t.Context()))
+		all[r] = s.asking(conn, r)
+	}
+	for r, got := range all {
+		s.right(r, got)
+		s.once(r)
+	}
+	probes := 0
+	for page, n := range s.exchange.Asked() {
+		if market.M1.Count(page.Range) == 1 {
+			probes += n
+		}
+	}
+	require.Equal(t, 1, probes)
+}
