@@ -200,6 +200,7 @@ func (c *Coordinator) Run(ctx context.Context) error {
 		c.every(ctx, c.config.Poll, func(ctx context.Context) error { return c.readRows(ctx, c.jobs.ids()) })
 	})
 	group.Go(func() { c.every(ctx, sweepEvery, c.sweep) })
+	group.Go(func() { c.every(ctx, c.config.Silence, c.adopt) })
 	group.Go(func() {
 		c.every(ctx, c.config.LiveRenewal, c.renewLive)
 		c.endLive(ctx)

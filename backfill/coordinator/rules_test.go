@@ -156,6 +156,48 @@ func TestRule15_SilentJobIsPublishedAgain(t *testing.T) {
 	require.Eventually(t, func() bool { return r.jobStates()["done"] == 1 }, 10*time.Second, 20*time.Millisecond)
 }
 
+// The sequence: jobs are asked for and their rows are there, but their records are not: their coordinator was killed before it could publish them, or was gone
+// when the broker lost its log. Another one looks after them, and each ends; but not those that somebody waits for.
+func TestRule15_AJobWhoseCoordinatorIsGoneEnds(t *testing.T) {
+	t.Parallel()
+	r := deriving(t, sim.Config{PageLimit: 360})
+	r.bind("sim:BTCUSD", "BTCUSD")
+	r.bind("sim:ETHUSD", "ETHUSD")
+	r.consumer()
+	r.producer()
+	insert := func(symbol, timeframe, start, end string, generation int, wanted string) (id string) {
+		id = uuid.NewString()
+		_, err := r.db.Pool.Exec(t.Context(), `INSERT INTO barkeep.job
+		    (id, symbol, timeframe, range_start, range_end, source, generation, wanted_until, asked_at, updated_at)
+		  VALUES ($1, $2, $3, $4::timestamptz, $5::timestamptz, 'sim', $6, now() + $7::interval, now() - interval '1 minute', now() - interval '50 seconds')`,
+			id, symbol, timeframe, start, end, generation, wanted)
+		require.NoError(t, err)
+		return id
+	}
+	state := func(id string) (state string) {
+		require.NoError(t, r.db.Pool.QueryRow(t.Context(), `SELECT state FROM barkeep.job WHERE id = $1`, id).Scan(&state))
+		return state
+	}
+	const gone, waited = "-40 seconds", "1 hour"
+	fetch := insert("sim:BTCUSD", "1m", "2024-01-01Z", "2024-01-02Z", 1, gone)
+	rollUp := insert("sim:BTCUSD", "4h", "2024-01-01Z", "2024-01-02Z", 1, gone)
+	former := insert("sim:BTCUSD", "1m", "2024-01-01Z", "2024-01-02Z", 7, gone)
+	unbound := insert("sim:XRPUSD", "1m", "2024-01-01Z", "2024-01-02Z", 1, gone)
+	wanted := insert("sim:ETHUSD", "1m", "2024-01-01Z", "2024-01-02Z", 1, waited)
+	require.Eventually(t, func() bool { // the source has told what it has
+		var told bool
+		err := r.db.Pool.QueryRow(t.Context(), `SELECT declared ? 'native' FROM barkeep.source WHERE name = 'sim'`).Scan(&told)
+		return err == nil && told
+	}, 30*time.Second, 10*time.Millisecond)
+	r.coordinator()
+	for id, want := range map[string]string{fetch: "done", rollUp: "done", former: "superseded", unbound: "superseded"} {
+		require.Eventually(t, func() bool { return state(id) == want }, 30*time.Second, 20*time.Millisecond, want)
+	}
+	require.Equal(t, 1440, r.bars("sim:BTCUSD", "1m", "2024-01-01Z", "2024-01-02Z"))
+	require.Equal(t, "queued", state(wanted), "its own coordinator looks after it")
+	require.Zero(t, r.bars("sim:ETHUSD", "1m", "2024-01-01Z", "2024-01-02Z"))
+}
+
 // The sequence: a source that is faster than the database; the job has ended, its pages wait in the log for minutes, and it is
 // published again, as nothing is heard of it. What is in the log already is not fetched again.
 func TestRule15_IngestThatIsBehindIsNotFetchedAgain(t *testing.T) {

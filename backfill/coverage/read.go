@@ -16,8 +16,8 @@ type querier interface {
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
 }
 
-// toInstant returns a timestamptz as an instant, zero for NULL.
-func toInstant(t pgtype.Timestamptz) market.Instant {
+// Instant returns a timestamptz as an instant, zero for NULL.
+func Instant(t pgtype.Timestamptz) market.Instant {
 	switch {
 	case !t.Valid:
 		return 0
@@ -157,9 +157,9 @@ func (r *segmentRow) segment() Segment {
 		from = 0
 	}
 	return Segment{
-		Range: market.Range{Start: toInstant(r.start), End: toInstant(r.end)}, State: State(r.state.Int16),
-		Source: r.source.text, Generation: r.generation.Int64, FetchedAt: toInstant(r.fetched),
-		Reason: r.reason.text, ExpiresAt: toInstant(r.expires), RetryAt: toInstant(r.retry),
+		Range: market.Range{Start: Instant(r.start), End: Instant(r.end)}, State: State(r.state.Int16),
+		Source: r.source.text, Generation: r.generation.Int64, FetchedAt: Instant(r.fetched),
+		Reason: r.reason.text, ExpiresAt: Instant(r.expires), RetryAt: Instant(r.retry),
 		DerivedFrom: from,
 	}
 }
