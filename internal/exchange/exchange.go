@@ -25,6 +25,11 @@ type Config struct {
 	Key string
 	// Latency delays every answer.
 	Latency time.Duration
+	// Draw, where it is not nil, gives the fault of a request that no scripted one fits. It is called by several at once.
+	Draw func(*http.Request) Fault
+	// Served, where it is not nil, is told of each answer with bars, and of the fault that it had. It is called by several at once, after
+	// the answer was written.
+	Served func(Page, Fault)
 	// Keep keeps rendered pages in memory and serves them again as they are: for benchmarks. Pages that reach to the last
 	// day are never kept.
 	Keep bool
@@ -112,6 +117,12 @@ func Truth(base, quote string, tf market.Timeframe, r market.Range) []market.Bar
 // ServeHTTP answers one request, by the next fault that fits it or well.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	fault := s.next(r)
+	if fault == nil {
+		fault = &Fault{}
+		if s.config.Draw != nil {
+			*fault = s.config.Draw(r)
+		}
+	}
 	now := s.config.Now().Add(fault.Clock)
 	w.Header().Set("Date", now.UTC().Format(http.TimeFormat))
 	w.Header().Set("Content-Type", "application/json")
@@ -178,6 +189,9 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, p Page, coin *sim
 		}
 	}
 	send(w, r, fault, body)
+	if s.config.Served != nil {
+		s.config.Served(p, *fault)
+	}
 }
 
 // send writes a body whole, cut, or slowly.

@@ -66,3 +66,32 @@ func TestScript(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, s.Asked(), 2)
 }
+
+// TestDrawn: a request that no scripted fault fits has the one that is drawn for it, and what was served is told with it.
+func TestDrawn(t *testing.T) {
+	t.Parallel()
+	var served []exchange.Fault
+	draws := []exchange.Fault{{Status: 503}, {}, {Hole: 1}}
+	s := exchange.New(exchange.Config{
+		Draw: func(r *http.Request) exchange.Fault {
+			require.Equal(t, "/api/v3/klines", r.URL.Path)
+			fault := draws[0]
+			draws = draws[1:]
+			return fault
+		},
+		Served: func(p exchange.Page, fault exchange.Fault) {
+			require.Equal(t, "BTCUSD", p.VendorID)
+			served = append(served, fault)
+		},
+	})
+	server := httptest.NewServer(s)
+	defer server.Close()
+	s.Script(exchange.Fault{Path: "klines", Times: 1, Status: 429})
+	for _, want := range []int{429, 503, 200, 200} {
+		status, _, err := get(t, server.URL+klines)
+		require.NoError(t, err)
+		require.Equal(t, want, status)
+	}
+	server.Close() // waits for the answers
+	require.Equal(t, []exchange.Fault{{}, {Hole: 1}}, served)
+}

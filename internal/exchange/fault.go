@@ -64,7 +64,7 @@ func (s *Server) Heal() {
 	s.faults = nil
 }
 
-// next takes the fault for a request.
+// next takes the fault that is scripted for a request; nil is none.
 func (s *Server) next(r *http.Request) *Fault {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -85,7 +85,7 @@ func (s *Server) next(r *http.Request) *Fault {
 		}
 		return &hit
 	}
-	return &Fault{}
+	return nil
 }
 
 // spoilsRows reports whether a page has to be rendered for f alone.
