@@ -8,12 +8,13 @@ LINT_VERSION := 2.15.0
 LINT := .tools/golangci-lint-$(LINT_VERSION)
 FUZZTIME ?= 30s
 SOAKTIME ?= 600
+CHAOSTIME ?= 180
 BENCH ?=
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -X main.version=$(VERSION)
 PACKAGES ?= ./...
 
-.PHONY: help run build test differential test-clients race lint fmt fuzz soak soak-sessions mutation bench up down clean
+.PHONY: help run build test differential test-clients race lint fmt fuzz soak soak-sessions chaos mutation bench up down clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +58,9 @@ soak: soak-sessions ## soak-sessions for SOAKTIME seconds (600), then as long of
 	@end=$$(( $$(date +%s) + $(SOAKTIME) )); runs=0; while [ $$(date +%s) -lt $$end ]; do \
 	  $(GO) run ./cmd/testenv go test -count=1 -timeout 2h -run TestDifferential ./planner ./cmd/barkeep || exit 1; \
 	  runs=$$((runs + 1)); done; echo "$$runs runs without a difference"
+
+chaos: ## kill, stop, cut off and restart a barkeep of many processes for CHAOSTIME seconds (180) while clients ask
+	CHAOS_SECONDS=$(CHAOSTIME) $(GO) run ./cmd/testenv $(GO) test -count=1 -timeout 3h -v -run 'TestChaos$$' ./cmd/barkeep
 
 mutation: ## weaken the planner's rules one by one and see that its differential test notices each
 	$(GO) run ./cmd/testenv $(GO) run ./cmd/mutation

@@ -326,8 +326,11 @@ func (s *soak) settled(before measure) {
 
 // soakInstant is a minute of some years in which the coins have bars, or are listed, or end.
 func soakInstant(random *rand.Rand) market.Instant {
-	return market.FromTime(time.Date(2021, 1, 1, 0, random.IntN(3*365*24*60), 0, 0, time.UTC))
+	return market.M1.Add(soakFrom, random.Int64N(3*365*24*60))
 }
+
+// soakFrom is the first of them: 2021.
+const soakFrom = market.Instant(1_609_459_200 * 1_000_000)
 
 // soakStatement is one question and its answer.
 type soakStatement struct {
