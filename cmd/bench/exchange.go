@@ -43,7 +43,7 @@ const gapSymbol, gapsSymbol = "GAPUSDT", "GAQUSDT"
 // when the gate is open, and those with livePrefix form now.
 const manyPrefix, heldPrefix, livePrefix = "MANY", "HELD", "LIVE"
 
-var numbered = map[string]int{manyPrefix: manyRounds * (manySymbols + manySymbols/10), heldPrefix: 2, livePrefix: liveSeries}
+var numbered = map[string]int{manyPrefix: manyRounds * (manySymbols + manySymbols/10 + 1), heldPrefix: 2, livePrefix: liveSeries}
 
 func numberedSymbol(prefix string, n int) string { return fmt.Sprintf("%s%03dUSDT", prefix, n) }
 

@@ -17,14 +17,16 @@ const (
 )
 
 // measureMany compares the backfill of many symbols that are asked for at once, each by a session of its own, with one
-// connection's binary COPY of as many bars into a table of the same layout; a tenth of the symbols first.
+// connection's binary COPY of as many bars into a table of the same layout; a tenth of the symbols first, and before that
+// one symbol with a tenth of a year, whose year is measured by measureBackfill.
 func (b *bench) measureMany(ctx context.Context) error {
 	used := 0
 	return b.withConns(ctx, func(direct, _ *pgx.Conn) error {
 		if err := b.createLike(ctx, direct, "bars_many"); err != nil {
 			return err
 		}
-		for _, count := range []int{manySymbols / 10, manySymbols} {
+		for _, size := range []struct{ count, bars int }{{1, barCount / 10 / pageLimit * pageLimit}, {manySymbols / 10, manyBars}, {manySymbols, manyBars}} {
+			count := size.count
 			var cold, copied []float64
 			var last []string
 			for round := range min(b.rounds, manyRounds) {
@@ -32,16 +34,16 @@ func (b *bench) measureMany(ctx context.Context) error {
 				for range count {
 					last, used = append(last, numberedSymbol(manyPrefix, used)), used+1
 				}
-				bars := float64(count * manyBars)
+				bars := float64(count * size.bars)
 				err := inTurn(round, []func() error{
 					func() error {
-						took, err := b.coldMany(ctx, last)
+						took, err := b.coldMany(ctx, last, size.bars)
 						cold = append(cold, bars/took.Seconds())
 						return err
 					},
 					func() error {
 						began := time.Now()
-						_, err := direct.CopyFrom(ctx, pgx.Identifier{"bars_many"}, barColumns, barsOf(last, page(0), manyBars))
+						_, err := direct.CopyFrom(ctx, pgx.Identifier{"bars_many"}, barColumns, barsOf(last, page(0), size.bars))
 						copied = append(copied, bars/time.Since(began).Seconds())
 						return err
 					},
@@ -50,14 +52,14 @@ func (b *bench) measureMany(ctx context.Context) error {
 					return err
 				}
 			}
-			if err := b.checkRows(ctx, direct, "bars_many", last[:2]); err != nil {
+			if err := b.checkRows(ctx, direct, "bars_many", last[:min(2, count)]); err != nil {
 				return err
 			}
 			target := 0.0
 			if count == manySymbols {
 				target = 0.5
 			}
-			b.report.compare(fmt.Sprintf("cold backfill, %d symbols of 100,000 bars at once", count), "bars/s", cold, "one connection's binary COPY",
+			b.report.compare(fmt.Sprintf("cold backfill, %d symbols of %d bars at once", count, size.bars), "bars/s", cold, "one connection's binary COPY",
 				copied, false, target)
 		}
 		return nil
@@ -89,23 +91,23 @@ func barsOf(symbols []string, start time.Time, count int) pgx.CopyFromSource {
 	})
 }
 
-// coldMany times sessions that each need all bars of a symbol.
-func (b *bench) coldMany(ctx context.Context, symbols []string) (time.Duration, error) {
+// coldMany times sessions that each need so many bars of a symbol.
+func (b *bench) coldMany(ctx context.Context, symbols []string, bars int) (time.Duration, error) {
 	conns, closeAll, err := connectAll(ctx, b.through, len(symbols))
 	if err != nil {
 		return 0, err
 	}
 	defer closeAll()
 	var group errgroup.Group
-	start, end := page(0).Format(time.RFC3339), page(manyBars/pageLimit).Format(time.RFC3339)
+	start, end := page(0).Format(time.RFC3339), page(bars/pageLimit).Format(time.RFC3339)
 	began := time.Now()
 	for i, conn := range conns {
 		group.Go(func() error {
 			var count int
 			err := conn.QueryRow(ctx, fmt.Sprintf("select count(*) from ohlcv where symbol = 'binance:%s' and timeframe = '1m' and ts >= '%s' and ts < '%s'",
 				symbols[i], start, end)).Scan(&count)
-			if err == nil && count != manyBars {
-				err = fmt.Errorf("%d bars of %s, want %d", count, symbols[i], manyBars)
+			if err == nil && count != bars {
+				err = fmt.Errorf("%d bars of %s, want %d", count, symbols[i], bars)
 			}
 			return err
 		})
