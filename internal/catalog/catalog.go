@@ -69,6 +69,7 @@ type Catalog struct {
 	refreshes look.Shared[struct{}]
 	// What follows is the business of the refresh that is under way.
 	known      looked    // the newest, and its fingerprint is that of current
+	shelf      shelf     // what current was made of
 	configured time.Time // when a connection of the pool last took up the server's configuration files
 
 	mayRead struct {
@@ -148,7 +149,7 @@ func (c *Catalog) Refresh(ctx context.Context) error {
 func (c *Catalog) refresh(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, loadTime, errNoAnswer)
 	defer cancel()
-	found, err := c.look(ctx, c.pool)
+	found, err := lookFrom(ctx, c.pool, c.known)
 	if err != nil {
 		return err
 	}
@@ -159,17 +160,17 @@ func (c *Catalog) refresh(ctx context.Context) error {
 		c.configured = found.configured
 	}
 	old := c.current.Load()
-	if old != nil && found.fingerprint == c.known.fingerprint {
+	if old != nil && found.parts == c.known.parts {
 		c.known.state = found.state
 		return nil
 	}
-	var g graph
+	next := c.shelf
 	err = pgx.BeginTxFunc(ctx, c.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
-		// The fingerprint is read again in the snapshot that the closure is read in, so that the two belong together.
-		if found, err = c.look(ctx, tx); err != nil {
+		// The fingerprint is looked at again in the snapshot that the closure is read in, so that the two belong together.
+		if found, err = lookFrom(ctx, tx, found); err != nil {
 			return err
 		}
-		return g.load(ctx, tx)
+		return next.load(ctx, tx, found.since(c.known))
 	})
 	if err != nil {
 		return fmt.Errorf("read catalog: %w", err)
@@ -178,29 +179,40 @@ func (c *Catalog) refresh(ctx context.Context) error {
 	if old != nil {
 		version = old.Version + 1
 	}
-	c.current.Store(g.catalog(version))
-	c.known = found
+	c.current.Store(next.graph().catalog(version))
+	c.known, c.shelf = found, next
 	return nil
 }
 
-// looked is what a look has found: what the state of the database is called, and the fingerprint of the definitions in it.
+// looked is what a look has found: what the state of the database is called, and the fingerprint of the definitions in it. Its zero value
+// is one that has found nothing.
 type looked struct {
-	state, fingerprint string
-	configured         time.Time
+	state      string
+	parts      [parts]string
+	configured time.Time
 }
 
-// look reads the fingerprint, or knows it where no transaction has committed since it was read.
-func (c *Catalog) look(ctx context.Context, from interface {
+// since returns which parts of the fingerprint are others than they were.
+func (l looked) since(before looked) changes {
+	var changed changes
+	for i, part := range l.parts {
+		changed[i] = part != before.parts[i]
+	}
+	return changed
+}
+
+// lookFrom reads the fingerprint, or knows it where no transaction has committed since it was read.
+func lookFrom(ctx context.Context, from interface {
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
-},
+}, known looked,
 ) (looked, error) {
-	var found looked
-	var fingerprint *string
-	if err := from.QueryRow(ctx, lookSQL, c.known.state).Scan(&found.state, &found.configured, &fingerprint); err != nil {
+	found := looked{parts: known.parts}
+	var fingerprint []string
+	if err := from.QueryRow(ctx, lookSQL, known.state).Scan(&found.state, &found.configured, &fingerprint); err != nil {
 		return looked{}, fmt.Errorf("read catalog fingerprint: %w", err)
 	}
-	if found.fingerprint = c.known.fingerprint; fingerprint != nil {
-		found.fingerprint = *fingerprint
+	if fingerprint != nil {
+		copy(found.parts[:], fingerprint)
 	}
 	return found, nil
 }

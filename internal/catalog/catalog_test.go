@@ -161,7 +161,7 @@ func TestLookIsCheap(t *testing.T) {
 	db := dbtest.New(t)
 	look := func(in pgx.Tx, state string) (name string, read bool) {
 		t.Helper()
-		var fingerprint *string
+		var fingerprint []string
 		var configured time.Time
 		require.NoError(t, in.QueryRow(t.Context(), lookSQL, state).Scan(&name, &configured, &fingerprint))
 		return name, fingerprint != nil

@@ -1,13 +1,10 @@
 package catalog
 
 import (
-	"context"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
-
-	"github.com/jackc/pgx/v5"
 
 	"barkeep/planner"
 )
@@ -47,92 +44,6 @@ type graph struct {
 	folds bool
 	// calls are functions that may read ohlcv, by oid.
 	calls map[uint32]string
-}
-
-func (g *graph) load(ctx context.Context, tx pgx.Tx) error {
-	g.nodes = map[string]*node{}
-	rows, err := tx.Query(ctx, nodesSQL)
-	if err != nil {
-		return fmt.Errorf("read objects: %w", err)
-	}
-	var (
-		key, name  string
-		source     *string
-		view       bool
-		root       *bool
-		passing    bool
-		from, upon string
-		written    bool
-	)
-	_, err = pgx.ForEachRow(rows, []any{&key, &name, &source, &view, &root, &passing}, func() error {
-		n := &node{name: strings.ToLower(name), view: view, passing: passing}
-		if source != nil {
-			n.source, n.words = *source, identifiers(*source)
-			lower := strings.ToLower(*source)
-			n.mentions = strings.Contains(lower, table) || strings.Contains(lower, `u&"`)
-			n.sets = planner.SetsInside(*source)
-		}
-		g.nodes[key] = n
-		if root != nil && *root {
-			g.roots = append(g.roots, key)
-		}
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("read objects: %w", err)
-	}
-	edge := func(opaque bool) func() error {
-		return func() error {
-			n := g.nodes[from]
-			switch {
-			case n == nil || from == upon:
-			case written:
-				n.writes = append(n.writes, upon)
-			default:
-				n.reads = append(n.reads, upon)
-				n.view = n.view && !opaque
-			}
-			return nil
-		}
-	}
-	rows, err = tx.Query(ctx, edgesSQL)
-	if err != nil {
-		return fmt.Errorf("read dependencies: %w", err)
-	}
-	if _, err = pgx.ForEachRow(rows, []any{&from, &upon, &written}, edge(false)); err != nil {
-		return fmt.Errorf("read dependencies: %w", err)
-	}
-	if err := g.loadTaken(ctx, tx); err != nil {
-		return err
-	}
-	if err := g.loadRunners(ctx, tx); err != nil {
-		return err
-	}
-	if err := g.loadEvents(ctx, tx); err != nil {
-		return err
-	}
-	if err := g.loadOverloads(ctx, tx); err != nil {
-		return err
-	}
-	if err := g.loadSetters(ctx, tx); err != nil {
-		return err
-	}
-	var aggregates bool
-	err = tx.QueryRow(ctx, `select to_regclass('_timescaledb_catalog.continuous_agg') is not null`).Scan(&aggregates)
-	if err != nil || !aggregates {
-		return wrap("look for continuous aggregates", err)
-	}
-	rows, err = tx.Query(ctx, aggregatesSQL)
-	if err != nil {
-		return fmt.Errorf("read continuous aggregates: %w", err)
-	}
-	written = false
-	follow := edge(true)
-	_, err = pgx.ForEachRow(rows, []any{&from, &upon}, func() error {
-		g.aggregates = true
-		return follow()
-	})
-	return wrap("read continuous aggregates", err)
 }
 
 func wrap(operation string, err error) error {

@@ -1,15 +1,8 @@
 package catalog
 
 import (
-	"context"
-	"errors"
-	"fmt"
 	"strconv"
 	"strings"
-
-	"github.com/jackc/pgx/v5"
-
-	"barkeep/planner"
 )
 
 // taken is what a function is that may hold a relation's name in one of its arguments.
@@ -29,6 +22,7 @@ type taken struct {
 // last columns say that the function looks up by itself which relations there are and reads them, or has ohlcv for a default, that its first
 // argument can be a row, and that its arguments are those of a job.
 const takenSQL = `
+with xml as materialized (select format(':funcid %s ', oid) as call from pg_proc where proname like '%\_to\_xml%')
 select 'f' || p.oid,
        coalesce(bit_or(case when e.typcategory in ('N','D','T','B','I','G','V','E') and e.oid <> 'oid'::regtype and e.typname not like 'reg%' then 0::bigint
                             when p.provariadic <> 0 and a.at = p.pronargs then -1::bigint << (least(a.at, 64) - 1)::int
@@ -40,38 +34,13 @@ select 'f' || p.oid,
   join pg_language l on l.oid = p.prolang
   cross join lateral (select l.lanname not in ('internal', 'c', 'sql', 'plpgsql')
                           or l.lanname in ('sql', 'plpgsql') and p.prosrc ~* '\mexecute\M|_to_xml|\mcrosstab|\mconnectby|\mdblink|\mts_stat|\mts_rewrite'
-                          or exists (select from pg_proc x where x.proname like '%\_to\_xml%' and strpos(p.prosqlbody::text, format(':funcid %s ', x.oid)) > 0) as runs) r
+                          or p.prosqlbody is not null and exists (select from xml where strpos(p.prosqlbody::text, xml.call) > 0) as runs) r
   left join lateral unnest(p.proargtypes::oid[]) with ordinality a(type, at) on true
   left join pg_type t on t.oid = a.type
   left join pg_type e on e.oid = case when t.typcategory = 'A' then t.typelem else t.oid end
  where p.oid >= 16384 and p.prorettype not in ('trigger'::regtype, 'event_trigger'::regtype)
    and not exists (select from pg_depend x where x.classid = 'pg_proc'::regclass and x.objid = p.oid and x.deptype = 'e')
  group by p.oid`
-
-func (g *graph) loadTaken(ctx context.Context, tx pgx.Tx) error {
-	rows, err := tx.Query(ctx, takenSQL)
-	if err != nil {
-		return fmt.Errorf("read functions: %w", err)
-	}
-	var (
-		key       string
-		positions int64
-		runs, all bool
-		row, job  bool
-	)
-	_, err = pgx.ForEachRow(rows, []any{&key, &positions, &runs, &all, &row, &job}, func() error {
-		n := g.nodes[key]
-		if n == nil {
-			return nil
-		}
-		n.taken = taken{positions: uint64(positions), runs: runs, row: row, job: job} //nolint:gosec // bits
-		if all {
-			n.reads = append(n.reads, textKey)
-		}
-		return nil
-	})
-	return wrap("read functions", err)
-}
 
 // dynamic returns the functions that make SQL of their arguments, or hand these to such a function, with the positions.
 // A function of a name that a scan for words does not find, and a view that uses such a function, are added to names: so
@@ -124,31 +93,8 @@ const runnersSQL = `
 select oid, proname::text from pg_proc
  where proname ~ '_to_xml(schema|_and_xmlschema)?$|^crosstab|^connectby|^dblink|^ts_stat|^ts_rewrite|^refresh_continuous_aggregate$'`
 
-func (g *graph) loadRunners(ctx context.Context, tx pgx.Tx) error {
-	g.calls = map[uint32]string{}
-	rows, err := tx.Query(ctx, runnersSQL)
-	if err != nil {
-		return fmt.Errorf("read functions that run SQL: %w", err)
-	}
-	var (
-		oid  uint32
-		name string
-	)
-	_, err = pgx.ForEachRow(rows, []any{&oid, &name}, func() error {
-		g.calls[oid] = name
-		return nil
-	})
-	return wrap("read functions that run SQL", err)
-}
-
-// loadEvents reads the functions of the event triggers that are fired by definitions.
-func (g *graph) loadEvents(ctx context.Context, tx pgx.Tx) error {
-	rows, err := tx.Query(ctx, `select 'f' || evtfoid from pg_event_trigger where evtenabled <> 'D' and evtevent <> 'login'`)
-	if err == nil {
-		g.events, err = pgx.CollectRows(rows, pgx.RowTo[string])
-	}
-	return wrap("read event triggers", err)
-}
+// eventsSQL lists the functions of the event triggers that are fired by definitions.
+const eventsSQL = `select 'f' || evtfoid from pg_event_trigger where evtenabled <> 'D' and evtevent <> 'login'`
 
 // overloadSQL is an operator of a user's with a name that the planner computes with, for types that are PostgreSQL's: where its types fit
 // exactly it is taken before PostgreSQL's own, whatever the search_path.
@@ -170,23 +116,8 @@ select distinct lower(p.proname) from pg_proc p
      clock_timestamp,time_bucket}') or p.proname = any ($1) and (p.prokind <> 'f' or p.proretset))
    and not exists (select from pg_depend e where e.classid = 'pg_proc'::regclass and e.objid = p.oid and e.deptype = 'e')`
 
-func (g *graph) loadOverloads(ctx context.Context, tx pgx.Tx) error {
-	switch err := tx.QueryRow(ctx, overloadSQL).Scan(&g.overload); {
-	case errors.Is(err, pgx.ErrNoRows):
-		g.overload = ""
-	case err != nil:
-		return fmt.Errorf("read operators: %w", err)
-	}
-	rows, err := tx.Query(ctx, overloadsSQL, planner.ScalarFunctions())
-	if err == nil {
-		g.overloads, err = pgx.CollectRows(rows, pgx.RowTo[string])
-	}
-	if err != nil {
-		return fmt.Errorf("read functions of users: %w", err)
-	}
-	err = tx.QueryRow(ctx, `select exists (select from pg_collation where not collisdeterministic)`).Scan(&g.folds)
-	return wrap("read collations", err)
-}
+// foldsSQL says that there is a collation which takes different texts for the same.
+const foldsSQL = `select exists (select from pg_collation where not collisdeterministic)`
 
 // noteCalls adds the functions in the closure, and those that make SQL of their arguments.
 func (g *graph) noteCalls(reached map[string]struct{}, dynamic map[string]uint64) {

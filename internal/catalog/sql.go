@@ -2,39 +2,45 @@ package catalog
 
 import "barkeep/internal/schema"
 
-// nodesSQL lists every relation, function, operator and type that did not come with PostgreSQL or with an extension, and the
-// chunk tables, which did not either. A view's definition is printed with search_path pg_catalog: its names are qualified.
-// Temporary relations are listed for their triggers, defaults and rules: a name of another session's does no harm. Types
-// are not those of the rows of relations, which read nothing; one that came with PostgreSQL or an extension is listed where
-// somebody's own cast makes it from another such.
-const nodesSQL = `
-with extension as (
- select classid, objid from pg_depend where deptype = 'e'
-)
-select 'r' || c.oid, c.relname::text,
-       case when c.relkind in ('v','m') then pg_get_viewdef(c.oid) when c.relkind = 'f' then (select array_to_string(ftoptions, ' ') from pg_foreign_table where ftrelid = c.oid) end,
+// relationsSQL lists every relation that did not come with PostgreSQL or with an extension, and the chunk tables, which did not either:
+// key, name, the options of a foreign table, whether it is a view that can be seen through, whether it is ohlcv, and whether it is a
+// temporary table. Those are listed for their triggers, defaults and rules: a name of another session's does no harm.
+const relationsSQL = `
+select 'r' || c.oid, c.relname::text, case when c.relkind = 'f' then (select array_to_string(ftoptions, ' ') from pg_foreign_table where ftrelid = c.oid) end,
        c.relkind = 'v' and not coalesce('security_barrier=true' = any(c.reloptions), false)
          and n.nspname not like '\_timescaledb%',
-       c.oid = to_regclass('public.ohlcv'), c.relkind in ('r','p') and c.relpersistence = 't'
+       c.oid is not distinct from to_regclass('public.ohlcv'), c.relkind in ('r','p') and c.relpersistence = 't'
   from pg_class c join pg_namespace n on n.oid = c.relnamespace
  where c.relkind in ('r','p','v','m','f','c') and c.oid >= 16384 and n.nspname <> 'pg_toast'
-   and not exists (select from extension e where e.classid = 'pg_class'::regclass and e.objid = c.oid)
+   and c.oid not in (select objid from pg_depend where deptype = 'e' and classid = 'pg_class'::regclass)`
+
+// definitionsSQL lists the definitions of the views among them, printed with search_path pg_catalog: their names are qualified.
+const definitionsSQL = `
+select 'r' || c.oid, pg_get_viewdef(c.oid) from pg_class c
+ where c.relkind in ('v','m') and c.oid >= 16384
+   and c.oid not in (select objid from pg_depend where deptype = 'e' and classid = 'pg_class'::regclass)`
+
+// routinesSQL lists the functions and operators that did not come with PostgreSQL or with an extension: key, name, source.
+const routinesSQL = `
+select 'f' || p.oid, p.proname::text, p.prosrc from pg_proc p
+ where p.oid >= 16384 and p.oid not in (select objid from pg_depend where deptype = 'e' and classid = 'pg_proc'::regclass)
 union all
-select 'f' || p.oid, p.proname::text, p.prosrc, false, null, false
-  from pg_proc p
- where p.oid >= 16384 and not exists (select from extension e where e.classid = 'pg_proc'::regclass and e.objid = p.oid)
-union all
-select 'o' || o.oid, o.oprname::text, null, false, null, false
-  from pg_operator o
- where o.oid >= 16384 and not exists (select from extension e where e.classid = 'pg_operator'::regclass and e.objid = o.oid)
-union all
-select 't' || t.oid, t.typname::text, null, false, null, false
+select 'o' || o.oid, o.oprname::text, null from pg_operator o
+ where o.oid >= 16384 and o.oid not in (select objid from pg_depend where deptype = 'e' and classid = 'pg_operator'::regclass)`
+
+// typesSQL lists the types that did not come with PostgreSQL or with an extension, but those of the rows of relations, which read
+// nothing. One that did come with them is listed where somebody's own cast makes it from another such.
+const typesSQL = `
+with member as materialized (select classid, objid from pg_depend where deptype = 'e'),
+ own as materialized (select oid from pg_type where oid >= 16384 and oid not in (select objid from member where classid = 'pg_type'::regclass)),
+ made as materialized (
+  select k.castsource, k.casttarget from pg_cast k
+   where k.castfunc >= 16384 and k.castfunc not in (select objid from member where classid = 'pg_proc'::regclass)
+     and k.castsource not in (select oid from own) and k.casttarget not in (select oid from own))
+select 't' || t.oid, t.typname::text
   from pg_type t left join pg_class c on c.oid = t.typrelid left join pg_type e on e.oid = t.typelem left join pg_class ec on ec.oid = e.typrelid
- where (t.oid >= 16384 and coalesce(c.relkind, ec.relkind, 'c') = 'c' and not exists (select from extension x where x.classid = 'pg_type'::regclass and x.objid = t.oid))
-    or exists (select from pg_cast k where t.oid in (k.castsource, k.casttarget) and k.castfunc >= 16384
-                and not exists (select from extension x where x.classid = 'pg_proc'::regclass and x.objid = k.castfunc)
-                and not exists (select from pg_type y where y.oid in (k.castsource, k.casttarget) and y.oid >= 16384
-                                 and not exists (select from extension x where x.classid = 'pg_type'::regclass and x.objid = y.oid)))`
+ where coalesce(c.relkind, ec.relkind, 'c') = 'c' and t.oid in (select oid from own)
+    or t.oid in (select castsource from made union all select casttarget from made)`
 
 // edgesSQL lists who depends on whom: views on relations and functions, functions with a parsed body and aggregates
 // likewise, tables on the functions of their triggers, policies, defaults, constraints, indexes, partition keys and
@@ -108,7 +114,8 @@ select 'r' || inhrelid, 'r' || inhparent, false from pg_inherits
 union
 select 'r' || inhparent, 'r' || inhrelid, false from pg_inherits`
 
-// saidSQL lists the expressions that are kept as trees, with who has them, and whether they are evaluated only when it is written.
+// saidSQL lists the expressions that are kept as trees, with who has them, and whether they are evaluated only when it is written. What
+// came with an extension is nobody's node, and its trees are by far the largest.
 const saidSQL = `
  select 'r' || d.adrelid as key, d.adbin::text as tree, a.attgenerated <> 'v' as written
    from pg_attrdef d join pg_attribute a on a.attrelid = d.adrelid and a.attnum = d.adnum
@@ -121,9 +128,12 @@ const saidSQL = `
  union all
  select 'r' || tgrelid, tgqual::text, true from pg_trigger where tgqual is not null and not tgisinternal
  union all
- select 'r' || ev_class, concat(ev_qual, ev_action), ev_type <> '1' from pg_rewrite where ev_class >= 16384
+ select 'r' || ev_class, concat(ev_qual, ev_action), ev_type <> '1' from pg_rewrite
+  where ev_class >= 16384 and ev_class not in (select objid from pg_depend where deptype = 'e' and classid = 'pg_class'::regclass)
  union all
- select 'f' || oid, concat(prosqlbody, proargdefaults), false from pg_proc where oid >= 16384 and (prosqlbody is not null or proargdefaults is not null)
+ select 'f' || oid, concat(prosqlbody, proargdefaults), false from pg_proc
+  where oid >= 16384 and (prosqlbody is not null or proargdefaults is not null)
+    and oid not in (select objid from pg_depend where deptype = 'e' and classid = 'pg_proc'::regclass)
  union all
  select 't' || oid, typdefaultbin::text, false from pg_type where typdefaultbin is not null
 `
@@ -152,11 +162,36 @@ select 'r' || u.oid, 'r' || d.oid
   join pg_class u on u.oid = to_regclass(format('%I.%I', a.user_view_schema, a.user_view_name))
   join pg_class d on d.oid = to_regclass(format('%I.%I', a.direct_view_schema, a.direct_view_name))`
 
+// The parts of the fingerprint, in the order of fingerprintSQL.
+const (
+	partRelation = iota
+	partRule
+	partRoutine
+	partTrigger
+	partPolicy
+	partOperator
+	partDefault
+	partConstraint
+	partType
+	partCast
+	partEvent
+	partCollation
+	partIndex
+	partDependency
+	partParent
+	partViewed
+	partRoot
+	partExtension
+	parts
+)
+
 // fingerprintSQL changes when a view, function, trigger, policy, default, constraint, operator, type, cast, collation or table is made,
 // altered, renamed or dropped; of temporary tables, when they come to have such. A row's xmin changes with each of these;
-// VACUUM and ANALYZE write in place and do not change it.
+// VACUUM and ANALYZE write in place and do not change it. It is an array of the parts above, each of which says that about one system
+// catalog; partViewed about the names with which the definitions of views are printed: those of relations that views read, of their columns,
+// and of schemas; partRoot is which table is ohlcv, and partExtension what came with an extension.
 const fingerprintSQL = `
-select md5(concat_ws('/',
+select array[
  (select concat(count(*), ':', sum(hashtext(concat_ws(',', oid, xmin))::int8)) from pg_class
    where oid >= 16384 and relkind in ('r','p','v','m','f') and (relkind = 'v' or relpersistence <> 't')),
  (select concat(count(*), ':', sum(hashtext(concat_ws(',', oid, xmin))::int8)) from pg_rewrite where oid >= 16384),
@@ -166,7 +201,8 @@ select md5(concat_ws('/',
  (select concat(count(*), ':', sum(hashtext(concat_ws(',', oid, xmin))::int8)) from pg_operator where oid >= 16384),
  (select concat(count(*), ':', sum(hashtext(concat_ws(',', oid, xmin))::int8)) from pg_attrdef),
  (select concat(count(*), ':', sum(hashtext(concat_ws(',', oid, xmin))::int8)) from pg_constraint where contype in ('c', 'f', 'x')),
- (select concat(count(*), ':', sum(hashtext(concat_ws(',', oid, xmin))::int8)) from pg_type where oid >= 16384 and typtype <> 'c' and typelem = 0),
+ concat_ws('/', (select concat(count(*), ':', sum(hashtext(concat_ws(',', oid, xmin))::int8)) from pg_type where oid >= 16384 and typtype <> 'c' and typelem = 0),
+  (select concat(count(*), ':', sum(hashtext(concat_ws(',', oid, xmin))::int8)) from pg_class where oid >= 16384 and relkind = 'c')),
  (select concat(count(*), ':', sum(hashtext(concat_ws(',', oid, xmin))::int8)) from pg_cast where oid >= 16384),
  (select concat(count(*), ':', sum(hashtext(concat_ws(',', oid, xmin))::int8)) from pg_event_trigger),
  (select count(*)::text from pg_collation where oid >= 16384 and not collisdeterministic),
@@ -174,7 +210,16 @@ select md5(concat_ws('/',
    where indexrelid >= 16384 and coalesce(indexprs, indpred) is not null),
  (select concat(count(*), ':', sum(hashtext(concat_ws(',', classid, objid, refobjid))::int8)) from pg_depend
    where refclassid in ('pg_proc'::regclass, 'pg_operator'::regclass, 'pg_type'::regclass) and refobjid >= 16384 and deptype in ('n', 'a')),
- (select concat(count(*), ':', sum(hashtext(concat_ws(',', inhrelid, inhparent, xmin))::int8)) from pg_inherits)))`
+ (select concat(count(*), ':', sum(hashtext(concat_ws(',', inhrelid, inhparent, xmin))::int8)) from pg_inherits),
+ (with viewed as materialized (
+   select distinct refobjid as oid from pg_depend
+    where classid = 'pg_rewrite'::regclass and objid >= 16384 and refclassid = 'pg_class'::regclass and refobjid >= 16384)
+  select concat_ws('/',
+   (select sum(hashtext(concat_ws(',', c.oid, c.xmin))::int8) from pg_class c where c.oid in (select oid from viewed)),
+   (select sum(hashtext(concat_ws(',', a.attrelid, a.attnum, a.xmin))::int8) from viewed v join pg_attribute a on a.attrelid = v.oid and a.attnum > 0),
+   (select sum(hashtext(concat_ws(',', n.oid, n.xmin))::int8) from pg_namespace n where n.nspname not like 'pg\_%'))),
+ concat_ws('/', to_regclass('public.ohlcv')::oid, to_regclass('_timescaledb_catalog.continuous_agg')::oid),
+ (select concat(count(*), ':', sum(hashtext(concat_ws(',', classid, objid))::int8)) from pg_depend where deptype = 'e')]`
 
 // lookSQL returns what the visible state of the database is called, when the connection last took up the server's configuration files, and
 // the fingerprint; null where the state is still the one called $1.
