@@ -153,6 +153,8 @@ func TestRule3_APlainTableLoadsRelationsAlone(t *testing.T) {
 	require.NoError(t, c.Refresh(ctx))
 	for i, sql := range []string{
 		`create table public.plain (x int primary key, s text not null, unique (s))`, `create index on public.plain (s)`, `drop table public.plain`,
+		`create table public.one (x serial primary key, y text)`, `create table public.two (a bigserial, b smallserial, x int references public.one)`,
+		`create table public.three (x int generated always as identity, y varchar(10) collate "C")`, `drop table public.two, public.one`,
 		`create table public.loaded as select 1 as one`, `alter table public.loaded rename to laden`, `truncate public.laden`,
 	} {
 		before := c.known
