@@ -48,6 +48,8 @@ type follow struct {
 	pending *market.Bar
 	// readAt is when the history may be read next; stuckAt since when it says that it does not know.
 	readAt, stuckAt time.Time
+	// heardAt is when the feed last told a forming bar; peekAt when that may be read from the history next, where it does not.
+	heardAt, peekAt time.Time
 }
 
 // run follows until ctx ends; what fails is begun again from what the log has.
@@ -143,7 +145,7 @@ func (f *follow) hear(ctx context.Context) error {
 		if forming.Bar.TS < max(f.due, f.shown.TS) || forming.Bar.TS > now.Shift(source.MaxSkew) {
 			f.p.live.late.Add(1)
 		} else {
-			f.pending = &forming.Bar
+			f.pending, f.heardAt = &forming.Bar, time.Now()
 		}
 	}
 	return f.release(ctx)
@@ -196,20 +198,23 @@ func (f *follow) final(ctx context.Context, bar market.Bar) error {
 }
 
 // settle reads from the source's history what is final there and not stored, and publishes it: as a page, and where the feed has
-// not told it, to the series' topic. A source without a feed is asked for the forming bar as well.
+// not told it, to the series' topic. A source without a feed is asked for the forming bar as well, and so is one whose feed is quiet.
 func (f *follow) settle(ctx context.Context) error {
 	tf, now := f.series.Timeframe, f.p.now()
 	until := tf.Floor(now.Shift(-f.info.Finality.Of(tf)))
-	end := until
-	if f.feed == nil {
+	end, quiet := until, f.quiet()
+	if f.feed == nil || quiet {
 		end = tf.Next(now)
 	}
 	if f.stored >= end || time.Now().Before(f.readAt) {
 		return nil
 	}
-	if f.feed != nil && f.due >= until && f.p.slots.missing(f.series, f.generation, market.RangeSet{{Start: f.stored, End: until}}, 0).Empty() {
+	if f.feed != nil && f.stored < until && f.due >= until && f.p.slots.missing(f.series, f.generation, market.RangeSet{{Start: f.stored, End: until}}, 0).Empty() {
 		f.stored = until // a job has fetched it
 		return nil
+	}
+	if quiet {
+		f.peekAt = time.Now().Add(f.pollEvery())
 	}
 	whole := market.Range{Start: f.stored, End: end}
 	page := market.Range{Start: whole.Start, End: min(end, tf.Add(whole.Start, int64(min(f.info.PageLimit, topic.MaxPageBars))))}
@@ -224,15 +229,22 @@ func (f *follow) settle(ctx context.Context) error {
 	if err := f.vouched(ctx, page, answer, judged); err != nil {
 		return err
 	}
-	if f.stored < page.End {
+	if f.stored < page.End && (!quiet || f.stored < until) {
 		f.readAt = time.Now().Add(f.pollEvery() / 2) // the ticker's next turn, where the source is polled
 	}
-	if f.feed == nil && page.End == end && len(answer.Bars) > 0 {
+	if (f.feed == nil || quiet) && page.End == end && len(answer.Bars) > 0 {
 		if last := answer.Bars[len(answer.Bars)-1]; last.TS >= max(f.due, f.shown.TS) && tf.Next(last.TS) > now {
 			f.pending = &last
 		}
 	}
 	return nil
+}
+
+// quiet reports whether the feed has told nothing of the series for long, and the history may be asked in its stead: the feed is
+// broken, or forms no bar of a period whose beginning it has not seen. A market without trades looks the same.
+func (f *follow) quiet() bool {
+	now := time.Now()
+	return f.feed != nil && now.Sub(f.heardAt) >= f.p.config.LiveQuiet && !now.Before(f.peekAt)
 }
 
 // vouched publishes what the judgement of an answer settles, from the start of its range on.
@@ -407,6 +419,7 @@ func (f *follow) takeOver(ctx context.Context) error {
 	// Who had the series may have died before what it published last was final, and stored.
 	f.stored = tf.Floor(min(f.due, tf.Floor(now)).Shift(-f.info.Finality.Of(tf) - 2*tf.Step()))
 	f.early, f.pending, f.shown, f.readAt = map[market.Instant]market.Bar{}, nil, market.Bar{TS: market.NegInf}, time.Time{}
+	f.heardAt, f.peekAt = time.Now(), time.Time{}
 	return nil
 }
 

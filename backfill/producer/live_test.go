@@ -31,6 +31,8 @@ type exchange struct {
 	now  func() time.Time
 	lag  time.Duration
 	told *told
+	// quiet is how long the feed may tell nothing, zero for the default.
+	quiet time.Duration
 
 	fetches atomic.Int64
 }
@@ -154,7 +156,7 @@ func (r *liveRig) producer() (p *producer.Producer, stop func()) {
 	p, err := producer.New(producer.Config{
 		Options: r.opts, Pool: r.db.Pool, Names: r.names, Deployment: r.dep, Registry: source.RegistryOf(r.source), Coverage: r.store,
 		Backoff: 10 * time.Millisecond, BackoffLimit: 50 * time.Millisecond, Logger: r.log, Actors: &r.actors,
-		LivePoll: 50 * time.Millisecond, LiveEvery: 10 * time.Millisecond, Now: r.source.now,
+		LivePoll: 50 * time.Millisecond, LiveEvery: 10 * time.Millisecond, LiveQuiet: r.source.quiet, Now: r.source.now,
 	})
 	require.NoError(r.t, err)
 	return p, r.start(p.Run)
@@ -340,7 +342,7 @@ func TestRule6_FeedWithHolesIsFilledFromTheHistory(t *testing.T) {
 	}
 	set(30 * time.Second)
 	feed := &told{}
-	r := newLiveRig(t, &exchange{now: func() time.Time { return *clock.Load() }, lag: 70 * time.Second, told: feed})
+	r := newLiveRig(t, &exchange{now: func() time.Time { return *clock.Load() }, lag: 70 * time.Second, told: feed, quiet: time.Hour})
 	p, _ := r.producer()
 	r.eventually("followed", func() bool { return feed.followers() > 0 })
 	bars := truth(market.FromTime(time.Date(2024, 1, 1, 12, 5, 0, 0, time.UTC)), 8)
@@ -383,5 +385,44 @@ func TestRule6_FeedWithHolesIsFilledFromTheHistory(t *testing.T) {
 	finals(8)
 	require.EqualValues(t, 4, p.Live().Read)
 	r.requireStored(bars)
+	require.Zero(t, r.actors.Undeclared())
+}
+
+// TestFeedThatIsQuietIsStoodInForByTheHistory: a forming bar that the feed does not tell is read from the source, and final ones
+// still once that they are due; what the feed tells then goes before.
+func TestFeedThatIsQuietIsStoodInForByTheHistory(t *testing.T) {
+	t.Parallel()
+	var clock atomic.Pointer[time.Time]
+	set := func(after time.Duration) {
+		at := time.Date(2024, 1, 1, 12, 5, 0, 0, time.UTC).Add(after)
+		clock.Store(&at)
+	}
+	set(30 * time.Second)
+	feed := &told{}
+	r := newLiveRig(t, &exchange{now: func() time.Time { return *clock.Load() }, lag: 10 * time.Second, told: feed, quiet: 50 * time.Millisecond})
+	p, _ := r.producer()
+	bars := truth(market.FromTime(time.Date(2024, 1, 1, 12, 5, 0, 0, time.UTC)), 3)
+	shows := func(i int) {
+		t.Helper()
+		r.eventually("forming", func() bool {
+			all := r.read()
+			return len(all) > 0 && !all[len(all)-1].Final && all[len(all)-1].Bar.TS == bars[i].TS
+		})
+	}
+	shows(0)
+	set(90 * time.Second)
+	r.eventually("final", func() bool { return len(r.finals()) == 1 })
+	shows(1)
+	set(150 * time.Second)
+	r.eventually("final", func() bool { return len(r.finals()) == 2 })
+	require.Equal(t, bars[:2], r.finals())
+	require.EqualValues(t, 2, p.Live().Read)
+	form := bars[2]
+	form.Volume += 7
+	r.eventually("the feed's own", func() bool {
+		feed.tell(source.Tick{Bar: form})
+		all := r.read()
+		return all[len(all)-1].Bar == form
+	})
 	require.Zero(t, r.actors.Undeclared())
 }

@@ -51,11 +51,12 @@ type Config struct {
 	// half batches of ingest where pages are full, which keeps it busy, and what the page of a user stands behind.
 	Window int
 	// LivePoll is how often it is looked at which series are wanted live, default 1.5 s; LiveEvery is the least time between two
-	// states of a bar that forms, default 1 s.
-	LivePoll, LiveEvery time.Duration
-	Actors              *actor.Registry
-	Logger              *slog.Logger
-	Now                 func() time.Time
+	// states of a bar that forms, default 1 s; LiveQuiet is how long a feed may tell nothing of a series before its forming bar is
+	// read from the source's history, default 15 s.
+	LivePoll, LiveEvery, LiveQuiet time.Duration
+	Actors                         *actor.Registry
+	Logger                         *slog.Logger
+	Now                            func() time.Time
 	// Observe, which may be nil, is told of each request to a source, for metrics.
 	Observe func(Request)
 }
@@ -107,6 +108,7 @@ func (c *Config) setDefaults() {
 		{&c.ListPoll, 5 * time.Second},
 		{&c.LivePoll, 1500 * time.Millisecond},
 		{&c.LiveEvery, time.Second},
+		{&c.LiveQuiet, 15 * time.Second},
 	} {
 		if *d.set <= 0 {
 			*d.set = d.to
