@@ -6,6 +6,8 @@
 //	wait for an instance → dial → subscribed → read … → broken → pause, growing → dial
 //
 // A connection is broken when it says so, when a ping is not answered, and when nothing at all came for Protocol.Silence: a feed
-// that stands still looks like a market without trades. Nothing is told of a break: who follows sees it by the times of the bars,
+// that stands still looks like a market without trades. Who is told ticks hears nothing of a break, sees it by the times of the bars,
 // and has to look at the clock anyway. A message that cannot be read is logged, counted and passed over for the same reason.
+//
+// Trades forms bars of what tells trades alone. There a break matters: it is told as an Event, and so is a message that cannot be read.
 package feed

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -32,6 +34,32 @@ type Protocol struct {
 	// Parse reads one message. ok is false for what is no bar. An error tells of a message that cannot be read, or one by which
 	// the vendor refuses something.
 	Parse func(message []byte) (of source.Instance, tick source.Tick, ok bool, err error)
+	// Read stands in for Parse where one message tells several things, or trades.
+	Read func(message []byte) ([]Event, error)
+}
+
+// Event is one thing that a message tells: a trade, that a subscription begins, or else a tick.
+type Event struct {
+	Of    source.Instance
+	Tick  source.Tick
+	Trade *Trade
+	// Begins tells that what comes from here on does not continue what came before.
+	Begins bool
+}
+
+// ErrReconnect is wrapped by what Read returns where the vendor asks for a new connection.
+var ErrReconnect = errors.New("the vendor asks for a new connection")
+
+// events reads one message.
+func (p *Protocol) events(message []byte) ([]Event, error) {
+	if p.Read != nil {
+		return p.Read(message)
+	}
+	of, tick, ok, err := p.Parse(message)
+	if err != nil || !ok {
+		return nil, err
+	}
+	return []Event{{Of: of, Tick: tick}}, nil
 }
 
 const (
@@ -47,7 +75,7 @@ const (
 
 // Stats counts what a Socket has seen.
 type Stats struct {
-	// Connects counts the connections that came about, Ticks the bars told, Unread the messages that could not be read.
+	// Connects counts the connections that came about, Ticks the bars and trades told, Unread the messages that could not be read.
 	Connects, Ticks, Unread int64
 }
 
@@ -67,7 +95,7 @@ type Socket struct {
 type empty struct{}
 
 // follower is one who is told of an instance.
-type follower struct{ tell func(source.Tick) }
+type follower struct{ tell func(Event) }
 
 // New returns a Socket that is connected to nobody yet.
 func New(protocol Protocol, log *slog.Logger) *Socket {
@@ -119,6 +147,14 @@ func (s *Socket) Run(ctx context.Context) error {
 
 // Follow subscribes to an instance, on a connection that has room for it.
 func (s *Socket) Follow(of source.Instance, tell func(source.Tick)) (leave func()) {
+	return s.follow(of, func(e Event) {
+		if e.Trade == nil && !e.Begins {
+			tell(e.Tick)
+		}
+	})
+}
+
+func (s *Socket) follow(of source.Instance, tell func(Event)) (leave func()) {
 	f := &follower{tell}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -165,16 +201,18 @@ func (s *Socket) leave(of source.Instance, f *follower) {
 	poke(in.changed)
 }
 
-func (s *Socket) tell(of source.Instance, tick source.Tick) {
+func (s *Socket) tell(e Event) {
 	s.mu.Lock()
-	followers := make([]*follower, 0, len(s.tells[of]))
-	for f := range s.tells[of] {
+	followers := make([]*follower, 0, len(s.tells[e.Of]))
+	for f := range s.tells[e.Of] {
 		followers = append(followers, f)
 	}
 	s.mu.Unlock()
-	s.ticks.Add(1)
+	if !e.Begins {
+		s.ticks.Add(1)
+	}
 	for _, f := range followers {
-		f.tell(tick)
+		f.tell(e)
 	}
 }
 
@@ -269,6 +307,7 @@ func (l *link) connect(ctx context.Context) error {
 		cancel(l.speak(ctx, conn))
 	})
 	err = l.read(ctx, conn)
+	l.begins()
 	if cause := context.Cause(ctx); cause != nil {
 		err = cause
 	}
@@ -292,15 +331,29 @@ func (l *link) read(ctx context.Context, conn *websocket.Conn) error {
 		if kind != websocket.MessageText {
 			continue
 		}
-		of, tick, ok, err := p.Parse(message)
+		events, err := p.events(message)
+		if errors.Is(err, ErrReconnect) {
+			return fmt.Errorf("read: %w", err)
+		}
 		if err != nil {
+			l.begins() // it may have been a trade of any of them
 			l.socket.unread.Add(1)
 			l.socket.log.LogAttrs(ctx, slog.LevelWarn, "message of a live feed cannot be used", slog.String("source", p.Source), slog.Any("error", err))
 			continue
 		}
-		if ok {
-			l.socket.tell(of, tick)
+		for i := range events {
+			l.socket.tell(events[i])
 		}
+	}
+}
+
+// begins tells all who follow by this connection that something may be missing between what came and what comes.
+func (l *link) begins() {
+	l.socket.mu.Lock()
+	of := slices.Collect(maps.Keys(l.wanted))
+	l.socket.mu.Unlock()
+	for _, i := range of {
+		l.socket.tell(Event{Of: i, Begins: true})
 	}
 }
 

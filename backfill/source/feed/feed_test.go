@@ -215,3 +215,76 @@ func TestFeedBoundsItsConnections(t *testing.T) {
 	s.Follow(instance("D"), func(source.Tick) {})
 	eventually(t, "connected again", func() bool { return v.subscribed("D") == 1 })
 }
+
+// TestTradesAreNotContinuedAcrossABreak: a bar in progress is told no more when the connection broke, or a message could not be read,
+// until a period begins; two timeframes share one subscription, and one stays when the other leaves.
+func TestTradesAreNotContinuedAcrossABreak(t *testing.T) {
+	t.Parallel()
+	v := newVenue(t)
+	p := protocol(v)
+	p.Parse = nil
+	p.Read = func(text []byte) ([]feed.Event, error) {
+		var e feed.Trade
+		if err := json.Unmarshal(text, &e); err != nil {
+			return nil, err
+		}
+		if e.ID == 0 {
+			return nil, feed.ErrReconnect
+		}
+		return []feed.Event{{Of: source.Instance{VendorID: "A"}, Trade: &e}}, nil
+	}
+	s := feed.NewTrades(p, true, slog.New(slog.DiscardHandler))
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		require.NoError(t, <-done)
+	})
+	minutes, fives := make(chan source.Tick, 10), make(chan source.Tick, 10)
+	s.Follow(source.Instance{VendorID: "A", Timeframe: market.M1}, func(tick source.Tick) { minutes <- tick })
+	leave := s.Follow(source.Instance{VendorID: "A", Timeframe: market.M5}, func(tick source.Tick) { fives <- tick })
+	id := 0
+	say := func(seconds int) {
+		id++
+		text, err := json.Marshal(feed.Trade{ID: int64(id), At: market.Instant(seconds) * 1e6, Price: float64(id), Size: 1})
+		require.NoError(t, err)
+		v.say("A", string(text))
+	}
+	told := func(from chan source.Tick, seconds int, volume float64) {
+		t.Helper()
+		tick := <-from
+		require.False(t, tick.Closed)
+		require.Equal(t, market.Instant(seconds)*1e6, tick.Bar.TS)
+		require.InDelta(t, volume, tick.Bar.Volume, 0)
+	}
+	subscribed := func() { eventually(t, "subscribed", func() bool { return v.subscribed("A") == 1 }) }
+	subscribed()
+	say(599)
+	say(600)
+	told(minutes, 600, 1)
+	told(fives, 600, 1)
+	leave()
+	say(601)
+	told(minutes, 600, 2)
+	require.Empty(t, fives)
+
+	v.say("A", "garbage") // it may have been a trade
+	say(602)
+	say(603)
+	say(660)
+	told(minutes, 660, 1)
+
+	for _, broken := range []func(){v.cut, func() { v.say("A", `{"ID":0}`) }} {
+		_, before := v.connections()
+		broken()
+		eventually(t, "connected anew", func() bool { open, all := v.connections(); return open == 1 && all > before })
+		subscribed()
+		minute := 660 + 60*before
+		say(minute + 1)
+		say(minute + 2)
+		say(minute + 60)
+		told(minutes, minute+60, 1)
+	}
+	require.Empty(t, minutes)
+}
