@@ -35,22 +35,31 @@ const (
 type Source struct {
 	client *source.Client
 	info   source.Info
+	stream string // empty without a feed
+}
+
+// native are the timeframes that are asked for. Weeks and 15 days are on offer too (KR1), but nothing shows where they open
+// (PIPELINE 2): weeks are derived from days.
+func native() []market.Timeframe {
+	return []market.Timeframe{market.M1, market.M5, market.M15, market.M30, market.H1, market.H4, market.D1}
 }
 
 // New returns the source. Every zero value of c has a default.
 func New(c source.Config) (*Source, error) {
+	if c.URL == "" {
+		c.StreamURL = cmp.Or(c.StreamURL, defaultStream)
+	}
 	c.URL, c.Rate, c.Burst = cmp.Or(c.URL, defaultURL), cmp.Or(c.Rate, defaultRate), cmp.Or(c.Burst, defaultBurst)
 	client, err := source.NewClient(Name, c, nil)
 	if err != nil {
 		return nil, err
 	}
-	// Weeks and 15 days are on offer too (KR1), but nothing shows where they open (PIPELINE 2): weeks are derived from days.
-	native := []market.Timeframe{market.M1, market.M5, market.M15, market.M30, market.H1, market.H4, market.D1}
+	native := native()
 	depth := make(map[market.Timeframe]time.Duration, len(native))
 	for _, tf := range native {
 		depth[tf] = limit * tf.Step()
 	}
-	return &Source{client: client, info: source.Info{
+	return &Source{client: client, stream: c.StreamURL, info: source.Info{
 		Native: native, PageLimit: limit, Depth: depth,
 		Earliest: market.FromTime(time.Date(2013, time.September, 1, 0, 0, 0, 0, time.UTC)),
 		Finality: source.Lag{Default: 10 * time.Second}.Or(c.FinalityLag),
