@@ -34,16 +34,20 @@ const (
 type Source struct {
 	client *source.Client
 	info   source.Info
+	stream string // empty without a feed
 }
 
 // New returns the source. Every zero value of c has a default.
 func New(c source.Config) (*Source, error) {
+	if c.URL == "" {
+		c.StreamURL = cmp.Or(c.StreamURL, defaultStream)
+	}
 	c.URL, c.Rate, c.Burst = cmp.Or(c.URL, defaultURL), cmp.Or(c.Rate, defaultRate), cmp.Or(c.Burst, defaultBurst)
 	client, err := source.NewClient(Name, c, http.Header{"User-Agent": {"barkeep"}})
 	if err != nil {
 		return nil, err
 	}
-	return &Source{client: client, info: source.Info{
+	return &Source{client: client, stream: c.StreamURL, info: source.Info{
 		Native:    []market.Timeframe{market.M1, market.M5, market.M15, market.H1, market.H6, market.D1}, // CB1
 		PageLimit: pageLimit,
 		Poll:      15 * time.Second, // CB1: "do not poll"
