@@ -162,7 +162,7 @@ type ShutdownConfig struct {
 type Source struct {
 	Enabled     *bool         `koanf:"enabled" doc:"false: the source is never asked"`
 	URL         string        `koanf:"url" doc:"the vendor's base URL; not of file and sim"`
-	StreamURL   string        `koanf:"stream_url" doc:"where the live bars of binance, coinbase, kraken or okx are told, ws or wss; with another url and without this they are polled"`
+	StreamURL   string        `koanf:"stream_url" doc:"where the live bars of binance, bitstamp, coinbase, kraken or okx are told, ws or wss; with another url and without this they are polled"`
 	Market      string        `koanf:"market" doc:"venue whose bars coindesk gives; empty: coinbase"`
 	Key         string        `koanf:"key" doc:"API key, which coindesk and cryptocompare alone take"`
 	KeyFile     string        `koanf:"key_file" doc:"file that holds the key"`

@@ -34,16 +34,20 @@ const (
 type Source struct {
 	client *source.Client
 	info   source.Info
+	stream string // empty without a feed
 }
 
 // New returns the source. Every zero value of c has a default.
 func New(c source.Config) (*Source, error) {
+	if c.URL == "" {
+		c.StreamURL = cmp.Or(c.StreamURL, defaultStream)
+	}
 	c.URL, c.Rate, c.Burst = cmp.Or(c.URL, defaultURL), cmp.Or(c.Rate, defaultRate), cmp.Or(c.Burst, defaultBurst)
 	client, err := source.NewClient(Name, c, nil)
 	if err != nil {
 		return nil, err
 	}
-	return &Source{client: client, info: source.Info{
+	return &Source{client: client, stream: c.StreamURL, info: source.Info{
 		// Three days are on offer too, but nothing shows where they open.
 		Native: []market.Timeframe{
 			market.M1, market.M3, market.M5, market.M15, market.M30, market.H1, market.H2, market.H4, market.H6,
