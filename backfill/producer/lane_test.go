@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"barkeep/backfill/source"
+	"barkeep/internal/dbtest"
 	"barkeep/internal/market"
 )
 
@@ -123,7 +124,7 @@ func TestRule18_AnOpenBreakerSparesTheProbe(t *testing.T) {
 	t.Parallel()
 	src := &probed{}
 	p, in := bench(src)
-	p.config.Logger = slog.New(slog.DiscardHandler)
+	p.config.Logger, p.config.Pool = slog.New(slog.DiscardHandler), dbtest.New(t).Pool
 	r := p.runOf(in, true)
 	require.NoError(t, r.probe(t.Context()))
 	require.Equal(t, 1, src.probes)

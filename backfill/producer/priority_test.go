@@ -28,7 +28,7 @@ func (s *told) Fetch(_ context.Context, q source.Query) (source.Answer, error) {
 }
 
 func bench(s source.Source) (p *Producer, in *lane) {
-	p = &Producer{config: Config{Now: time.Now, Observe: func(Request) {}}, store: coverage.NewStore(nil, coverage.Config{})}
+	p = &Producer{config: Config{Now: time.Now, Observe: func(Request) {}}, store: coverage.NewStore(nil, coverage.Config{}), probings: map[probeKey]*probing{}}
 	p.slots = newSlotTable(p.store, time.Now)
 	return p, newLane(s, 2, 1, nil)
 }
