@@ -20,14 +20,34 @@ func (t *slotTable) mark() int64 {
 	return t.numbered
 }
 
-// closed notes that the end of job was published after the series' stretches up to mark.
+// maxClosers bounds how many ends of a series' jobs are remembered: the newest follow all that the others follow.
+const maxClosers = 16
+
+// closed notes that the end of job was published after the series' stretches up to mark. Each end counts, not the first alone: that of
+// a job which nobody looks after any more may be lost as well, and comes again only when the job is taken up (adopt in the coordinator).
 func (t *slotTable) closed(key seriesKey, mark int64, job uuid.UUID) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for i := range t.recent[key] {
-		if s := &t.recent[key][i]; s.number <= mark && s.closer == uuid.Nil {
-			s.closer = job
-		}
+	if !slices.ContainsFunc(t.recent[key], func(s sent) bool { return s.number <= mark }) {
+		return
+	}
+	t.ends[key] = append(t.ends[key], closer{mark, job})
+	t.ends[key] = t.ends[key][max(0, len(t.ends[key])-maxClosers):]
+}
+
+// followedLocked is the number of the last stretch of the series that an end follows; t.mu is held.
+func (t *slotTable) followedLocked(key seriesKey) (last int64) {
+	for _, c := range t.ends[key] {
+		last = max(last, c.mark)
+	}
+	return last
+}
+
+// keepLocked has kept be what counts as published, and forgets the ends where that is nothing; t.mu is held.
+func (t *slotTable) keepLocked(key seriesKey, kept []sent) {
+	if t.recent[key] = kept; len(kept) == 0 {
+		delete(t.recent, key)
+		delete(t.ends, key)
 	}
 }
 
@@ -36,10 +56,8 @@ func (t *slotTable) closers(key seriesKey) []uuid.UUID {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	var jobs []uuid.UUID
-	for _, s := range t.recent[key] {
-		if s.closer != uuid.Nil && !slices.Contains(jobs, s.closer) {
-			jobs = append(jobs, s.closer)
-		}
+	for _, c := range t.ends[key] {
+		jobs = append(jobs, c.job)
 	}
 	return jobs
 }
@@ -48,10 +66,14 @@ func (t *slotTable) closers(key seriesKey) []uuid.UUID {
 func (t *slotTable) drop(key seriesKey, jobs []uuid.UUID) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.recent[key] = slices.DeleteFunc(t.recent[key], func(s sent) bool { return slices.Contains(jobs, s.closer) })
-	if len(t.recent[key]) == 0 {
-		delete(t.recent, key)
+	last := int64(0)
+	for _, c := range t.ends[key] {
+		if slices.Contains(jobs, c.job) {
+			last = max(last, c.mark)
+		}
 	}
+	t.ends[key] = slices.DeleteFunc(t.ends[key], func(c closer) bool { return c.mark <= last })
+	t.keepLocked(key, slices.DeleteFunc(t.recent[key], func(s sent) bool { return s.number <= last }))
 }
 
 // refresh reads the coverage of the job's symbol anew, and has what was published and lost be a gap again. Which jobs have

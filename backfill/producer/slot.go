@@ -101,10 +101,14 @@ type sent struct {
 	fetchedAt market.Instant
 	retryAt   market.Instant
 	at        time.Time
-	// number counts the stretches of the table; closer is the first job whose end was published after this one: when that
-	// end is ingested, this is too, or it is lost.
-	number int64
-	closer uuid.UUID
+	number    int64 // counts the stretches of the table
+}
+
+// closer is a job whose end was published after the stretches up to mark: when that end is ingested, they are too, or they are
+// lost.
+type closer struct {
+	mark int64
+	job  uuid.UUID
 }
 
 // slotTable lets the jobs of this process share fetches, and remembers what was published until it is ingested.
@@ -113,11 +117,12 @@ type slotTable struct {
 	now   func() time.Time
 
 	mu       sync.Mutex
-	inFlight map[slotKey]*slot    // guarded by mu
-	recent   map[seriesKey][]sent // guarded by mu
-	numbered int64                // the last sent.number, guarded by mu
-	ways     []*way               // guarded by mu
-	waiting  int                  // users' slots that wait for room, guarded by mu
+	inFlight map[slotKey]*slot      // guarded by mu
+	recent   map[seriesKey][]sent   // guarded by mu
+	ends     map[seriesKey][]closer // of what is in recent; guarded by mu
+	numbered int64                  // the last sent.number, guarded by mu
+	ways     []*way                 // guarded by mu
+	waiting  int                    // users' slots that wait for room, guarded by mu
 	// arrived is the index that ways were last compared with, at arrivedAt; guarded by mu.
 	arrived   *coverage.Index
 	arrivedAt time.Time
@@ -134,7 +139,7 @@ const (
 
 func newSlotTable(store *coverage.Store, now func() time.Time) *slotTable {
 	return &slotTable{
-		store: store, now: now, inFlight: make(map[slotKey]*slot), recent: make(map[seriesKey][]sent),
+		store: store, now: now, inFlight: make(map[slotKey]*slot), recent: make(map[seriesKey][]sent), ends: make(map[seriesKey][]closer),
 	}
 }
 
@@ -215,8 +220,9 @@ func (t *slotTable) missing(series market.Series, generation int64, set market.R
 	t.mu.Lock()
 	key := seriesKey{series, generation}
 	kept := t.recent[key][:0]
+	followed := t.followedLocked(key)
 	for _, s := range t.recent[key] {
-		if t.now().Sub(s.at) > sentFor && s.closer == uuid.Nil {
+		if t.now().Sub(s.at) > sentFor && s.number > followed {
 			continue
 		}
 		kept = append(kept, s)
@@ -224,9 +230,7 @@ func (t *slotTable) missing(series market.Series, generation int64, set market.R
 			there = append(there, s.r)
 		}
 	}
-	if t.recent[key] = kept; len(kept) == 0 {
-		delete(t.recent, key)
-	}
+	t.keepLocked(key, kept)
 	t.mu.Unlock()
 	return set.Subtract(market.NewRangeSet(there...))
 }

@@ -94,4 +94,31 @@ func TestWhatTheLogLostBecomesAGap(t *testing.T) {
 	table.closed(key, table.mark(), second)
 	table.drop(key, table.closers(key))
 	require.Equal(t, market.NewRangeSet(early, late), missing())
+	require.Empty(t, table.ends)
+}
+
+// The sequence: the log loses a page and the end of its job, of whose coordinator nothing is left. The next job for the same bars finds them
+// published and ends with nothing; when that end is in the database the page never will be, so the job after it fetches. Before,
+// each ended with nothing until somebody took the first one up, which takes half a minute and more.
+func TestRule15_AnyEndBehindALostPageTells(t *testing.T) {
+	t.Parallel()
+	table := newSlotTable(coverage.NewStore(nil, coverage.Config{}), time.Now)
+	series := market.Series{Symbol: "sim:BTCUSD", Timeframe: market.M1}
+	key, r := seriesKey{series, 1}, slotOf(market.M1, 1000, 0)
+	table.published(&topic.Page{Series: series, Generation: 1, FetchedAt: 1, Segments: []topic.Segment{{Range: r, State: coverage.Final}}})
+	lost, next := uuid.New(), uuid.New()
+	table.closed(key, table.mark(), lost)
+	require.Empty(t, table.missing(series, 1, market.RangeSet{r}, 0))
+	table.closed(key, table.mark(), next)
+	require.Equal(t, []uuid.UUID{lost, next}, table.closers(key))
+	table.drop(key, []uuid.UUID{next})
+	require.Equal(t, market.RangeSet{r}, table.missing(series, 1, market.RangeSet{r}, 0))
+	require.Empty(t, table.ends)
+	for range 3 * maxClosers {
+		table.published(&topic.Page{Series: series, Generation: 1, FetchedAt: 1, Segments: []topic.Segment{{Range: r, State: coverage.Final}}})
+		table.closed(key, table.mark(), uuid.New())
+	}
+	require.Len(t, table.closers(key), maxClosers)
+	table.drop(key, table.closers(key))
+	require.Empty(t, table.recent)
 }
