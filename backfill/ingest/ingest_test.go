@@ -3,6 +3,7 @@ package ingest_test
 import (
 	"context"
 	"math"
+	"sync"
 	"testing"
 	"time"
 
@@ -165,6 +166,38 @@ func TestRule19_OneTransaction(t *testing.T) {
 		require.Len(t, segments, 1)
 		require.Equal(t, p.Asked, segments[0].Range)
 	})
+}
+
+// The sequence: a batch ends many jobs while the coordinator renews them, and the producer reports on them. All lock rows by id; who does not
+// meets the others in a deadlock, and the batch is done again (PIPELINE 9).
+func TestRule9_JobsAreLockedInOrder(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, dbtest.New(t))
+	for range 15 {
+		b := ingest.Batch{Partition: w.part, From: w.at}
+		var jobs []string
+		for i := range 40 {
+			jobs = append(jobs, w.job(t))
+			b.Records = append(b.Records, ingest.Record{Offset: w.at.Next + int64(i), ID: uuid.NewString(), End: &topic.End{JobID: jobs[i], State: topic.Done}})
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		renewed, once := make(chan error, 1), make(chan struct{})
+		go func() {
+			begun := sync.OnceFunc(func() { close(once) })
+			var err error
+			for ; err == nil && ctx.Err() == nil; begun() {
+				_, err = w.Pool.Exec(t.Context(), `WITH locked AS (SELECT id FROM barkeep.job WHERE id = ANY ($1::uuid[]) ORDER BY id FOR UPDATE)
+				  UPDATE barkeep.job j SET wanted_until = now() FROM locked WHERE j.id = locked.id`, jobs)
+			}
+			renewed <- err
+		}()
+		<-once
+		_, err := w.writer.Commit(t.Context(), b)
+		stop()
+		require.NoError(t, err)
+		require.NoError(t, <-renewed)
+		w.at = b.To()
+	}
 }
 
 func TestRule19_OffsetIsComparedAndSet(t *testing.T) {

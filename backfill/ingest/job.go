@@ -1,6 +1,9 @@
 package ingest
 
 import (
+	"maps"
+	"slices"
+
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
@@ -45,19 +48,22 @@ func (c *jobChanges) end(job string, state topic.EndState, code, message string)
 	}
 }
 
-// queue adds the statements; rows are locked in order of their ids, as the coordinator's renewal does.
+// queue adds the statements. All rows are locked first, in order of their ids, as the coordinator's renewal and the producers' reports
+// do: locked as they come, they would meet in a deadlock.
 func (c *jobChanges) queue(batch *pgx.Batch) {
+	if all := slices.AppendSeq(slices.Collect(maps.Keys(c.pages)), maps.Keys(c.ends)); len(all) > 0 {
+		batch.Queue(`SELECT FROM barkeep.job WHERE id = ANY ($1::uuid[]) ORDER BY id FOR UPDATE`, all)
+	}
 	if len(c.pages) > 0 {
 		ids, pages, bars := make([]uuid.UUID, 0, len(c.pages)), make([]int32, 0, len(c.pages)), make([]int64, 0, len(c.pages))
 		for id, n := range c.pages {
 			ids, pages, bars = append(ids, id), append(pages, n), append(bars, c.bars[id])
 		}
-		batch.Queue(`WITH locked AS (SELECT id FROM barkeep.job WHERE id = ANY ($1::uuid[]) ORDER BY id FOR UPDATE)
-		  UPDATE barkeep.job j SET pages_done = j.pages_done + n.pages, bars_done = j.bars_done + n.bars,
+		batch.Queue(`UPDATE barkeep.job j SET pages_done = j.pages_done + n.pages, bars_done = j.bars_done + n.bars,
 		    state = CASE j.state WHEN 'queued' THEN 'fetching' ELSE j.state END,
 		    started_at = coalesce(j.started_at, pg_catalog.now()), updated_at = pg_catalog.now()
-		  FROM unnest($1::uuid[], $2::int4[], $3::int8[]) AS n (id, pages, bars), locked
-		  WHERE j.id = n.id AND j.id = locked.id`, ids, pages, bars)
+		  FROM unnest($1::uuid[], $2::int4[], $3::int8[]) AS n (id, pages, bars)
+		  WHERE j.id = n.id`, ids, pages, bars)
 	}
 	for id, e := range c.ends {
 		batch.Queue(`WITH ended AS (UPDATE barkeep.job SET state = $2, error_code = $3, error_message = $4,
