@@ -186,7 +186,7 @@ func TestRule9_JobsAreLockedInOrder(t *testing.T) {
 			begun := sync.OnceFunc(func() { close(once) })
 			var err error
 			for ; err == nil && ctx.Err() == nil; begun() {
-				_, err = w.Pool.Exec(t.Context(), `WITH locked AS (SELECT id FROM barkeep.job WHERE id = ANY ($1::uuid[]) ORDER BY id FOR UPDATE)
+				_, err = w.Pool.Exec(context.WithoutCancel(ctx), `WITH locked AS (SELECT id FROM barkeep.job WHERE id = ANY ($1::uuid[]) ORDER BY id FOR UPDATE)
 				  UPDATE barkeep.job j SET wanted_until = now() FROM locked WHERE j.id = locked.id`, jobs)
 			}
 			renewed <- err
