@@ -36,7 +36,7 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	w := &world{db: dbtest.New(t), names: topic.Names{Prefix: uuid.NewString()[:8] + "-"}}
+	w := &world{db: dbtest.New(t), names: topic.Names{Prefix: dbtest.TopicPrefix(t)}}
 	w.opts = []kgo.Opt{kgo.SeedBrokers(dbtest.Broker(t)...)}
 	require.NoError(t, w.db.Pool.QueryRow(t.Context(), `SELECT id::text FROM barkeep.deployment`).Scan(&w.deployment))
 	_, err := w.db.Pool.Exec(t.Context(), `INSERT INTO barkeep.symbol (symbol, source, vendor_id) VALUES ('sim:BTCUSD', 'sim', 'X')`)

@@ -10,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -80,7 +79,7 @@ type rig struct {
 
 func newRig(tb testing.TB, config sim.Config) *rig {
 	tb.Helper()
-	r := &rig{t: tb, db: dbtest.New(tb), names: topic.Names{Prefix: "t" + uuid.NewString()[:8] + "."}, log: slog.New(slog.DiscardHandler)}
+	r := &rig{t: tb, db: dbtest.New(tb), names: topic.Names{Prefix: dbtest.TopicPrefix(tb)}, log: slog.New(slog.DiscardHandler)}
 	if os.Getenv("BARKEEP_TEST_LOG") != "" {
 		r.log = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	}

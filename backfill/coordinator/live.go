@@ -84,7 +84,7 @@ func (c *Coordinator) Follow(ctx context.Context, series market.Series, askedBy 
 		return nil, err
 	}
 	machine.To(actor.CreatingTopic)
-	if err := topic.EnsureSeries(ctx, kadm.NewClient(c.client), c.config.Names, series); err != nil {
+	if err := topic.EnsureSeries(ctx, c.client, c.config.Names, series); err != nil {
 		machine.Fail()
 		return nil, err // the row runs out, and is wanted again when this is tried again
 	}

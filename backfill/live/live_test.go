@@ -10,10 +10,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kadm"
-	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.uber.org/goleak"
 
@@ -35,8 +33,9 @@ func minute(n int) market.Instant { return start + market.Instant(n)*60_000_000 
 
 // follower makes topics and tells who follows.
 type follower struct {
-	admin *kadm.Client
-	names topic.Names
+	broker *kgo.Client
+	admin  *kadm.Client
+	names  topic.Names
 
 	mu        sync.Mutex // guards what follows
 	fail      error
@@ -56,7 +55,7 @@ func (f *follower) Follow(ctx context.Context, series market.Series, _ string) (
 	if f.following[series] != nil {
 		return nil, errors.New("followed twice")
 	}
-	if err := topic.EnsureSeries(ctx, f.admin, f.names, series); err != nil {
+	if err := topic.EnsureSeries(ctx, f.broker, f.names, series); err != nil {
 		return nil, err
 	}
 	f.following[series] = make(chan struct{})
@@ -95,9 +94,9 @@ func (f *follower) until(t *testing.T, what string, holds func() bool) {
 }
 
 type rig struct {
-	t      *testing.T
-	broker *kfake.Cluster
-	client *kgo.Client
+	t       *testing.T
+	brokers []string
+	client  *kgo.Client
 	*follower
 	actors actor.Registry
 	hub    *Hub
@@ -106,14 +105,19 @@ type rig struct {
 
 func newRig(t *testing.T, change func(*Config)) *rig {
 	t.Helper()
-	r := &rig{t: t, broker: dbtest.FakeBroker(t)}
-	opts := []kgo.Opt{kgo.SeedBrokers(r.broker.ListenAddrs()...)}
+	return newRigOn(t, dbtest.Broker(t), change)
+}
+
+func newRigOn(t *testing.T, brokers []string, change func(*Config)) *rig {
+	t.Helper()
+	r := &rig{t: t, brokers: brokers}
+	opts := []kgo.Opt{kgo.SeedBrokers(r.brokers...)}
 	var err error
 	r.client, err = kgo.NewClient(append(opts, kgo.ProducerLinger(0), kgo.RequiredAcks(kgo.AllISRAcks()))...)
 	require.NoError(t, err)
 	t.Cleanup(r.client.Close)
 	r.follower = &follower{
-		admin: kadm.NewClient(r.client), names: topic.Names{Prefix: uuid.NewString()[:8] + "."},
+		broker: r.client, admin: kadm.NewClient(r.client), names: topic.Names{Prefix: dbtest.TopicPrefix(t)},
 		following: map[market.Series]chan struct{}{}, changed: make(chan struct{}),
 	}
 	config := Config{Options: opts, Names: r.names, Deployment: "d", Follower: r.follower, FormingEvery: time.Nanosecond, Backoff: time.Millisecond, Actors: &r.actors, Logger: slog.New(slog.NewTextHandler(t.Output(), nil))}
@@ -390,7 +394,7 @@ func TestTopicMadeAnew(t *testing.T) {
 	_, err := r.admin.DeleteTopic(t.Context(), r.names.Series(btc))
 	require.NoError(t, err)
 	r.until(t, "not followed again", func() bool { return r.follows > before && r.following[btc] != nil })
-	producer, err := kgo.NewClient(kgo.SeedBrokers(r.broker.ListenAddrs()...))
+	producer, err := kgo.NewClient(kgo.SeedBrokers(r.brokers...))
 	require.NoError(t, err)
 	defer producer.Close()
 	for seq, n := range []int{1, 2, 3, 4} {
@@ -423,7 +427,8 @@ func TestInterestLost(t *testing.T) {
 // TestBrokerAwayAndBack: while connections to the broker break nothing is lost, and nothing comes twice.
 func TestBrokerAwayAndBack(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, nil)
+	broker := dbtest.FakeBroker(t)
+	r := newRigOn(t, broker.ListenAddrs(), nil)
 	l := r.listen(btc)
 	r.reads(btc)
 	l.drained()
@@ -431,17 +436,17 @@ func TestBrokerAwayAndBack(t *testing.T) {
 	require.Equal(t, []int{1}, l.finals(t, 1))
 	refused := make(chan struct{}, 1000)
 	gone := make(chan struct{})
-	r.broker.Control(func(req kmsgRequest) (kmsgResponse, error, bool) {
+	broker.Control(func(req kmsgRequest) (kmsgResponse, error, bool) {
 		select {
 		case <-gone:
 			return nil, nil, false
 		default:
 		}
 		if req.Key() != fetchKey {
-			r.broker.KeepControl()
+			broker.KeepControl()
 			return nil, nil, false
 		}
-		r.broker.KeepControl()
+		broker.KeepControl()
 		refused <- struct{}{}
 		return nil, errors.New("away"), true
 	})
@@ -484,7 +489,8 @@ func TestForeignRecordsAreDropped(t *testing.T) {
 	record, err := r.names.LiveRecord(other)
 	require.NoError(t, err)
 	record.Topic = r.names.Series(btc)
-	require.NoError(t, r.client.ProduceSync(t.Context(), record, &kgo.Record{Topic: record.Topic, Value: []byte("x")}).FirstErr())
+	// A compacted topic takes no record without a key.
+	require.NoError(t, r.client.ProduceSync(t.Context(), record, &kgo.Record{Topic: record.Topic, Key: []byte("x"), Value: []byte("x")}).FirstErr())
 	r.publish(foreign, bar(btc, 2, 5001, true))
 	require.Equal(t, []int{2}, l.finals(t, 2))
 	require.Equal(t, int64(3), r.hub.Stats().Unreadable)

@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -105,7 +104,7 @@ var began = time.Date(2024, 1, 1, 12, 5, 30, 0, time.UTC) //nolint:gochecknoglob
 
 func newLiveRig(t *testing.T, e *exchange) *liveRig {
 	t.Helper()
-	r := &liveRig{t: t, db: dbtest.New(t), names: topic.Names{Prefix: "l" + uuid.NewString()[:8] + "."}, source: e, log: slog.New(slog.DiscardHandler)}
+	r := &liveRig{t: t, db: dbtest.New(t), names: topic.Names{Prefix: dbtest.TopicPrefix(t)}, source: e, log: slog.New(slog.DiscardHandler)}
 	if os.Getenv("BARKEEP_TEST_LOG") != "" {
 		r.log = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	}
@@ -116,7 +115,7 @@ func newLiveRig(t *testing.T, e *exchange) *liveRig {
 	client, err := kgo.NewClient(r.opts...)
 	require.NoError(t, err)
 	defer client.Close()
-	require.NoError(t, topic.EnsureSeries(t.Context(), kadm.NewClient(client), r.names, btc))
+	require.NoError(t, topic.EnsureSeries(t.Context(), client, r.names, btc))
 	_, err = r.db.Pool.Exec(t.Context(), `INSERT INTO barkeep.symbol (symbol, source, vendor_id) VALUES ($1, 'sim', 'BTCUSD')`, string(btc.Symbol))
 	require.NoError(t, err)
 	r.want("1 h")

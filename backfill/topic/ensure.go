@@ -11,6 +11,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"barkeep/internal/market"
 )
@@ -86,7 +87,11 @@ func Ensure(ctx context.Context, opts []kgo.Opt, names Names, deployment string)
 	if err := create(ctx, kadm.NewClient(client), names.settings()); err != nil {
 		return fmt.Errorf("create topics: %w", err)
 	}
-	owner, err := readMark(ctx, opts, names)
+	if err := untilServed(ctx, func(ctx context.Context) error { return served(ctx, client, names.settings()...) }); err != nil {
+		return fmt.Errorf("wait for topics: %w", err)
+	}
+	var owner string
+	err = untilServed(ctx, func(ctx context.Context) (err error) { owner, err = readMark(ctx, opts, names); return err })
 	if err != nil {
 		return fmt.Errorf("read deployment mark: %w", err)
 	}
@@ -107,8 +112,9 @@ func Ensure(ctx context.Context, opts []kgo.Opt, names Names, deployment string)
 }
 
 // EnsureSeries creates the topic of a series' live bars where it is missing, with explicit settings: compacted, kept for two
-// days. Safe to call from several processes at once.
-func EnsureSeries(ctx context.Context, admin *kadm.Client, names Names, series market.Series) error {
+// days. It returns when the broker that was asked knows of it. Safe to call from several processes at once.
+func EnsureSeries(ctx context.Context, client *kgo.Client, names Names, series market.Series) error {
+	admin := kadm.NewClient(client)
 	meta, err := admin.BrokerMetadata(ctx)
 	if err != nil {
 		return fmt.Errorf("create topic of %s: ask for the brokers: %w", series, err)
@@ -119,6 +125,9 @@ func EnsureSeries(ctx context.Context, admin *kadm.Client, names Names, series m
 	_, err = admin.CreateTopic(ctx, s.partitions, replicas, s.configs(replicas), s.name)
 	if err != nil && !errors.Is(err, kerr.TopicAlreadyExists) {
 		return fmt.Errorf("create topic of %s: %w", series, err)
+	}
+	if err := untilServed(ctx, func(ctx context.Context) error { return served(ctx, client, s) }); err != nil {
+		return fmt.Errorf("wait for topic of %s: %w", series, err)
 	}
 	return nil
 }
@@ -152,6 +161,71 @@ func create(ctx context.Context, admin *kadm.Client, settings []setting) error {
 		_, err := admin.CreateTopic(ctx, s.partitions, replicas, s.configs(replicas), s.name)
 		if err != nil && !errors.Is(err, kerr.TopicAlreadyExists) {
 			return fmt.Errorf("topic %s: %w", s.name, err)
+		}
+	}
+	return nil
+}
+
+// settleLimit bounds how long brokers may take to know of a topic that was made; settlePause is between two looks.
+const (
+	settleLimit = 30 * time.Second
+	settlePause = 20 * time.Millisecond
+)
+
+// untilServed asks until the brokers serve what was made. Kafka answers CreateTopics when its controller has committed the topic; the broker that leads a
+// partition learns of it afterwards, and until then answers UNKNOWN_TOPIC_OR_PARTITION, which is retriable.
+func untilServed(ctx context.Context, ask func(context.Context) error) error {
+	limit := time.NewTimer(settleLimit) // of answers that say no; one that is slow to come is waited for
+	defer limit.Stop()
+	tick := time.NewTicker(settlePause)
+	defer tick.Stop()
+	for {
+		err := ask(ctx)
+		if err == nil || !retriable(err) {
+			return err
+		}
+		select {
+		case <-tick.C:
+		case <-limit.C:
+			return fmt.Errorf("the brokers do not serve the topics: %w", err)
+		case <-ctx.Done():
+			return errors.Join(context.Cause(ctx), err)
+		}
+	}
+}
+
+// retriable looks into what is joined and wrapped.
+func retriable(err error) bool {
+	var answer *kerr.Error
+	return errors.As(err, &answer) && answer.Retriable
+}
+
+// served returns nil where a broker knows of the topics and their leaders, with the partitions that they were made with. It is asked itself, for the
+// client remembers for a while what it was told.
+func served(ctx context.Context, client *kgo.Client, settings ...setting) error {
+	request := kmsg.NewPtrMetadataRequest()
+	partitions := map[string]int{}
+	for _, s := range settings {
+		topic := kmsg.NewMetadataRequestTopic()
+		topic.Topic = &s.name
+		request.Topics = append(request.Topics, topic)
+		partitions[s.name] = int(s.partitions)
+	}
+	response, err := request.RequestWith(ctx, client)
+	if err != nil {
+		return fmt.Errorf("ask for them: %w", err)
+	}
+	for _, t := range response.Topics {
+		if err := kerr.ErrorForCode(t.ErrorCode); err != nil {
+			return fmt.Errorf("topic %s: %w", *t.Topic, err)
+		}
+		if len(t.Partitions) != partitions[*t.Topic] {
+			return fmt.Errorf("topic %s has %d partitions, not %d: %w", *t.Topic, len(t.Partitions), partitions[*t.Topic], ErrPartitions)
+		}
+		for _, p := range t.Partitions {
+			if err := kerr.ErrorForCode(p.ErrorCode); err != nil {
+				return fmt.Errorf("topic %s, partition %d: %w", *t.Topic, p.Partition, err)
+			}
 		}
 	}
 	return nil

@@ -7,7 +7,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -127,10 +126,10 @@ func TestRule12_SeriesTopicIsCompactedAndKeptForTwoDays(t *testing.T) {
 	require.NoError(t, err)
 	defer client.Close()
 	admin := kadm.NewClient(client)
-	names := topic.Names{Prefix: uuid.NewString()[:8] + "."}
+	names := topic.Names{Prefix: dbtest.TopicPrefix(t)}
 	series := market.Series{Symbol: "sim:X", Timeframe: market.Mo1}
 	for range 2 {
-		require.NoError(t, topic.EnsureSeries(t.Context(), admin, names, series))
+		require.NoError(t, topic.EnsureSeries(t.Context(), client, names, series))
 	}
 	configs, err := admin.DescribeTopicConfigs(t.Context(), names.Series(series))
 	require.NoError(t, err)

@@ -5,7 +5,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kfake"
@@ -184,7 +183,7 @@ func FuzzUnmarshalBars(f *testing.F) {
 func TestRule12_TopicsAreMadeWithExplicitSettings(t *testing.T) {
 	t.Parallel()
 	opts := []kgo.Opt{kgo.SeedBrokers(dbtest.Broker(t)...)}
-	names := topic.Names{Prefix: uuid.NewString()[:8] + "."}
+	names := topic.Names{Prefix: dbtest.TopicPrefix(t)}
 	require.NoError(t, topic.Ensure(t.Context(), opts, names, "one"))
 	require.NoError(t, topic.Ensure(t.Context(), opts, names, "one"), "again")
 	client, err := kgo.NewClient(opts...)
@@ -244,7 +243,7 @@ func TestRule12_ReplicatedWhereThereAreBrokers(t *testing.T) {
 func TestRule13_AnotherDeploymentsTopicsAreRefused(t *testing.T) {
 	t.Parallel()
 	opts := []kgo.Opt{kgo.SeedBrokers(dbtest.Broker(t)...)}
-	names := topic.Names{Prefix: uuid.NewString()[:8] + "."}
+	names := topic.Names{Prefix: dbtest.TopicPrefix(t)}
 	require.NoError(t, topic.Ensure(t.Context(), opts, names, "one"))
 	require.ErrorIs(t, topic.Ensure(t.Context(), opts, names, "two"), topic.ErrDeployment)
 	require.NoError(t, topic.Ensure(t.Context(), opts, names, "one"))
@@ -253,7 +252,7 @@ func TestRule13_AnotherDeploymentsTopicsAreRefused(t *testing.T) {
 func TestRule12_PartitionCountsNeverChange(t *testing.T) {
 	t.Parallel()
 	opts := []kgo.Opt{kgo.SeedBrokers(dbtest.Broker(t)...)}
-	names := topic.Names{Prefix: uuid.NewString()[:8] + "."}
+	names := topic.Names{Prefix: dbtest.TopicPrefix(t)}
 	client, err := kgo.NewClient(opts...)
 	require.NoError(t, err)
 	defer client.Close()
