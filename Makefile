@@ -14,7 +14,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 LDFLAGS := -X main.version=$(VERSION)
 PACKAGES ?= ./...
 
-.PHONY: help run build test differential test-clients race lint fmt fuzz soak soak-sessions chaos mutation bench up down clean
+.PHONY: help run build test differential test-kafka test-clients race lint fmt fuzz soak soak-sessions chaos mutation bench up down clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,13 @@ test: ## run all tests on a real TimescaleDB and a real broker, with the race de
 
 differential: ## compare two thousand statements through an empty barkeep with a full database, without the race detector
 	$(GO) run ./cmd/testenv $(GO) test -count=1 -timeout 20m -v -run 'TestDifferential$$' ./cmd/barkeep
+
+# Those that go through the broker: all of the pipeline's parts, and of the processes' those whose subject it is.
+KAFKATESTS := TestBrokerRights|TestRule20_Broker|TestRule20_Topics|TestLive|TestRule15|TestBackfillIsBulk|TestTwoProxies|TestRule9|TestProxyKilled
+
+test-kafka: ## run the tests that go through the broker on Apache Kafka, which Maven fetches once
+	$(GO) run ./cmd/testenv -kafka $(GO) test -count=1 -parallel 4 -timeout 10m ./backfill/topic ./backfill/live ./backfill/coordinator ./backfill/consumer ./backfill/producer
+	$(GO) run ./cmd/testenv -kafka $(GO) test -count=1 -parallel 4 -timeout 10m -run '$(KAFKATESTS)' ./cmd/barkeep
 
 test-clients: build ## run thirteen clients and the suites of their drivers through barkeep and straight
 	$(GO) run ./cmd/testenv test/clients/run

@@ -4,20 +4,26 @@ import (
 	"context"
 	"crypto/tls"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"barkeep/backfill/topic"
 	"barkeep/internal/certtest"
 	"barkeep/internal/dbtest"
+	"barkeep/internal/embedded"
 )
 
 func listening(certificate tls.Certificate) kfake.Opt {
@@ -141,17 +147,80 @@ func grants(part string) (list []kfake.ACL) {
 	return list
 }
 
+// guarded starts a broker that asks for users and rights, and returns its address: those of admin (PLAIN), of a user for each part (SCRAM), who
+// has what grants says, and of nobody, who has none. It is Kafka with its own authorizer where the tests run on Kafka.
+func guarded(t *testing.T) string {
+	t.Helper()
+	parts := slices.Sorted(maps.Keys(rights))
+	node, ok := dbtest.Kafka(t, embedded.KafkaConfig{
+		Listeners: map[string]string{"USERS": "SASL_PLAINTEXT"},
+		Settings: map[string]string{
+			"authorizer.class.name":                              "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+			"super.users":                                        "User:ANONYMOUS;User:admin",
+			"sasl.enabled.mechanisms":                            "PLAIN,SCRAM-SHA-512",
+			"listener.name.users.plain.sasl.jaas.config":         `org.apache.kafka.common.security.plain.PlainLoginModule required user_admin="secret" user_nobody="secret";`,
+			"listener.name.users.scram-sha-512.sasl.jaas.config": "org.apache.kafka.common.security.scram.ScramLoginModule required;",
+		},
+	})
+	if !ok {
+		users := []kfake.Opt{kfake.EnableSASL(), kfake.EnableACLs(), kfake.Superuser("PLAIN", "admin", "secret"), kfake.User("PLAIN", "nobody", "secret")}
+		for _, part := range parts {
+			users = append(users, kfake.User("SCRAM-SHA-512", part, "secret", grants(part)...))
+		}
+		return dbtest.FakeBroker(t, users...).ListenAddrs()[0]
+	}
+	client, err := kgo.NewClient(kgo.SeedBrokers(node.Broker))
+	require.NoError(t, err)
+	defer client.Close()
+	admin := kadm.NewClient(client)
+	create := kmsg.NewPtrCreateACLsRequest()
+	var users []kadm.UpsertSCRAM
+	for _, part := range parts {
+		users = append(users, kadm.UpsertSCRAM{User: part, Mechanism: kadm.ScramSha512, Iterations: 4096, Password: "secret"})
+		for _, acl := range grants(part) {
+			c := kmsg.NewCreateACLsRequestCreation()
+			c.ResourceType, c.ResourceName, c.ResourcePatternType = acl.Resource, acl.Name, acl.Pattern
+			c.Principal, c.Host, c.Operation, c.PermissionType = "User:"+part, "*", acl.Operation, kmsg.ACLPermissionTypeAllow
+			create.Creations = append(create.Creations, c)
+		}
+	}
+	altered, err := admin.AlterUserSCRAMs(t.Context(), nil, users)
+	require.NoError(t, err)
+	require.NoError(t, altered.Error())
+	created, err := create.RequestWith(t.Context(), client)
+	require.NoError(t, err)
+	for _, result := range created.Results {
+		require.NoError(t, kerr.ErrorForCode(result.ErrorCode))
+	}
+	// The controller has them; the broker learns of them afterwards.
+	every := kmsg.NewPtrDescribeACLsRequest()
+	every.ResourceType, every.ResourcePatternType = kmsg.ACLResourceTypeAny, kmsg.ACLResourcePatternTypeAny
+	every.Operation, every.PermissionType = kmsg.ACLOperationAny, kmsg.ACLPermissionTypeAny
+	require.Eventually(t, func() bool {
+		known, err := admin.DescribeUserSCRAMs(t.Context())
+		if err != nil || len(known) != len(users) {
+			return false
+		}
+		there, err := every.RequestWith(t.Context(), client)
+		n := 0
+		if err == nil {
+			for _, resource := range there.Resources {
+				n += len(resource.ACLs)
+			}
+		}
+		return n == len(create.Creations)
+	}, time.Minute, 20*time.Millisecond)
+	return node.Listeners["USERS"]
+}
+
 // TestBrokerRights: each part works with the rights that the documentation names, as a user of its own, on topics that somebody else has made.
 func TestBrokerRights(t *testing.T) {
 	t.Parallel()
-	broker := dbtest.FakeBroker(t, kfake.EnableSASL(), kfake.EnableACLs(), kfake.Superuser("PLAIN", "admin", "secret"),
-		kfake.User("SCRAM-SHA-512", "proxy", "secret", grants("proxy")...),
-		kfake.User("SCRAM-SHA-512", "producer", "secret", grants("producer")...),
-		kfake.User("SCRAM-SHA-512", "consumer", "secret", grants("consumer")...))
-	s := siteOn(t, broker.ListenAddrs()[0])
+	broker := guarded(t)
+	s := siteOn(t, broker)
 	var deployment string
 	require.NoError(t, s.db.Pool.QueryRow(t.Context(), "select id::text from barkeep.deployment").Scan(&deployment))
-	admin, err := BrokerConfig{Mechanism: "PLAIN", User: "admin", Password: "secret"}.options(broker.ListenAddrs())
+	admin, err := BrokerConfig{Mechanism: "PLAIN", User: "admin", Password: "secret"}.options([]string{broker})
 	require.NoError(t, err)
 	require.NoError(t, topic.Ensure(t.Context(), admin, topic.Names{}, deployment))
 	as := func(user string) []string {
@@ -168,10 +237,9 @@ func TestBrokerRights(t *testing.T) {
 // TestBrokerRightsAreLacking: a part that may not do what it has to does not start as if it could.
 func TestBrokerRightsAreLacking(t *testing.T) {
 	t.Parallel()
-	broker := dbtest.FakeBroker(t, kfake.EnableSASL(), kfake.EnableACLs(), kfake.Superuser("PLAIN", "admin", "secret"), kfake.User("PLAIN", "nobody", "secret"))
 	cfg := defaultConfig()
 	cfg.Listen, cfg.Status.Listen = []string{"127.0.0.1:0"}, ""
-	cfg.Upstream.URL, cfg.Brokers = dbtest.New(t).URL, broker.ListenAddrs()
+	cfg.Upstream.URL, cfg.Brokers = dbtest.New(t).URL, []string{guarded(t)}
 	cfg.Broker = BrokerConfig{Mechanism: "PLAIN", User: "nobody", Password: "secret"}
 	life := newLifetimes(context.Background(), cfg.Shutdown.Grace)
 	defer life.stop()

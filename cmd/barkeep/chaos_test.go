@@ -164,8 +164,7 @@ func (c *chaos) stopUpstream() {
 // startBroker starts the broker on its log as it is.
 func (c *chaos) startBroker() {
 	before := c.broker
-	c.broker = launch(c.t, c.output("broker"), "broker", asBroker+"="+c.brokerAt)
-	c.broker.wait(c.t)
+	c.broker = launchBroker(c.t, c.output("broker"), c.brokerAt)
 	if before != nil {
 		require.Equal(c.t, before.addr, c.broker.addr)
 	}

@@ -27,7 +27,7 @@ import (
 // the log or fetched once more, as comes first, not oftener.
 func TestRule19_DatabaseComesBackWithoutItsLastCommits(t *testing.T) {
 	t.Parallel()
-	s, _ := newSite(t)
+	s := newSite(t)
 	proxy := s.start("proxy")
 	s.start("producer")
 	s.start("consumer")
@@ -131,7 +131,7 @@ func TestRule7_AProxyLeavesConnectionsThatAreDead(t *testing.T) {
 // session with a timeout of two seconds to which r was answered.
 func deafSite(t *testing.T) (*site, *netfault.Link, *pgx.Conn, market.Range) {
 	t.Helper()
-	s, _ := newSite(t)
+	s := newSite(t)
 	address, err := url.Parse(s.databaseURL)
 	require.NoError(t, err)
 	fork := newFork(t, address.Host)

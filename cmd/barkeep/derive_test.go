@@ -179,7 +179,7 @@ func TestRule20_AnExchangeThatHasFewTimeframes(t *testing.T) {
 // once.
 func TestRule9_ConsumerKilledWhileItRollsUp(t *testing.T) {
 	t.Parallel()
-	s, _ := newSite(t)
+	s := newSite(t)
 	first, second, _, consumer := s.start("proxy"), s.start("proxy"), s.start("producer"), s.start("consumer")
 	r := market.Range{Start: market.D3.Floor(market.FromTime(time.Date(2018, 1, 1, 0, 0, 0, 0, time.UTC)))}
 	r.End = market.D3.Add(r.Start, 500)

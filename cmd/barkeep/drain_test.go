@@ -32,7 +32,7 @@ func (s *site) endsWith(ended <-chan error, code, what string, within time.Durat
 // TestDrain: after SIGTERM nobody comes in and idle sessions go; what runs finishes within the grace; holds end with it.
 func TestDrain(t *testing.T) {
 	t.Parallel()
-	s, _ := newSite(t)
+	s := newSite(t)
 	const grace = 6 * time.Second
 	p := s.start("proxy", "--set=shutdown.grace="+grace.String(), "--set=holds.notice_after=20ms")
 	held := s.holding(p)
@@ -67,7 +67,7 @@ func TestDrain(t *testing.T) {
 // TestSecondSignal: with a second signal nobody is waited for.
 func TestSecondSignal(t *testing.T) {
 	t.Parallel()
-	s, _ := newSite(t)
+	s := newSite(t)
 	p := s.start("proxy", "--set=shutdown.grace=5m", "--set=holds.notice_after=20ms")
 	held := s.holding(p)
 	require.NoError(t, p.cmd.Process.Signal(syscall.SIGTERM))

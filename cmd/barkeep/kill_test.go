@@ -16,7 +16,7 @@ import (
 // gets there, and the process is killed: the next one begins where the database is, not where the group is.
 func TestRule19_ConsumerKilledBetweenCommits(t *testing.T) {
 	t.Parallel()
-	s, broker := newSite(t)
+	s, broker := newFakeSite(t)
 	s.exchange.Script(exchange.Fault{Path: "klines", Delay: 200 * time.Millisecond})
 	reached := make(chan struct{}, 64)
 	broker.ControlKey(int16(kmsg.OffsetCommit), func(request kmsg.Request) (kmsg.Response, error, bool) {
@@ -47,7 +47,7 @@ func TestRule19_ConsumerKilledBetweenCommits(t *testing.T) {
 // TestRule15_ProducerKilledMidJob: what it had published is not fetched again, but for the pages in hand.
 func TestRule15_ProducerKilledMidJob(t *testing.T) {
 	t.Parallel()
-	s, _ := newSite(t)
+	s := newSite(t)
 	s.exchange.Script(exchange.Fault{Path: "klines", Delay: 100 * time.Millisecond})
 	proxy, producer := s.start("proxy"), s.start("producer")
 	s.start("consumer")
@@ -72,7 +72,7 @@ const inHand = 2 * 8
 // TestProxyKilled: its clients are cut off, its job goes on, and who asks the next proxy gets what was fetched meanwhile.
 func TestProxyKilled(t *testing.T) {
 	t.Parallel()
-	s, _ := newSite(t)
+	s := newSite(t)
 	s.exchange.Script(exchange.Fault{Path: "klines", Delay: 100 * time.Millisecond})
 	proxy := s.start("proxy")
 	s.start("producer")
@@ -90,7 +90,7 @@ func TestProxyKilled(t *testing.T) {
 // TestTwoProxiesAndManySessions: 100 sessions of two proxies ask for one range at once, and each page is fetched once.
 func TestTwoProxiesAndManySessions(t *testing.T) {
 	t.Parallel()
-	s, _ := newSite(t)
+	s := newSite(t)
 	s.exchange.Script(exchange.Fault{Path: "klines", Delay: 20 * time.Millisecond})
 	proxies := []*process{s.start("proxy"), s.start("proxy")}
 	s.start("producer")

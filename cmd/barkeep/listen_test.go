@@ -25,7 +25,7 @@ func TestListeners(t *testing.T) {
 	t.Cleanup(func() { _ = os.RemoveAll(folder) })
 	authority := certtest.NewAuthority(t)
 	cert, key := authority.Issue(t, "barkeep")
-	s, _ := newSite(t)
+	s := newSite(t)
 	var socketFolder string
 	require.NoError(t, s.db.Pool.QueryRow(t.Context(), "select split_part(current_setting('unix_socket_directories'), ',', 1)").Scan(&socketFolder))
 	config := s.db.Pool.Config().ConnConfig

@@ -30,7 +30,8 @@ func (s *site) feed(series market.Series) *liveFeed {
 	f := &liveFeed{s: s, series: series}
 	require.NoError(s.t, s.db.Pool.QueryRow(s.t.Context(), `select id::text from barkeep.deployment`).Scan(&f.dep))
 	var err error
-	f.client, err = kgo.NewClient(kgo.SeedBrokers(strings.Split(s.brokers, ",")...), kgo.ProducerLinger(0))
+	f.client, err = kgo.NewClient(kgo.SeedBrokers(strings.Split(s.brokers, ",")...), kgo.ProducerLinger(0),
+		kgo.UnknownTopicRetries(-1)) // the row that says who wants it is there before the topic
 	require.NoError(s.t, err)
 	s.t.Cleanup(f.client.Close)
 	return f
@@ -38,7 +39,7 @@ func (s *site) feed(series market.Series) *liveFeed {
 
 func (f *liveFeed) publish(n int, final bool) {
 	f.seq++
-	record, err := topic.Names{}.LiveRecord(topic.Live{
+	record, err := f.s.names.LiveRecord(topic.Live{
 		Deployment: f.dep, Series: f.series, Final: final, Seq: f.seq,
 		Bar: market.Bar{TS: market.FromTime(time.Date(2024, 1, 1, 0, n, 0, 0, time.UTC)), Open: 1, High: 2, Low: 1, Close: 1.5, Volume: 3},
 	})
@@ -122,7 +123,7 @@ func (s *site) lists() {
 // TestLiveBarsOfAProducer: from the first LISTEN to a bar of the minute that it is, with nobody's help.
 func TestLiveBarsOfAProducer(t *testing.T) {
 	t.Parallel()
-	s, _ := newSite(t)
+	s := newSite(t)
 	s.start("producer")
 	s.start("consumer")
 	conn := s.listener(s.start("proxy"))
@@ -146,7 +147,7 @@ func TestLiveBarsOfAProducer(t *testing.T) {
 // killed and started again goes on for those who come back; interest ends with its sessions.
 func TestLiveBars(t *testing.T) {
 	t.Parallel()
-	s, _ := newSite(t)
+	s := newSite(t)
 	s.lists()
 	a, b := s.start("proxy"), s.start("proxy")
 	feed := s.feed(market.Series{Symbol: "sim:BTCUSD", Timeframe: market.M1})
@@ -201,7 +202,7 @@ func TestLiveBarsPsql(t *testing.T) {
 	if err != nil {
 		t.Skip("psql is not installed")
 	}
-	s, _ := newSite(t)
+	s := newSite(t)
 	s.lists()
 	p := s.start("proxy")
 	feed := s.feed(market.Series{Symbol: "sim:ETHUSD", Timeframe: market.M1})

@@ -21,6 +21,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kfake"
 
+	"barkeep/backfill/topic"
 	"barkeep/internal/dbtest"
 	"barkeep/internal/embedded"
 	"barkeep/internal/exchange"
@@ -74,6 +75,7 @@ type site struct {
 	// databaseURL and brokers are what processes are told.
 	databaseURL string
 	brokers     string
+	names       topic.Names
 	db          *dbtest.DB
 	exchange    *exchange.Server
 	exchangeURL string
@@ -83,8 +85,16 @@ type site struct {
 	out io.Writer
 }
 
-// newSite gives a site with a broker in memory, and the broker.
-func newSite(t *testing.T) (*site, *kfake.Cluster) {
+// newSite gives a site with the tests' broker.
+func newSite(t *testing.T) *site {
+	t.Helper()
+	s := siteOn(t, dbtest.Broker(t)[0])
+	s.names.Prefix = dbtest.OwnTopics(t)
+	return s
+}
+
+// newFakeSite gives a site with a broker in memory, whose faults can be scripted.
+func newFakeSite(t *testing.T) (*site, *kfake.Cluster) {
 	t.Helper()
 	broker := dbtest.FakeBroker(t)
 	return siteOn(t, broker.ListenAddrs()[0]), broker
@@ -164,16 +174,33 @@ func (s *site) launch(args ...string) *process {
 			args = append(args, "--set=sources."+vendor+"."+setting)
 		}
 	}
-	return launch(s.t, s.out, args[0], asCommand+"=1", append(args, "--status-listen=127.0.0.1:0")...)
+	return launch(s.t, s.out, args[0], s.environment(), append(args, "--status-listen=127.0.0.1:0")...)
 }
 
-// launch runs the test's binary with a setting of the environment that makes it something else.
-func launch(t *testing.T, out io.Writer, name, environment string, args ...string) *process {
+// environment is what processes get: the names of the topics, where they are the site's own, and what makes this binary the command.
+func (s *site) environment() []string {
+	environment := append(os.Environ(), asCommand+"=1")
+	if s.names.Prefix != "" {
+		environment = append(environment, "BARKEEP_TOPIC_PREFIX="+s.names.Prefix)
+	}
+	return environment
+}
+
+// launchBroker runs a broker that keeps its log in a folder, and waits until it is ready.
+func launchBroker(t *testing.T, out io.Writer, folder string) *process {
+	t.Helper()
+	p := launch(t, out, "broker", append(os.Environ(), asBroker+"="+folder))
+	p.wait(t)
+	return p
+}
+
+// launch runs the test's binary in an environment that makes it something else.
+func launch(t *testing.T, out io.Writer, name string, environment []string, args ...string) *process {
 	t.Helper()
 	ready := make(chan string, 1)
 	lines := &readyLog{out: out, prefix: name, ready: ready}
 	p := &process{cmd: commands.CommandContext(t.Context(), os.Args[0], args...), ready: ready, log: lines}
-	p.cmd.Env = append(os.Environ(), environment)
+	p.cmd.Env = environment
 	p.cmd.Stdout, p.cmd.Stderr = lines, lines
 	p.cmd.WaitDelay = 5 * time.Second
 	var err error

@@ -30,7 +30,7 @@ func TestDifferences(t *testing.T) {
 // TestReload: SIGHUP takes what can be taken, says what cannot, and keeps all where there is an error in any of it.
 func TestReload(t *testing.T) {
 	t.Parallel()
-	s, _ := newSite(t)
+	s := newSite(t)
 	path := writeFile(t, "barkeep.yaml", "sessions: {max_per_user: 1}\nstatement: {timeout: 11s}\n")
 	p := s.start("proxy", "--config="+path)
 	s.connect(p)

@@ -19,7 +19,7 @@ import (
 // the next start goes on, and nothing that was stored is fetched again.
 func TestServeKilledMidBackfill(t *testing.T) {
 	t.Parallel()
-	s, _ := newSite(t) // for the exchange: what it skips without, this needs as well
+	s := newSite(t) // for the exchange: what it skips without, this needs as well
 	s.exchange.Script(exchange.Fault{Path: "klines", Delay: 200 * time.Millisecond})
 	folder := childFolder(t)
 	serve := func() *process { return s.run("serve", "--listen=127.0.0.1:0", "--data-dir="+folder) }

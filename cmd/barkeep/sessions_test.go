@@ -96,7 +96,7 @@ func (s *site) sessions(conn *pgx.Conn) map[uint32]shown {
 // pg_stat_activity shows them. barkeep.cancel ends a hold anywhere, with the rights of pg_cancel_backend.
 func TestSessionsOfAllBarkeeps(t *testing.T) {
 	t.Parallel()
-	s, _ := newSite(t)
+	s := newSite(t)
 	a, b := s.start("proxy", "--set=holds.notice_after=20ms"), s.start("proxy", "--set=holds.notice_after=20ms")
 	s.role("view_owner_role", "")
 	s.role("view_other_role", "")
@@ -192,7 +192,7 @@ func (s *site) cancelAt(p *process, conn *pgconn.PgConn) {
 // does, as if it had come to the one that has the session, and nothing that comes later.
 func TestCancelAtAnotherBarkeep(t *testing.T) {
 	t.Parallel()
-	s, _ := newSite(t)
+	s := newSite(t)
 	a, b := s.start("proxy", "--set=holds.notice_after=20ms"), s.start("proxy")
 	var conn *pgx.Conn
 	var took []time.Duration

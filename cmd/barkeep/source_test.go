@@ -17,7 +17,7 @@ import (
 // answered right, and nothing of what was wrong is stored.
 func TestSourceFailsThenIsWell(t *testing.T) {
 	t.Parallel()
-	s, _ := newSite(t)
+	s := newSite(t)
 	proxy := s.start("proxy")
 	s.start("producer")
 	s.start("consumer")
@@ -50,7 +50,7 @@ func TestSourceFailsThenIsWell(t *testing.T) {
 // believes that there is no more: who asks later gets the rest.
 func TestRule5_RowsThatComeLate(t *testing.T) {
 	t.Parallel()
-	s, _ := newSite(t)
+	s := newSite(t)
 	proxy := s.start("proxy")
 	s.start("producer")
 	s.start("consumer")
@@ -86,7 +86,7 @@ func TestRule5_RowsThatComeLate(t *testing.T) {
 // A source that refuses is no reason to wait for the timeout.
 func TestPartial(t *testing.T) {
 	t.Parallel()
-	s, _ := newSite(t)
+	s := newSite(t)
 	proxy := s.start("proxy")
 	s.start("producer")
 	s.start("consumer")
@@ -129,7 +129,7 @@ func TestPartial(t *testing.T) {
 // TestListingIsAskedForOnce: many statements are the first on one symbol, each on another range. Its source is asked once when it was listed.
 func TestListingIsAskedForOnce(t *testing.T) {
 	t.Parallel()
-	s, _ := newSite(t)
+	s := newSite(t)
 	s.exchange.Script(exchange.Fault{Path: "klines", Delay: 300 * time.Millisecond})
 	proxy := s.start("proxy")
 	s.start("producer")

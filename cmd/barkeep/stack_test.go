@@ -38,7 +38,7 @@ func startStackLogging(t *testing.T, log *slog.Logger, filePath string, adjust .
 	cfg := defaultConfig()
 	cfg.Listen, cfg.Status.Listen = []string{"127.0.0.1:0"}, ""
 	cfg.Upstream.URL = s.db.URL
-	cfg.Brokers = dbtest.Broker(t)
+	cfg.Brokers, cfg.TopicPrefix = dbtest.Broker(t), dbtest.OwnTopics(t)
 	cfg.Shutdown.Grace = 5 * time.Second
 	cfg.Sources["file"] = Source{Path: filePath}
 	no := false

@@ -33,15 +33,20 @@ func (s *site) tool(args ...string) ran {
 			args = append(args, "--set=sources."+vendor+".enabled=false")
 		}
 	}
-	return runTool(s.t, append(args, "--set=sources.binance.url="+s.exchangeURL)...)
+	return runToolIn(s.t, s.environment(), append(args, "--set=sources.binance.url="+s.exchangeURL)...)
 }
 
 func runTool(t *testing.T, args ...string) ran {
 	t.Helper()
+	return runToolIn(t, append(os.Environ(), asCommand+"=1"), args...)
+}
+
+func runToolIn(t *testing.T, environment []string, args ...string) ran {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	cmd := commands.CommandContext(ctx, os.Args[0], args...)
-	cmd.Env = append(os.Environ(), asCommand+"=1")
+	cmd.Env = environment
 	stdin, err := cmd.StdinPipe()
 	require.NoError(t, err)
 	defer func() { _ = stdin.Close() }()
@@ -102,7 +107,7 @@ func TestToolsSayWhatIsNotThere(t *testing.T) {
 // TestRule8_ForgetHasBarsFetchedAgain: what the exchange says now is what is answered after forget, and not before.
 func TestRule8_ForgetHasBarsFetchedAgain(t *testing.T) {
 	t.Parallel()
-	s, _ := newSite(t)
+	s := newSite(t)
 	require.Equal(t, 1, s.tool("forget", symbol).code, "nobody has asked for it yet")
 	proxy := s.start("proxy")
 	s.start("producer")
@@ -135,7 +140,7 @@ func TestRule8_ForgetHasBarsFetchedAgain(t *testing.T) {
 // TestConsumerRemovesInTwoSteps: retention and what was forgotten, by the process that does it.
 func TestConsumerRemovesInTwoSteps(t *testing.T) {
 	t.Parallel()
-	s, _ := newSite(t)
+	s := newSite(t)
 	ctx := t.Context()
 	day := func(n int64) market.Instant { return market.D1.Add(market.D1.Floor(market.FromTime(time.Now())), -n) }
 	_, err := s.db.Pool.Exec(ctx, `INSERT INTO barkeep.symbol (symbol, source, vendor_id) VALUES ($1, 'binance', 'BTCUSDT')`, symbol)
@@ -162,7 +167,7 @@ func TestConsumerRemovesInTwoSteps(t *testing.T) {
 // TestBackfillIsBulk: the command has bars fetched behind those for whom somebody waits, shows how far it is, and fetches nothing twice.
 func TestBackfillIsBulk(t *testing.T) {
 	t.Parallel()
-	s, _ := newSite(t)
+	s := newSite(t)
 	s.start("producer")
 	s.start("consumer")
 	r := minutes("2024-01-01T00:00:00Z", 4)
@@ -193,7 +198,7 @@ func TestBackfillIsBulk(t *testing.T) {
 // unless told to.
 func TestRule8_AuditFindsRowsChangedByHand(t *testing.T) {
 	t.Parallel()
-	s, _ := newSite(t)
+	s := newSite(t)
 	require.Equal(t, 1, s.tool("audit").code, "nothing is final yet")
 	proxy := s.start("proxy")
 	s.start("producer")
@@ -231,7 +236,7 @@ func TestRule8_AuditFindsRowsChangedByHand(t *testing.T) {
 // TestDoctor: a site that is well, and one where everything is wrong.
 func TestDoctor(t *testing.T) {
 	t.Parallel()
-	s, _ := newSite(t)
+	s := newSite(t)
 	got := s.tool("doctor")
 	require.Contains(t, got.stdout, "ok       database: PostgreSQL")
 	require.Contains(t, got.stdout, "ok       clock: the database's is")

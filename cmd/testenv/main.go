@@ -1,10 +1,12 @@
 // Command testenv runs a command with a throw-away database server, found as barkeep itself finds one (the ladder of
 // package embedded), and passes its exit code on:
 //
-//	testenv [-plain] [-brokers] [-durable] command [argument...]
+//	testenv [-plain] [-brokers | -kafka] [-durable] command [argument...]
 //
 // The command finds the server's address in TEST_DATABASE_URL, its psql on the PATH if there is no other, and in TEST_BROKERS a broker's if -brokers is given
 // (without it each test has a broker of its own in memory). With -durable both sync to disk, as in production. A TEST_DATABASE_URL that is already set is left as it is.
+// With -kafka the broker is an Apache Kafka, which Maven fetches into the folder BARKEEP_CACHE (else the user's cache); TEST_KAFKA names the folder of its
+// archives to tests that start a node of their own.
 package main
 
 import (
@@ -17,6 +19,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -27,9 +30,10 @@ import (
 func main() {
 	plain := flag.Bool("plain", false, "take a plain PostgreSQL of this machine, do not unpack TimescaleDB")
 	brokers := flag.Bool("brokers", false, "start a broker too, and set TEST_BROKERS")
+	kafka := flag.Bool("kafka", false, "start an Apache Kafka, and set TEST_BROKERS and TEST_KAFKA")
 	durable := flag.Bool("durable", false, "sync to disk as a server of barkeep's own does; without it nothing is synced")
 	flag.Parse()
-	code, err := run(flag.Args(), *plain, *brokers, *durable)
+	code, err := run(flag.Args(), *plain, *brokers, *kafka, *durable)
 	if err != nil {
 		_, _ = fmt.Fprintln(os.Stderr, "testenv:", err)
 		code = max(code, 1)
@@ -37,9 +41,12 @@ func main() {
 	os.Exit(code)
 }
 
-func run(command []string, plain, brokers, durable bool) (code int, err error) {
+func run(command []string, plain, brokers, kafka, durable bool) (code int, err error) {
 	if len(command) == 0 {
 		return 2, errors.New("no command is given")
+	}
+	if brokers && kafka {
+		return 2, errors.New("-brokers and -kafka are two brokers")
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -72,7 +79,28 @@ func run(command []string, plain, brokers, durable bool) (code int, err error) {
 		defer func() { err = errors.Join(err, broker.Stop()) }()
 		environment = append(environment, "TEST_BROKERS="+strings.Join(broker.Brokers, ","))
 	}
+	if kafka {
+		node, libs, err := startKafka(ctx, folder, logger)
+		if err != nil {
+			return 1, err
+		}
+		defer func() { err = errors.Join(err, node.Kill()) }()
+		environment = append(environment, "TEST_BROKERS="+node.Broker, "TEST_KAFKA="+libs)
+	}
 	return execute(ctx, command, environment, os.Stdout, os.Stderr)
+}
+
+// startKafka fetches Kafka, where that was not done before, and starts a node.
+func startKafka(ctx context.Context, folder string, logger *slog.Logger) (node *embedded.Kafka, libs string, err error) {
+	if libs, err = embedded.FetchKafka(ctx, os.Getenv("BARKEEP_CACHE"), logger); err != nil {
+		return nil, "", fmt.Errorf("NOTHING WAS TESTED ON KAFKA: %w", err)
+	}
+	started := time.Now()
+	if node, err = embedded.StartKafka(ctx, embedded.KafkaConfig{Libs: libs, DataDir: filepath.Join(folder, "kafka")}); err != nil {
+		return nil, "", fmt.Errorf("NOTHING WAS TESTED ON KAFKA: %w", err)
+	}
+	logger.InfoContext(ctx, "the tests' broker is Apache Kafka", slog.String("address", node.Broker), slog.Duration("started_in", time.Since(started)))
+	return node, libs, nil
 }
 
 func stopServer(server *embedded.Postgres) error {
