@@ -345,6 +345,7 @@ func TestKeeperRuns(t *testing.T) {
 	ended := make(chan error, 1)
 	go func() { ended <- k.Run(ctx) }()
 	require.Eventually(t, func() bool { return s.rows(market.H1, span(40, 5)) == 25*24 }, 30*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return k.Stats().Rows == 10*24 }, 30*time.Second, time.Millisecond, "they are counted once that is committed")
 	require.Len(t, actors.Machines(), 1)
 	cancel()
 	require.NoError(t, <-ended)
