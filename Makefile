@@ -25,8 +25,9 @@ run: build ## run barkeep with a database and a broker of its own
 build: ## build bin/barkeep
 	$(GO) build -ldflags '$(LDFLAGS)' -o bin/barkeep ./cmd/barkeep
 
-test: ## run all tests on a real TimescaleDB and a real broker, with the race detector; a skip is a failure
-	$(GO) run ./cmd/testenv $(GO) test -json -race -timeout 30m $(PACKAGES) | $(GO) run ./cmd/testreport
+test: ## run all tests on a real TimescaleDB and a real broker, with the race detector; a skip is a failure, and one that fails by chance is named
+	$(GO) run ./cmd/testenv $(GO) test -json -race -timeout 30m $(PACKAGES) | \
+	  $(GO) run ./cmd/testreport -again '$(GO) run ./cmd/testenv $(GO) test -race -p 1 -count 3 -timeout 10m'
 
 differential: ## compare two thousand statements through an empty barkeep with a full database, without the race detector
 	$(GO) run ./cmd/testenv $(GO) test -count=1 -timeout 20m -v -run 'TestDifferential$$' ./cmd/barkeep

@@ -43,6 +43,9 @@ func TestNameOfAnother(t *testing.T) {
 		conn := b.connect(t, nil)
 		for _, statement := range each.statements {
 			_, err := conn.Exec(t.Context(), strings.ReplaceAll(statement, "sim:ANOTHER", symbol), pgx.QueryExecModeSimpleProtocol)
+			if err != nil && strings.HasPrefix(statement, "execute") && strings.Contains(err.Error(), "cached plan must not change result type") {
+				continue // what else is done on the server had the upstream look again for what the name means
+			}
 			require.NoError(t, err, "%s: %s", name, statement)
 		}
 		require.Equal(t, each.ours, len(b.requested()) > before, name)

@@ -41,3 +41,41 @@ func TestReport(t *testing.T) {
 		})
 	}
 }
+
+// Only what a second run can speak about is run once more, and only where that passes is a failure taken back.
+func TestAgain(t *testing.T) {
+	t.Parallel()
+	fail := func(test, output string) string {
+		return `{"Action":"output","Package":"p","Test":"` + test + `","Output":"` + output + `\n"}` + "\n" +
+			`{"Action":"fail","Package":"p","Test":"` + test + `"}` + "\n"
+	}
+	const pkg = `{"Action":"fail","Package":"p"}`
+	for name, c := range map[string]struct {
+		in, command, want string
+		code              int
+	}{
+		"passes alone":         {in: fail("A/b", "x") + fail("A", "x") + pkg, command: "true", want: "UNSTEADY p A: it failed"},
+		"is told what to run":  {in: fail("A/b", "x") + fail("A", "x") + fail("B", "x") + pkg, command: "echo go test", want: "go test -run ^(A|B)$ p\n"},
+		"fails alone":          {in: fail("A", "x") + pkg, command: "false", code: 1, want: "FAIL p A"},
+		"no command":           {in: fail("A", "x") + pkg, command: "/does/not/exist", code: 1, want: "FAIL p A"},
+		"a data race":          {in: fail("A", "WARNING: DATA RACE") + pkg, command: "true", code: 1, want: "FAIL p A"},
+		"a panic":              {in: fail("A", "panic: no") + pkg, command: "true", code: 1, want: "FAIL p A"},
+		"a test that draws":    {in: fail("TestDifferential", "x") + pkg, command: "true", code: 1, want: "FAIL p TestDifferential"},
+		"a package":            {in: pkg, command: "true", code: 1, want: "FAIL p"},
+		"a build":              {in: fail("A", "x") + `{"Action":"build-fail","ImportPath":"q"}`, command: "true", code: 1, want: "BUILD q"},
+		"a skip":               {in: fail("A", "x") + `{"Action":"skip","Package":"p","Test":"B"}`, command: "true", code: 1, want: "SKIP p B"},
+		"more than by chance":  {in: fail("A", "") + fail("B", "") + fail("C", "") + fail("D", "") + fail("E", "") + pkg, command: "true", code: 1, want: "FAIL p E"},
+		"nothing failed":       {in: `{"Action":"pass","Package":"p","Test":"A"}`, command: "false", want: "1 passed, 0 failed"},
+		"what passed is added": {in: `{"Action":"pass","Package":"p","Test":"A"}` + "\n" + fail("B", "x") + pkg, command: "true", want: "2 passed, 0 failed"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var out strings.Builder
+			r := &report{out: &out, output: map[string]*strings.Builder{}}
+			require.NoError(t, r.read(strings.NewReader(c.in)))
+			r.again(strings.Fields(c.command))
+			require.Equal(t, c.code, r.finish())
+			require.Contains(t, out.String(), c.want)
+		})
+	}
+}
