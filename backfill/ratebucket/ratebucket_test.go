@@ -40,7 +40,10 @@ func TestRule18_TheBucketOfTheDatabase(t *testing.T) {
 				mu.Lock()
 				sum += granted
 				mu.Unlock()
-				time.Sleep(wait)
+				select {
+				case <-ctx.Done():
+				case <-time.After(wait):
+				}
 			}
 		})
 	}
