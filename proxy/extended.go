@@ -125,7 +125,7 @@ func (s *session) bindUnknown(name string, size int) int {
 func (s *session) bindEffects(portal string, found candidates) {
 	r := &s.reader
 	var changes []rename
-	effects := false
+	effects, defines := false, false
 	if len(found) == 1 && portal == "" && found[0].level != "" && !s.hidden() {
 		r.level = found[0].level
 		found = nil
@@ -135,8 +135,11 @@ func (s *session) bindEffects(portal string, found candidates) {
 			effects = true
 			changes = append(changes, s.renames(st, r.segmentEffects || portal != "")...)
 		}
-		s.affect(st)
+		defines = s.affect(st) || defines
 		s.live.segment, s.live.portal = s.live.segment || st.listens, s.live.portal || st.listens
+	}
+	if defines {
+		r.pending = append(r.pending, entry{kind: kindRename, defines: true})
 	}
 	switch {
 	case portal == "":

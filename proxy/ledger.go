@@ -72,6 +72,8 @@ type entry struct {
 	there chan struct{}
 	// listens says that it may change what the session listens to.
 	listens bool
+	// defines says that it may define something, see definer.
+	defines bool
 	// before says that a Query comes next, in an open segment: where the segment has failed by here, that is skipped.
 	before bool
 }
@@ -129,6 +131,9 @@ type ledger struct {
 	stirred     chan struct{} // closed by an error, and by a ReadyForQuery
 	// erred says that an error came, and no ReadyForQuery since: the upstream drops what comes before a Sync.
 	erred bool
+	// definitions are on their way, and answered once readies is definedAt.
+	definitions bool
+	definedAt   uint64
 	// failures are those by the proxy, in order: an ErrorResponse that mentions failMark is replaced by the first, until
 	// the Sync that ends its segment is answered.
 	failures [][]byte
@@ -156,6 +161,9 @@ func (l *ledger) push(list ...entry) {
 		}
 		if e.instead != nil {
 			l.replaced++
+		}
+		if e.defines {
+			l.define(e)
 		}
 		if l.erred && e.endsReady() {
 			l.skip()

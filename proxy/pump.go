@@ -150,7 +150,9 @@ func (s *session) note(message []byte, whole bool) []byte {
 			return message
 		}
 		// What came before the Sync may have failed, and is not answered one by one then.
-		if done := s.ready(message[5]); done.kind == kindOwn {
+		done := s.ready(message[5])
+		s.tellDefined()
+		if done.kind == kindOwn {
 			s.live.due.Store(s.unheard && s.waiting == 0 && s.tx == 'I') // the reader is awake
 			close(done.own.done)
 			return nil

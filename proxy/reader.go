@@ -423,6 +423,7 @@ func (s *session) forward() error {
 	}
 	copied := s.copying
 	s.push(r.batch...)
+	s.tellDefining()
 	if r.segment == r.scan { // else some may be of what comes behind
 		s.portalsSent()
 		r.changes = false

@@ -141,7 +141,7 @@ func isControl(text string) bool {
 // create_hypertable.
 func defines(text string) bool {
 	lower := strings.ToLower(text)
-	for _, word := range []string{"create", "alter", "drop", "call", "execute", "grant"} {
+	for _, word := range []string{"create", "alter", "drop", "call", "execute", "grant", "prepared"} {
 		if strings.Contains(lower, word) {
 			return true
 		}

@@ -181,6 +181,7 @@ func (s *session) run(ctx context.Context) error {
 	s.closeUpstream()
 	pump.Wait()
 	<-s.gone
+	s.tellLost()
 	s.endListening()
 	if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) {
 		err = nil

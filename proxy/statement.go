@@ -103,28 +103,29 @@ func (s *session) noteMade(st *statement) {
 	}
 }
 
-// affect notes what a statement about to go upstream may change.
-func (s *session) affect(st *statement) {
+// affect notes what a statement about to go upstream may change, and reports whether that may be a definition that others see.
+func (s *session) affect(st *statement) (defines bool) {
 	r := &s.reader
 	if !st.control {
 		r.snapshot = true
 	}
 	if !st.effects && st.level == "" && !s.hidden() {
-		return
+		return false
 	}
 	r.hidden = r.hidden || st.hides && st.effects
 	r.segmentEffects = true
 	r.importing = r.importing || st.imports
 	s.noteMade(st)
-	s.suspect(st)
+	defines = s.defining(st)
 	if isPlain(st.text, plainEnds) {
 		if r.blockEffects {
 			r.changesSettings()
 		}
 		r.blockEffects = false
-		return
+		return defines
 	}
 	r.changesSettings()
+	return defines
 }
 
 // changesSettings notes that the message at scan may change settings, those of the block that it is in too.
@@ -137,19 +138,15 @@ func (s *session) hidden() bool {
 	return s.reader.hidden
 }
 
-// suspect tells the catalog of a statement that may define a view or function, and of the end of the block that it is in:
-// only then can others see it.
-func (s *session) suspect(st *statement) {
+// defining reports whether a statement may define a view or function, or may end the block that one was defined in: only then can
+// others see it. Its entry says so, see definer.
+func (s *session) defining(st *statement) bool {
 	r := &s.reader
 	ends := isPlain(st.text, plainEnds)
-	r.defines = r.defines || (!ends && st.defines)
-	if !r.defines {
-		return
-	}
-	if c, ok := s.server.cfg.Catalog.(interface{ Suspect() }); ok {
-		c.Suspect()
-	}
-	r.defines = !ends
+	r.defines = r.defines && !s.definedAll() || !ends && st.defines
+	defining := r.defines
+	r.defines = defining && !ends
+	return defining
 }
 
 // query deals with a simple Query.
@@ -202,7 +199,7 @@ func (s *session) sendQuery(st *statement, query entry, size int) error {
 	if st.effects {
 		query.renames = s.renames(st, r.segmentEffects)
 	}
-	s.affect(st)
+	query.defines = s.affect(st)
 	if r.inSegment || r.open {
 		s.mu.Lock()
 		s.queried = true

@@ -61,8 +61,12 @@ type Catalog struct {
 	listing string
 
 	current atomic.Pointer[planner.Catalog]
-	// suspect is until when, in Unix nanoseconds, a definition may just have changed; see Suspect.
-	suspect atomic.Int64
+	// defining counts the definitions that are on their way, defined those that have ended, and seen is how many had when the newest
+	// look began; see Defining.
+	defining      atomic.Int64
+	defined, seen atomic.Uint64
+	// until is how long, in Unix nanoseconds, each statement looks because of those on their way, or of one whose end nobody saw.
+	until, lost atomic.Int64
 
 	reloads atomic.Uint64
 
@@ -94,14 +98,33 @@ func New(pool *pgxpool.Pool, log *slog.Logger, listing string) *Catalog {
 // Current returns the newest catalog, or nil before the first successful Refresh. It costs an atomic load.
 func (c *Catalog) Current() *planner.Catalog { return c.current.Load() }
 
-// suspectFor is how long after a statement that may define something the database is looked at for every statement.
+// suspectFor is how long a definition that is on its way has the database looked at for every statement. One that takes longer, like
+// that of a large index, must not slow all others down until it ends: meanwhile the poll goes on.
 const suspectFor = 10 * time.Second
 
-// Suspect tells that a statement is on its way which may define, change or drop a view or function. For a while Fresh
-// then looks before it answers, so that whoever saw that statement end finds what it defined.
-func (c *Catalog) Suspect() { c.suspect.Store(c.now().Add(suspectFor).UnixNano()) }
+// Defining tells that a statement is on its way which may define, change or drop a view or function, or which ends the block that
+// one was defined in. Until Defined or Lost tells of its end, Fresh looks before it answers: others may see what it defines before
+// its end is known here.
+func (c *Catalog) Defining() {
+	c.until.Store(c.now().Add(suspectFor).UnixNano())
+	c.defining.Add(1)
+}
 
-// Fresh returns Current, after a Refresh where something may just have changed. Where that fails what was known stays.
+// Defined tells that a statement which Defining has told of was answered, before anybody is told so: whoever comes after that
+// answer is given what a look that began after this call has found.
+func (c *Catalog) Defined() {
+	c.defined.Add(1)
+	c.defining.Add(-1)
+}
+
+// Lost is Defined for a statement whose answer nobody will see. It may still be running.
+func (c *Catalog) Lost() {
+	c.lost.Store(c.now().Add(suspectFor).UnixNano())
+	c.Defined()
+}
+
+// Fresh returns Current, after a Refresh where something may just have changed. Where that fails what was known stays, and the
+// next one looks again.
 func (c *Catalog) Fresh(ctx context.Context) *planner.Catalog {
 	if c.Suspected() {
 		if err := c.Refresh(ctx); err != nil {
@@ -113,7 +136,12 @@ func (c *Catalog) Fresh(ctx context.Context) *planner.Catalog {
 
 // Suspected reports whether Fresh would ask the database.
 func (c *Catalog) Suspected() bool {
-	until := c.suspect.Load()
+	return c.defined.Load() != c.seen.Load() || c.defining.Load() > 0 && c.before(&c.until) || c.before(&c.lost)
+}
+
+// before reports whether a time has not come; zero is none.
+func (c *Catalog) before(at *atomic.Int64) bool {
+	until := at.Load()
 	return until != 0 && c.now().UnixNano() < until
 }
 
@@ -149,6 +177,7 @@ func (c *Catalog) Refresh(ctx context.Context) error {
 func (c *Catalog) refresh(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, loadTime, errNoAnswer)
 	defer cancel()
+	defined := c.defined.Load() // what ends from here on may be too late for this look
 	found, err := lookFrom(ctx, c.pool, c.known)
 	if err != nil {
 		return err
@@ -162,6 +191,7 @@ func (c *Catalog) refresh(ctx context.Context) error {
 	old := c.current.Load()
 	if old != nil && found.parts == c.known.parts {
 		c.known.state = found.state
+		c.seen.Store(defined)
 		return nil
 	}
 	next := c.shelf
@@ -181,6 +211,7 @@ func (c *Catalog) refresh(ctx context.Context) error {
 	}
 	c.current.Store(next.graph().catalog(version))
 	c.known, c.shelf = found, next
+	c.seen.Store(defined)
 	return nil
 }
 

@@ -101,23 +101,45 @@ func TestClosure(t *testing.T) {
 	require.NotContains(t, c.Current().Names, "parsed", "it went with its view")
 }
 
-func TestFreshLooksWhenSuspect(t *testing.T) {
+// TestFreshLooksForDefinitions: each statement looks while one is on its way, for a while, and one of those that come after its end.
+func TestFreshLooksForDefinitions(t *testing.T) {
 	t.Parallel()
 	db := dbtest.New(t)
 	ctx := t.Context()
 	c := New(db.Pool, nil, "")
+	now := time.Now()
+	c.now = func() time.Time { return now }
 	require.NoError(t, c.Refresh(ctx))
 	conn, err := db.Pool.Acquire(ctx)
 	require.NoError(t, err)
 	defer conn.Release()
-	_, err = conn.Exec(ctx, `create view public.sudden as select * from public.ohlcv`)
-	require.NoError(t, err)
+	define := func(sql string) {
+		t.Helper()
+		_, err := conn.Exec(ctx, sql)
+		require.NoError(t, err)
+	}
+	define(`create view public.sudden as select * from public.ohlcv`)
 	require.NotContains(t, c.Fresh(ctx).Names, "sudden", "nobody said that something changed")
-	c.Suspect()
+	c.Defining()
 	require.Contains(t, c.Fresh(ctx).Names, "sudden")
-	_, err = conn.Exec(ctx, `create temp view passing as select * from public.ohlcv`)
-	require.NoError(t, err)
-	require.Contains(t, c.Fresh(ctx).Names, "passing")
+	define(`create temp view passing as select * from public.ohlcv`)
+	require.Contains(t, c.Fresh(ctx).Names, "passing", "it is still on its way")
+	now = now.Add(2 * suspectFor)
+	require.False(t, c.Suspected(), "it takes long")
+	define(`create view public.slow as select * from public.ohlcv`)
+	c.Defined()
+	gone, cancel := context.WithCancel(ctx)
+	cancel()
+	require.NotContains(t, c.Fresh(gone).Names, "slow")
+	require.True(t, c.Suspected(), "that look has failed")
+	require.Contains(t, c.Fresh(ctx).Names, "slow")
+	require.False(t, c.Suspected())
+	c.Defining()
+	c.Lost()
+	require.NoError(t, c.Refresh(ctx))
+	require.True(t, c.Suspected(), "it may still be running")
+	now = now.Add(suspectFor)
+	require.False(t, c.Suspected())
 }
 
 func TestReloads(t *testing.T) {
