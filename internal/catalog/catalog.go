@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/google/uuid"
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -71,6 +72,13 @@ type Catalog struct {
 	reloads atomic.Uint64
 
 	refreshes look.Shared[struct{}]
+	// forced says that the next look is not to be left out.
+	forced atomic.Bool
+	// wake has Run look before its next poll is due, heard says that another process has told of what it found, and id is this one's.
+	wake  chan struct{}
+	heard atomic.Bool
+	id    string
+	poll  time.Duration
 	// What follows is the business of the refresh that is under way.
 	known      looked    // the newest, and its fingerprint is that of current
 	shelf      shelf     // what current was made of
@@ -89,7 +97,7 @@ func New(pool *pgxpool.Pool, log *slog.Logger, listing string) *Catalog {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	c := &Catalog{pool: pool, log: log, now: time.Now, listing: listing}
+	c := &Catalog{pool: pool, log: log, now: time.Now, listing: listing, wake: make(chan struct{}, 1), id: uuid.NewString(), poll: pollEvery}
 	c.constants, _ = lru.New[string, *string](constantsKept)
 	c.mayRead.known = map[readKey]readAnswer{}
 	return c
@@ -115,6 +123,14 @@ func (c *Catalog) Defining() {
 func (c *Catalog) Defined() {
 	c.defined.Add(1)
 	c.defining.Add(-1)
+	c.wakeUp() // for the other processes
+}
+
+func (c *Catalog) wakeUp() {
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
 }
 
 // Lost is Defined for a statement whose answer nobody will see. It may still be running.
@@ -127,7 +143,7 @@ func (c *Catalog) Lost() {
 // next one looks again.
 func (c *Catalog) Fresh(ctx context.Context) *planner.Catalog {
 	if c.Suspected() {
-		if err := c.Refresh(ctx); err != nil {
+		if _, err := c.refreshes.Fresh(ctx, c.look); err != nil {
 			c.log.WarnContext(ctx, "catalog could not be read; what was known stays in force", slog.Any("error", err))
 		}
 	}
@@ -149,19 +165,30 @@ func (c *Catalog) before(at *atomic.Int64) bool {
 // have from there may have changed. It may grow several times for one reload. It costs an atomic load.
 func (c *Catalog) Reloads() uint64 { return c.reloads.Load() }
 
-// Run keeps the catalog fresh until ctx ends. An error of the database is logged and the poll goes on: what was known
-// stays in force.
+// Run keeps the catalog fresh until ctx ends, and tells other processes at once of what is defined through this one, as they do. An
+// error of the database is logged and the poll goes on: what was known stays in force.
 func (c *Catalog) Run(ctx context.Context) error {
-	ticker := time.NewTicker(pollEvery)
+	var hearing sync.WaitGroup
+	defer hearing.Wait()
+	hearing.Go(func() { c.hear(ctx) })
+	ticker := time.NewTicker(c.poll)
 	defer ticker.Stop()
+	due := true
 	for {
-		if err := c.Refresh(ctx); err != nil && ctx.Err() == nil {
-			c.log.WarnContext(ctx, "catalog could not be read; what was known stays in force", slog.Any("error", err))
+		if c.heard.Swap(false) || due {
+			if err := c.Refresh(ctx); err != nil && ctx.Err() == nil {
+				c.log.WarnContext(ctx, "catalog could not be read; what was known stays in force", slog.Any("error", err))
+			}
+		} else {
+			c.Fresh(ctx)
 		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-ticker.C:
+			due = true
+		case <-c.wake:
+			due = false
 		}
 	}
 }
@@ -169,8 +196,20 @@ func (c *Catalog) Run(ctx context.Context) error {
 // Refresh loads the closure again if the system catalogs changed since it was loaded. Those who ask while one is under way
 // share the next, one that has begun before may have looked too early: who saw a definition end may ask for what it defined.
 func (c *Catalog) Refresh(ctx context.Context) error {
-	_, err := c.refreshes.Fresh(ctx, func(ctx context.Context) (struct{}, error) { return struct{}{}, c.refresh(ctx) })
+	c.forced.Store(true)
+	_, err := c.refreshes.Fresh(ctx, c.look)
 	return err
+}
+
+// look is refresh, but where neither a Refresh has come nor a definition ended since the last one began.
+func (c *Catalog) look(ctx context.Context) (none struct{}, err error) {
+	if !c.forced.Swap(false) && !c.Suspected() {
+		return none, nil
+	}
+	if err = c.refresh(ctx); err != nil {
+		c.forced.Store(true) // a Refresh may have been sharing it
+	}
+	return none, err
 }
 
 // refresh does what Refresh says. It is not called twice at one time.
@@ -211,7 +250,9 @@ func (c *Catalog) refresh(ctx context.Context) error {
 	}
 	c.current.Store(next.graph().catalog(version))
 	c.known, c.shelf = found, next
-	c.seen.Store(defined)
+	if own := c.seen.Swap(defined) != defined || c.defining.Load() > 0; own && !sameNames(old, c.current.Load()) {
+		c.tell(ctx)
+	}
 	return nil
 }
 

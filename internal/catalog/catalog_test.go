@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -140,6 +141,40 @@ func TestFreshLooksForDefinitions(t *testing.T) {
 	require.True(t, c.Suspected(), "it may still be running")
 	now = now.Add(suspectFor)
 	require.False(t, c.Suspected())
+}
+
+// TestDefinitionsAreToldToOthers: what is defined through one process is known to another before its poll is due, though nobody asks
+// the first one for anything.
+func TestDefinitionsAreToldToOthers(t *testing.T) {
+	t.Parallel()
+	db := dbtest.New(t)
+	one, other := New(db.Pool, nil, ""), New(db.Pool, nil, "")
+	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	for _, c := range []*Catalog{one, other} {
+		c.poll = time.Hour
+		require.NoError(t, c.Refresh(ctx))
+		running.Go(func() { _ = c.Run(ctx) })
+	}
+	defer running.Wait()
+	defer cancel()
+	listening := func() bool {
+		var count int
+		require.NoError(t, db.Pool.QueryRow(ctx, "select count(*) from pg_stat_activity where datname = current_database() and query = 'LISTEN barkeep_catalog'").Scan(&count))
+		return count == 2
+	}
+	require.Eventually(t, listening, 30*time.Second, 10*time.Millisecond)
+	knows := func(c *Catalog, view string) func() bool {
+		return func() bool { _, ok := c.Current().Names[view]; return ok }
+	}
+	for _, view := range []string{"first", "second"} {
+		one.Defining()
+		_, err := db.Pool.Exec(ctx, "create view public."+view+" as select * from public.ohlcv")
+		require.NoError(t, err)
+		one.Defined()
+		require.Eventually(t, knows(one, view), 30*time.Second, time.Millisecond)
+		require.Eventually(t, knows(other, view), 30*time.Second, time.Millisecond)
+	}
 }
 
 func TestReloads(t *testing.T) {
