@@ -207,7 +207,12 @@ func (a *analyzer) noteCreated(root *pg.Node, created map[string]bool) {
 	case *pg.Node_DefineStmt:
 		note(n.DefineStmt.GetDefnames())
 	case *pg.Node_CreateCastStmt:
+		note(n.CreateCastStmt.GetSourcetype().GetNames())
 		note(n.CreateCastStmt.GetTargettype().GetNames())
+	case *pg.Node_CreateEventTrigStmt:
+		if name := lastName(n.CreateEventTrigStmt.GetFuncname()); a.inClosure(name) || a.catalog.callsDynamic(name) {
+			created[eventsName] = true
+		}
 	case *pg.Node_CreateTableAsStmt:
 		if n.CreateTableAsStmt.GetObjtype() == pg.ObjectType_OBJECT_MATVIEW {
 			created[strings.ToLower(n.CreateTableAsStmt.GetInto().GetRel().GetRelname())] = true

@@ -58,6 +58,9 @@ type Catalog struct {
 	// Setters holds, in lower case and without schema, the functions that may change settings of the session, and everything by
 	// which one is called: views, operators, types, tables with triggers.
 	Setters map[string]struct{}
+	// Definers holds, in lower case and without schema, the functions that may define, change or drop something by SQL of their own, and
+	// everything by which one is called.
+	Definers map[string]struct{}
 	// Events says that an event trigger reads ohlcv: every definition may.
 	Events bool
 	// Dependents returns the names given with those of what reads the objects of these names, as far as the catalog knows: for

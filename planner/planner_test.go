@@ -70,6 +70,37 @@ func TestSetsInside(t *testing.T) {
 	}
 }
 
+func TestDefinesInside(t *testing.T) {
+	t.Parallel()
+	for body, want := range map[string]bool{
+		"begin create view v as select 1; end": true, "begin execute 'ALTER view v rename to w'; end": true, "begin execute $1; end": true,
+		"begin execute 'cre' || 'ate view v as select 1'; end": true, "begin execute format('%s view v', a); end": true,
+		"begin execute format('insert into %I values (1)', a) using b; end": false, "begin execute 'delete from ' || quote_ident(a); end": false,
+		"begin execute 'insert into t values (1);' || a; end": true, "begin execute 'update t set a = 1'; execute a; end": true, "begin execute": true,
+		"begin execute 'insert into created select 1'; end": false, "begin insert into t(created_at) values (now()); return new; end": false,
+		"select 'drop it'": true, "<<a>> begin perform b(); end": false, "": false,
+	} {
+		require.Equal(t, want, DefinesInside(body), body)
+	}
+}
+
+// TestRule3_WhatATextMakes: the names under which what a block has defined is read before others see it.
+func TestRule3_WhatATextMakes(t *testing.T) {
+	t.Parallel()
+	c := (&Catalog{Version: 1}).With(2, "reads")
+	for text, want := range map[string][]string{
+		"create cast (coin as int) with function reads(coin)":                     {"coin", "int4"},
+		"create cast (text as coin) with function reads(text)":                    {"coin", "text"},
+		"create event trigger e on ddl_command_end execute function reads()":      {eventsName},
+		"create event trigger e on ddl_command_end execute function reads_none()": nil,
+	} {
+		require.ElementsMatch(t, want, Prepare(text, nil, Env{Catalog: c}).Creates(), text)
+	}
+	own := c.With(3, eventsName)
+	require.True(t, MayRead("comment on table t is 'x'", own))
+	require.False(t, MayRead("comment on table t is 'x'", c))
+}
+
 func TestCheckText(t *testing.T) {
 	t.Parallel()
 	require.NoError(t, checkText("select 1"))

@@ -127,17 +127,22 @@ func (c *Catalog) With(version uint64, names ...string) *Catalog {
 		out.Written = maps.Clone(c.Written)
 		out.Dynamic, out.Rows, out.Calls, out.Users = c.Dynamic, c.Rows, c.Calls, c.Users
 		out.Dependents, out.Events, out.Overload, out.Folds, out.Setters = c.Dependents, c.Events, c.Overload, c.Folds, c.Setters
+		out.Definers = c.Definers
 		if c.Dependents != nil && len(names) > 0 {
 			names = c.Dependents(names)
 		}
 	}
 	for _, name := range names {
+		out.Events = out.Events || name == eventsName
 		out.Names[strings.ToLower(name)] = struct{}{}
 		delete(out.Views, strings.ToLower(name))
 		delete(out.Written, strings.ToLower(name))
 	}
 	return out
 }
+
+// eventsName stands among the names that a session has made for an event trigger that reads ohlcv.
+const eventsName = "event trigger"
 
 // containsFold is strings.Contains for a lower-case ASCII word, without regard to case and without allocating.
 func containsFold(text, word string) bool {
@@ -257,18 +262,24 @@ func Effects(text string, c *Catalog) SessionEffects {
 	return SessionEffects{Settings: containsFold(text, "set_config") || c.sets(text)}
 }
 
-// sets reports whether the text names something in Setters, in its strings too: they may be run.
-func (c *Catalog) sets(text string) bool {
-	if c == nil || len(c.Setters) == 0 {
+// sets reports whether the text names something in Setters.
+func (c *Catalog) sets(text string) bool { return c != nil && namesOne(text, c.Setters) }
+
+// MayDefine reports whether the text names something in Definers.
+func (c *Catalog) MayDefine(text string) bool { return c != nil && namesOne(text, c.Definers) }
+
+// namesOne reports whether the text has one of the names, in its strings too: they may be run.
+func namesOne(text string, names map[string]struct{}) bool {
+	if len(names) == 0 {
 		return false
 	}
 	if anyWord(text, func(word string) bool {
-		_, in := c.Setters[word]
+		_, in := names[word]
 		return in
 	}) {
 		return true
 	}
-	for name := range c.Setters {
+	for name := range names {
 		if !isPlainWord(name) && containsFold(text, name) {
 			return true
 		}
@@ -314,6 +325,43 @@ func SetsInside(body string) bool {
 		}
 	}
 }
+
+// DefinesInside reports whether the body of a function may define, change or drop something: by a word for it, in its strings too, or by
+// SQL that it makes, unless that begins as what changes rows.
+func DefinesInside(body string) bool {
+	if anyWord(body, func(word string) bool { return definitions[word] }) {
+		return true
+	}
+	lex := lexer{src: body}
+	for runs := false; ; {
+		tok, ok := lex.next()
+		switch {
+		case !ok:
+			return runs
+		case tok.unicode:
+			return true
+		case tok.kind == tokenWord && tok.text == "execute":
+			if runs {
+				return true
+			}
+			runs = true
+		case !runs, tok.kind == tokenPunct && tok.text == "(", tok.kind == tokenWord && tok.text == "format":
+		case tok.kind == tokenString && rowChange(tok.text):
+			runs = false
+		default:
+			return true
+		}
+	}
+}
+
+// rowChange reports whether a text begins with a statement that changes rows, and has no other behind it.
+func rowChange(text string) bool {
+	first, _, _ := strings.Cut(strings.TrimSpace(strings.ToLower(text)), " ")
+	return (first == "insert" || first == "update" || first == "delete") && !strings.Contains(text, ";")
+}
+
+// definitions are words of statements that define, change or drop something through which ohlcv may be read.
+var definitions = map[string]bool{"create": true, "alter": true, "drop": true, "import": true} //nolint:gochecknoglobals // a table
 
 // beginningWords are those of PL/pgSQL and SQL after which a statement begins.
 var beginningWords = map[string]bool{ //nolint:gochecknoglobals // a table

@@ -81,7 +81,7 @@ func analyzeStatement(text string, raw *pg.RawStmt, c *Catalog, created map[stri
 	if strings.Contains(text, "$") {
 		s.inferParams(root, oids)
 	}
-	if c != nil && c.Events && firesEvents(root) {
+	if (c != nil && c.Events || created[eventsName]) && firesEvents(root) {
 		s.opaque = append(s.opaque, "it fires an event trigger that reads ohlcv")
 	}
 	before := len(created)

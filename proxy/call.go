@@ -25,7 +25,11 @@ func (s *session) call(ctx context.Context, body []byte, size int) error {
 	if r.inSegment || r.open {
 		size = s.markOpen(size)
 	}
-	r.pending = append(r.pending, entry{kind: kindCall})
+	call := entry{kind: kindCall}
+	if c := s.catalog(); c != nil && len(c.Definers) > 0 {
+		call.defines = s.defining(definingCall) // which function it is matters little: calls are rare
+	}
+	r.pending = append(r.pending, call)
 	r.snapshot, r.dirty = true, true
 	r.scan += size
 	r.open, r.usedUp = false, false
@@ -33,6 +37,9 @@ func (s *session) call(ctx context.Context, body []byte, size int) error {
 	s.settle()
 	return nil
 }
+
+// definingCall stands for a call of what may define something.
+var definingCall = &statement{scan: scan{definer: true}}
 
 // calls returns what has to be planned, or held, before the call goes upstream.
 func (s *session) calls(body []byte) []unit {

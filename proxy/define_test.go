@@ -34,7 +34,15 @@ func startFresh(t *testing.T) (*bar, *catalog.Catalog) {
 // however it was defined. Then nobody looks any more: a definition costs one look, not one for each statement.
 func TestRule3_ADefinitionIsKnownToWhoeverComesAfterIt(t *testing.T) {
 	t.Parallel()
-	const view = "create view late as select * from public.ohlcv"
+	const (
+		view = "create view late as select * from public.ohlcv"
+		// What follows defines it out of sight.
+		call      = "create function public.make_it() returns int language plpgsql as 'begin execute ''create view late as select * from public.oh'' || ''lcv''; return 1; end'"
+		run       = "create function public.run_it(text) returns int language plpgsql as 'begin execute translate($1, ''_'', '' ''); return 1; end'"
+		spaceless = "create_view_late_as_select_*_from_public.ohlcv"
+		triggers  = "create table public.orders (sql text); create function public.obey() returns trigger language plpgsql as 'begin execute translate(new.sql, ''_'', '' ''); return new; end'; " +
+			"create trigger obey before insert on public.orders for each row execute function public.obey()"
+	)
 	for name, script := range map[string]string{
 		"a Query":                      "Q " + view + "\nwait Z",
 		"several in a Query":           "Q select 1; " + view + "; select 2\nwait Z",
@@ -49,6 +57,11 @@ func TestRule3_ADefinitionIsKnownToWhoeverComesAfterIt(t *testing.T) {
 		"extended, a block of many":    "P - begin\nB - -\nE -\nS\nP - " + view + "\nB - -\nE -\nS\nP - commit\nB - -\nE -\nS\nwait Z 3",
 		"extended, a prepared commit":  "P end commit\nS\nwait Z\nQ begin; " + view + "\nwait Z\nB - end\nE -\nS\nwait Z",
 		"extended, a portal":           "Q begin\nwait Z\nP - " + view + "\nB p -\nS\nwait Z\nE p\nS\nwait Z\nQ commit\nwait Z",
+		"a function":                   "Q " + call + "\nwait Z\nQ select public.make_it()\nwait Z",
+		"a function in a block":        "Q " + call + "\nwait Z\nQ begin\nwait Z\nQ select public.make_it()\nwait Z\nQ commit\nwait Z",
+		"a function, extended":         "Q " + call + "\nwait Z\nP - select public.make_it()\nB - -\nE -\nS\nwait Z",
+		"a function that is handed it": "Q " + run + "\nwait Z\nQ set barkeep.mode = stored\nwait Z\nP - select public.run_it($1)\nB - - " + spaceless + "\nE -\nS\nwait Z",
+		"a trigger":                    "Q " + triggers + "\nwait Z\nP - insert into public.orders values ($1)\nB - - " + spaceless + "\nE -\nS\nwait Z",
 		"behind another in a pipeline": "Q create table other ()\nQ " + view + "\nwait Z 2",
 		"before another in a pipeline": "Q " + view + "\nQ create table other ()\nwait Z 2",
 		"behind an error":              "Q select 1/0\nwait Z\nQ " + view + "\nwait Z",

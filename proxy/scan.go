@@ -17,6 +17,7 @@ type scan struct {
 	effects bool // may change the session
 	control bool // takes no snapshot
 	defines bool // may define or change a relation or function
+	definer bool // may run what does so out of sight
 	asks    bool // may be an EXPLAIN (BARKEEP)
 	fetches bool // may go on with a cursor
 	imports bool // may give the transaction a snapshot of another
@@ -33,7 +34,7 @@ func scanText(text string, known *planner.Catalog) scan {
 	return scan{
 		known: known, reads: planner.MayRead(text, known), level: level,
 		effects: !modes && planner.Effects(text, known).Settings,
-		control: isControl(text), defines: defines(text), asks: asks(text),
+		control: isControl(text), defines: defines(text), definer: known.MayDefine(text), asks: asks(text),
 		fetches: fetches(text), imports: importsSnapshot(text), ends: endsFirst(text),
 		hides: hides(text), shades: shades(text), listens: planner.MayListen(text),
 	}

@@ -110,7 +110,7 @@ func (s *session) affect(st *statement) (defines bool) {
 		r.snapshot = true
 	}
 	if !st.effects && st.level == "" && !s.hidden() {
-		return false
+		return st.definer && s.defining(st)
 	}
 	r.hidden = r.hidden || st.hides && st.effects
 	r.segmentEffects = true
@@ -143,7 +143,7 @@ func (s *session) hidden() bool {
 func (s *session) defining(st *statement) bool {
 	r := &s.reader
 	ends := isPlain(st.text, plainEnds)
-	r.defines = r.defines && !s.definedAll() || !ends && st.defines
+	r.defines = r.defines && !s.definedAll() || !ends && (st.defines || st.definer)
 	defining := r.defines
 	r.defines = defining && !ends
 	return defining

@@ -24,6 +24,8 @@ type node struct {
 	mentions bool
 	// sets says that it may change settings of the session by itself.
 	sets bool
+	// defines says that it may define something by itself.
+	defines bool
 	// reads are the objects that it depends on, by key; writes those on which it depends only when it is written.
 	reads, writes []string
 }
@@ -89,7 +91,7 @@ func (g *graph) catalog(version uint64) *planner.Catalog {
 	g.noteCalls(reached, dynamic)
 	return &planner.Catalog{
 		Version: version, Names: names, Written: g.written(reached, count), Views: views, Users: users, Dynamic: dynamic,
-		Rows: g.rows(reached, dynamic), Calls: g.calls, Setters: g.setters(),
+		Rows: g.rows(reached, dynamic), Calls: g.calls, Setters: g.setters(), Definers: g.definers(),
 		Overload: g.overload, Folds: g.folds, Dependents: g.dependents, Events: slices.ContainsFunc(g.events, func(key string) bool { return contains(reached, key) }),
 	}
 }

@@ -73,6 +73,7 @@ type source struct {
 	text           string
 	words          map[string]struct{}
 	mentions, sets bool
+	defines        bool // see planner.Catalog.Definers; of functions only
 }
 
 // takes is a row of takenSQL.
@@ -163,8 +164,10 @@ func (s *shelf) loadSources(ctx context.Context, tx pgx.Tx) error {
 func (s *shelf) loadRoutines(ctx context.Context, tx pgx.Tx) (err error) {
 	s.routines, err = list(ctx, tx, routinesSQL, func(row pgx.CollectableRow) (o object, err error) {
 		var text *string
-		err = row.Scan(&o.key, &o.name, &text)
+		var strange bool
+		err = row.Scan(&o.key, &o.name, &text, &strange)
 		o.source = sourceOf(text)
+		o.source.defines = strange || planner.DefinesInside(o.source.text)
 		return o, err
 	})
 	if err != nil {
@@ -262,7 +265,7 @@ func (s *shelf) graph() *graph {
 			}
 			g.nodes[o.key] = &node{
 				name: strings.ToLower(o.name), view: o.view, passing: o.passing,
-				source: from.text, words: from.words, mentions: from.mentions, sets: from.sets,
+				source: from.text, words: from.words, mentions: from.mentions, sets: from.sets, defines: from.defines,
 			}
 			if o.root {
 				g.roots = append(g.roots, o.key)

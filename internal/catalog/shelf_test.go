@@ -131,6 +131,10 @@ var definitions = []string{ //nolint:gochecknoglobals // a table
 	`refresh materialized view public.kept`,
 	`create foreign data wrapper nobody; create server nowhere foreign data wrapper nobody;
 	 create foreign table public.far (x int) server nowhere options (query 'select * from ohlcv')`,
+	`alter foreign table public.far options (set query 'select 1')`,
+	`alter foreign table public.far options (set query 'select 1 from ohlcv')`,
+	`create function public.defines() returns trigger language plpgsql as 'begin drop view if exists public.nothing; return new; end'`,
+	`create table public.orders (x int); create trigger orders before insert on public.orders for each row execute function public.defines()`,
 	`create table public.loaded as select * from public.ohlcv`,
 	`select * into public.loaded_too from public.ohlcv`,
 	`create temp view passing as select * from public.ohlcv`,

@@ -20,12 +20,13 @@ select 'r' || c.oid, pg_get_viewdef(c.oid) from pg_class c
  where c.relkind in ('v','m') and c.oid >= 16384
    and c.oid not in (select objid from pg_depend where deptype = 'e' and classid = 'pg_class'::regclass)`
 
-// routinesSQL lists the functions and operators that did not come with PostgreSQL or with an extension: key, name, source.
+// routinesSQL lists the functions and operators that did not come with PostgreSQL or with an extension: key, name, source, and whether that
+// is in a language of which nothing is known. What is written in C is not taken for such.
 const routinesSQL = `
-select 'f' || p.oid, p.proname::text, p.prosrc from pg_proc p
+select 'f' || p.oid, p.proname::text, p.prosrc, l.lanname not in ('internal', 'c', 'sql', 'plpgsql') from pg_proc p join pg_language l on l.oid = p.prolang
  where p.oid >= 16384 and p.oid not in (select objid from pg_depend where deptype = 'e' and classid = 'pg_proc'::regclass)
 union all
-select 'o' || o.oid, o.oprname::text, null from pg_operator o
+select 'o' || o.oid, o.oprname::text, null, false from pg_operator o
  where o.oid >= 16384 and o.oid not in (select objid from pg_depend where deptype = 'e' and classid = 'pg_operator'::regclass)`
 
 // typesSQL lists the types that did not come with PostgreSQL or with an extension, but those of the rows of relations, which read
@@ -193,8 +194,9 @@ const (
 // edgesSQL says nothing, are in none.
 const fingerprintSQL = `
 select array[
- (select concat(count(*), ':', sum(hashtext(concat_ws(',', oid, xmin))::int8)) from pg_class
+ concat_ws('/', (select concat(count(*), ':', sum(hashtext(concat_ws(',', oid, xmin))::int8)) from pg_class
    where oid >= 16384 and relkind in ('r','p','v','m','f') and (relkind = 'v' or relpersistence <> 't')),
+  (select sum(hashtext(concat_ws(',', ftrelid, xmin))::int8) from pg_foreign_table)),
  (select concat(count(*), ':', sum(hashtext(concat_ws(',', oid, xmin))::int8)) from pg_rewrite where oid >= 16384),
  (select concat(count(*), ':', sum(hashtext(concat_ws(',', oid, xmin))::int8)) from pg_proc where oid >= 16384),
  (select concat(count(*), ':', sum(hashtext(concat_ws(',', oid, xmin))::int8)) from pg_trigger where not tgisinternal),
