@@ -120,6 +120,7 @@ type ledger struct {
 	before      []entry
 	kept        int
 	announced   bool // by a FATAL or Terminate: the connection's end
+	fatal       bool // the upstream has sent one: it is the last that the client gets
 	params      map[string]string
 	paramsSeen  uint64
 	had         locales // localesSeen is the paramsSeen they are of

@@ -47,6 +47,9 @@ func (s *session) pumpOnce() error {
 	if len(s.live.channels) > 0 && s.waiting == 0 {
 		s.wakeNotifying()
 	}
+	if s.fatal {
+		s.deferred = nil
+	}
 	s.mu.Unlock()
 	if err != nil {
 		return err
@@ -198,7 +201,7 @@ func (s *session) note(message []byte, whole bool) []byte {
 
 func (s *session) noteError(message []byte, own *exchange) []byte {
 	if bytes.Contains(message, []byte("VFATAL\x00")) || bytes.Contains(message, []byte("VPANIC\x00")) {
-		s.announced = true
+		s.announced, s.fatal = true, true
 		return message
 	}
 	if own != nil {

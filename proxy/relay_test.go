@@ -197,3 +197,25 @@ func BenchmarkRoundTrip(b *testing.B) {
 	}
 	all.Wait()
 }
+
+// TestNothingBehindAFatal: what the proxy itself has to say, of a hold or of its own end, does not come behind the upstream's last word.
+func TestNothingBehindAFatal(t *testing.T) {
+	t.Parallel()
+	fatal := encode(&pgproto3.ErrorResponse{Severity: "FATAL", SeverityUnlocalized: "FATAL", Code: "57P01", Message: "the end"})
+	row := encode(&pgproto3.DataRow{Values: [][]byte{[]byte("one")}})
+	for name, cut := range map[string]int{"between messages": 0, "in a message": len(row) - 3} {
+		s, _, seen := memorySession(t)
+		pump := func(b []byte) {
+			s.roomUpstream()
+			s.have += copy(s.upBuf[s.have:], b)
+			require.NoError(t, s.pumpOnce(), name)
+		}
+		pump(row[:cut])
+		if cut > 0 {
+			require.NoError(t, s.inject(notice("NOTICE", "on its way")), name)
+		}
+		pump(append(bytes.Clone(row[cut:]), fatal...))
+		require.NoError(t, s.inject(notice("NOTICE", "too late")), name)
+		require.Equal(t, append(bytes.Clone(row), fatal...), seen.Bytes(), name)
+	}
+}

@@ -283,10 +283,17 @@ func (s *session) terminate(reason *Error) {
 }
 
 // inject writes the proxy's own message to the client, at the next boundary between messages. An error says that the
-// client is gone, which the session's reader finds out as well.
+// client is gone, which the session's reader finds out as well. Nothing comes behind a FATAL of the upstream's: a client shows what it
+// was told last, which would be the progress of a hold.
 func (s *session) inject(message []byte) error {
 	s.out.Lock()
 	defer s.out.Unlock()
+	s.mu.Lock()
+	over := s.fatal
+	s.mu.Unlock()
+	if over {
+		return nil
+	}
 	if s.midway {
 		s.deferred = append(s.deferred, message...)
 		return nil
