@@ -23,9 +23,9 @@ func (c *Catalog) tell(ctx context.Context) {
 	}
 }
 
-// sameNames reports whether two catalogs know ohlcv by the same names, and by the same views.
+// sameNames reports whether two catalogs know ohlcv by the same names, by the same views, and the same functions that define such.
 func sameNames(a, b *planner.Catalog) bool {
-	return a != nil && maps.Equal(a.Names, b.Names) && maps.Equal(a.Views, b.Views)
+	return a != nil && maps.Equal(a.Names, b.Names) && maps.Equal(a.Views, b.Views) && maps.Equal(a.Definers, b.Definers)
 }
 
 // hear wakes Run when another process tells of something, until ctx ends. Without a connection there is the poll.
