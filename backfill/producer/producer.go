@@ -41,7 +41,7 @@ type Config struct {
 	// grows to BackoffLimit, default 10 s.
 	Attempts              int
 	Backoff, BackoffLimit time.Duration
-	// Breaker is how long a source is left alone that failed for good, default 15 s.
+	// Breaker is how long a source is left alone that failed for good, default DefaultBreaker.
 	Breaker time.Duration
 	// Report is how often the jobs' rows are written and read, default 2 s.
 	Report time.Duration
@@ -60,6 +60,9 @@ type Config struct {
 	// Observe, which may be nil, is told of each request to a source, for metrics.
 	Observe func(Request)
 }
+
+// DefaultBreaker is how long a source that failed for good is not asked.
+const DefaultBreaker = 15 * time.Second
 
 // Request is one request for a page, as Config.Observe is told of it.
 type Request struct {
@@ -102,7 +105,7 @@ func (c *Config) setDefaults() {
 	}{
 		{&c.Backoff, 200 * time.Millisecond},
 		{&c.BackoffLimit, 10 * time.Second},
-		{&c.Breaker, 15 * time.Second},
+		{&c.Breaker, DefaultBreaker},
 		{&c.Report, 2 * time.Second},
 		{&c.ListAge, time.Hour},
 		{&c.ListPoll, 5 * time.Second},

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"barkeep/backfill/producer"
 	"barkeep/backfill/removal"
 	"barkeep/internal/embedded"
 	"barkeep/internal/listen"
@@ -37,8 +38,14 @@ type Config struct {
 	Log         LogConfig         `koanf:"log"`
 	Shutdown    ShutdownConfig    `koanf:"shutdown"`
 	Retention   []string          `koanf:"retention" doc:"how long bars of a timeframe are kept, timeframe=time, comma separated, as 1m=90d,5m=8760h; those that are not named are kept for ever"`
+	Producer    ProducerConfig    `koanf:"producer"`
 	Removal     RemovalConfig     `koanf:"removal"`
 	Sources     map[string]Source `koanf:"sources"`
+}
+
+// ProducerConfig is about asking sources.
+type ProducerConfig struct {
+	Breaker time.Duration `koanf:"breaker" doc:"how long a source that failed for good is not asked, where it does not say itself; who needs it fails at once"`
 }
 
 // RemovalConfig is about rows that are taken away.
@@ -188,6 +195,7 @@ func defaultConfig() Config {
 		Status:     StatusConfig{Listen: "127.0.0.1:8433"},
 		Log:        LogConfig{Level: "info", Format: "text"},
 		Shutdown:   ShutdownConfig{Grace: 30 * time.Second},
+		Producer:   ProducerConfig{Breaker: producer.DefaultBreaker},
 		Removal:    RemovalConfig{Grace: removal.DefaultGrace},
 		Sources:    map[string]Source{},
 	}
@@ -295,6 +303,7 @@ func (c *Config) Validate() error {
 	check(c.Statement.MaxBars > 0, "statement.max_bars: %d must be positive", c.Statement.MaxBars)
 	check(c.Statement.Freshness >= 0, "statement.freshness: %s must not be negative", c.Statement.Freshness)
 	check(c.Shutdown.Grace > 0, "shutdown.grace: %s must be positive", c.Shutdown.Grace)
+	check(c.Producer.Breaker > 0, "producer.breaker: %s must be positive", c.Producer.Breaker)
 	check(c.Removal.Grace > 0, "removal.grace: %s must be positive", c.Removal.Grace)
 	_, err = c.retention()
 	check(err == nil, "%v", err)

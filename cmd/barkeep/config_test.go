@@ -96,6 +96,7 @@ func TestLoadErrorsNameTheKey(t *testing.T) {
 		{name: "retention without a unit", file: "retention: [1m=90]", want: "retention"},
 		{name: "retention of next to nothing", flags: map[string]string{"retention": "1m=10m"}, want: "retention"},
 		{name: "retention twice", flags: map[string]string{"retention": "1m=10d,1m=20d"}, want: "retention"},
+		{name: "a breaker that does not break", flags: map[string]string{"producer.breaker": "0s"}, want: "producer.breaker"},
 		{name: "rows that go at once", flags: map[string]string{"removal.grace": "0s"}, want: "removal.grace"},
 		{name: "not an address", flags: map[string]string{"listen": "5433"}, want: "listen"},
 		{name: "no address at all", file: "listen: []", want: "listen"},

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"barkeep/backfill/topic"
+	"barkeep/internal/exchange"
 	"barkeep/internal/market"
 )
 
@@ -141,6 +143,80 @@ func TestLiveBarsOfAProducer(t *testing.T) {
 	require.Positive(t, bar.Close)
 	_, err = conn.Exec(t.Context(), `listen "ohlcv.sim:NOSUCH.1m"`)
 	require.Equal(t, "22023", codeOf(err))
+}
+
+// TestRule12_ProducerKilledAmongLiveBars: a producer is killed while a bar forms, and nobody follows until after that bar's end; the next one is killed
+// while the bar after it forms, and another begins at once. The session that listens gets each final bar, in order and once, those
+// that nobody saw close with what the source's history has; and the table has them too.
+func TestRule12_ProducerKilledAmongLiveBars(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	producer := s.start("producer")
+	s.start("consumer")
+	heard := &liveHeard{t: t, conn: s.listener(s.start("proxy"))}
+	_, err := heard.conn.Exec(t.Context(), `listen "ohlcv.sim:BTCUSD.1m"`)
+	require.NoError(t, err)
+	first := heard.next().start()
+	producer.kill()
+	missed := market.M1.Floor(market.FromTime(time.Now())) // it forms: who was killed cannot have called it final
+	ended := time.NewTimer(time.Until(market.M1.Next(missed).Time()))
+	defer ended.Stop()
+	select {
+	case <-ended.C:
+	case <-t.Context().Done():
+	}
+	producer = s.start("producer")
+	for heard.next().start() <= missed { // until it shows the bar after that
+	}
+	producer.kill()
+	s.start("producer")
+	until := market.M1.Add(missed, 2)
+	for len(heard.finals) == 0 || market.M1.Next(heard.finals[len(heard.finals)-1].TS) < until {
+		heard.next()
+	}
+	want := exchange.Truth("BTC", "USD", market.M1, market.Range{Start: first, End: until})
+	s.same(want, heard.finals, "the final bars that were told")
+	s.until("the database has the bars", func() bool {
+		bars, err := askFor(t.Context(), s.db.Pool, market.Series{Symbol: "sim:BTCUSD", Timeframe: market.M1}, market.Range{Start: first, End: until})
+		return err == nil && slices.Equal(bars, want)
+	})
+}
+
+// liveHeard is a session that listens, and the final bars that it was told.
+type liveHeard struct {
+	t      *testing.T
+	conn   *pgx.Conn
+	seq    int64
+	finals []market.Bar
+}
+
+// next waits for the next bar, which must be told after those before it and begin after all that were final.
+func (h *liveHeard) next() *got {
+	h.t.Helper()
+	ctx, cancel := context.WithTimeout(h.t.Context(), 3*time.Minute)
+	defer cancel()
+	n, err := h.conn.WaitForNotification(ctx)
+	require.NoError(h.t, err)
+	var bar got
+	require.NoError(h.t, json.Unmarshal([]byte(n.Payload), &bar))
+	require.Greater(h.t, bar.Seq, h.seq)
+	h.seq = bar.Seq
+	if len(h.finals) > 0 {
+		require.Greater(h.t, bar.start(), h.finals[len(h.finals)-1].TS, "a bar that was final")
+	}
+	if bar.Final {
+		h.finals = append(h.finals, market.Bar{TS: bar.start(), Open: bar.Open, High: bar.High, Low: bar.Low, Close: bar.Close, Volume: bar.Volume})
+	}
+	return &bar
+}
+
+// start is when the bar begins.
+func (g *got) start() market.Instant {
+	at, err := time.Parse(time.RFC3339, g.TS)
+	if err != nil {
+		panic(err)
+	}
+	return market.FromTime(at)
 }
 
 // TestLiveBars: interest makes the topic; bars reach the sessions of all proxies, each once; the view shows who listens; a proxy that is

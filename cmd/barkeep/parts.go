@@ -70,7 +70,7 @@ func (a *app) startConsumer() error {
 func (a *app) startProducer() error {
 	p, err := producer.New(producer.Config{
 		Options: a.servers.brokerOpts, Pool: a.pool, Names: a.names, Deployment: a.deployment, Registry: a.sources,
-		Coverage: a.coverage, Actors: a.actors, Logger: a.log, Observe: observeSources(a.metrics),
+		Coverage: a.coverage, Breaker: a.cfg.Producer.Breaker, Actors: a.actors, Logger: a.log, Observe: observeSources(a.metrics),
 	})
 	if err != nil {
 		return fmt.Errorf("make the producer: %w", err)
