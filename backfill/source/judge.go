@@ -153,15 +153,16 @@ func (j *judge) hole(r market.Range, tail bool) {
 		j.split(r, j.absent, coverage.Absent)
 	default:
 		// "A hole or tail of a dense source, and a page without rows, are read twice within the same job, and then are absent."
-		j.doubt(r)
+		j.doubt(r, tail)
 	}
 }
 
-// doubt states a stretch that two readings have to agree on.
-func (j *judge) doubt(r market.Range) {
+// doubt states a stretch that two readings have to agree on. One without bars behind it may be late, and is read again when it is old alone; one that
+// has them is a mistake at any age: a statement that is answered from what is provisional would lack what the next reading has.
+func (j *judge) doubt(r market.Range, tail bool) {
 	old := market.Range{Start: r.Start, End: min(r.End, j.absent)}
 	if !j.twice {
-		j.out.Again = j.out.Again || !old.Empty()
+		j.out.Again = j.out.Again || !tail || !old.Empty()
 		j.add(r, coverage.Provisional)
 		return
 	}

@@ -81,6 +81,15 @@ func TestRule5And6(t *testing.T) {
 			info: dense, a: source.Answer{Bars: bars(0, 1, 4, 5), Sent: old}, again: true,
 			want: []source.Segment{span(0, 2, final), span(2, 4, provisional), span(4, 6, final)},
 		},
+		"a dense hole with a bar behind it, young: not a tail that is late": {
+			info: dense, a: source.Answer{Bars: bars(0, 1, 4), Sent: young}, again: true,
+			want: []source.Segment{span(0, 2, final), span(2, 4, provisional), span(4, 5, final), span(5, 6, provisional)},
+		},
+		"a dense hole, young, twice": {
+			info: dense, a: source.Answer{Bars: bars(0, 1, 4), Sent: young}, earlier: &source.Answer{Bars: bars(0, 1, 4)},
+			want: []source.Segment{span(0, 2, final), span(2, 4, provisional), span(4, 5, final), span(5, 6, provisional)},
+		},
+		"a dense tail, young": {info: dense, a: source.Answer{Bars: bars(0, 1), Sent: young}, want: []source.Segment{span(0, 2, final), span(2, 6, provisional)}},
 		"a dense hole twice, not the same": {
 			info: dense, a: source.Answer{Bars: bars(0, 1, 4, 5), Sent: old}, earlier: &source.Answer{Bars: bars(0, 1, 2, 5)},
 			want: []source.Segment{span(0, 2, final), span(2, 3, provisional), span(3, 4, absent), span(4, 6, final)},
