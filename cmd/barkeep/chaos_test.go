@@ -54,11 +54,16 @@ func TestChaos(t *testing.T) {
 		clients[i] = c.client(i)
 		all.Go(func() { clients[i].run(ctx) })
 	}
+	watch, stop := context.WithCancel(t.Context())
+	defer stop()
+	var watcher sync.WaitGroup
+	watcher.Go(func() { c.watchCoverage(watch) })
 	c.disturb(ctx)
 	all.Wait()
 	c.heal()
 	c.lastRound(clients)
-	c.report()
+	stop()
+	watcher.Wait()
 	c.judge()
 }
 
@@ -82,12 +87,20 @@ type chaos struct {
 	mu       sync.Mutex // guards what follows
 	counts   map[string]int
 	failures []string
+	done     []string               // to the processes, with times
 	calm     bool                   // the exchange is well
 	requests map[string]int         // how often each was made
 	lied     map[string]bool        // requests whose rows were spoiled so that only a second reading tells
 	served   map[chaosPage][]served // pages that were served well
 	once     map[exchange.Page]bool // those of which a second reading may follow
 	hits     []hit
+	covered  []coveredAt // in the order of time
+}
+
+// coveredAt is what the database vouched for as final or absent at a time.
+type coveredAt struct {
+	at time.Time
+	of map[market.Series]market.RangeSet
 }
 
 // chaosPage is what was asked for, apart from its range.
@@ -97,8 +110,9 @@ type chaosPage struct {
 }
 
 type served struct {
-	r  market.Range
-	at time.Time
+	r market.Range
+	// asked and at are when the request came and when it was answered.
+	asked, at time.Time
 }
 
 // hit is a fault after which pages may be fetched again.
@@ -122,6 +136,13 @@ func newChaos(t *testing.T, seed uint64) *chaos {
 		c.spots = append(c.spots, soakInstant(random))
 	}
 	c.said = c.output("faults")
+	t.Cleanup(func() {
+		if t.Failed() {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			t.Logf("BARKEEP_TEST_SEED=%d; what was done:\n%s", seed, strings.Join(c.done, ""))
+		}
+	})
 	t.Cleanup(c.quiet.Wait)
 	c.startUpstream()
 	t.Cleanup(func() { c.stopUpstream() })
@@ -269,15 +290,18 @@ func (c *chaos) report() {
 // lastRound demands that all clients are answered, soon and more than once.
 func (c *chaos) lastRound(clients []*chaosClient) {
 	began := time.Now()
+	ctx, giveUp := context.WithCancel(c.t.Context())
+	defer giveUp()
 	var all sync.WaitGroup
 	for _, client := range clients {
 		all.Go(func() {
 			for range 3 {
-				client.insist(c.t.Context())
+				client.insist(ctx, giveUp)
 			}
 		})
 	}
 	all.Wait()
+	c.report()
 	c.t.Logf("the last round took %v", time.Since(began).Round(time.Millisecond))
 	require.Empty(c.t, c.failures)
 	var open []string
@@ -324,6 +348,65 @@ func (c *chaos) judge() {
 	require.Positive(c.t, c.counts["right answers"])
 }
 
+// watchCoverage notes now and then what the database vouches for, where it can be asked.
+func (c *chaos) watchCoverage(ctx context.Context) {
+	for {
+		if seen, err := c.coverage(ctx); err == nil {
+			c.mu.Lock()
+			c.covered = append(c.covered, seen)
+			c.mu.Unlock()
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+func (c *chaos) coverage(ctx context.Context) (coveredAt, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	seen := coveredAt{of: map[market.Series]market.RangeSet{}}
+	rows, err := c.site.db.Pool.Query(ctx, `select symbol, timeframe, greatest(range_start, '2000-01-01Z'), least(range_end, now()) from barkeep.coverage
+	  where state in (1, 3) and range_start < now() order by 1, 2, 3`)
+	if err != nil {
+		return seen, err
+	}
+	var symbol, timeframe string
+	var start, end time.Time
+	_, err = pgx.ForEachRow(rows, []any{&symbol, &timeframe, &start, &end}, func() error {
+		tf, err := market.ParseTimeframe(timeframe)
+		series := market.Series{Symbol: market.Symbol(symbol), Timeframe: tf}
+		seen.of[series] = seen.of[series].Add(market.Range{Start: market.FromTime(start), End: market.FromTime(end)})
+		return err
+	})
+	seen.at = time.Now()
+	return seen, err
+}
+
+// knownBefore reports whether the database vouched for a whole page for so long that each producer had to know when it was asked for. The caller
+// holds mu.
+func (c *chaos) knownBefore(of chaosPage, page served) bool {
+	for _, seen := range slices.Backward(c.covered) {
+		if seen.at.Add(knownAfter).After(page.asked) {
+			continue
+		}
+		for _, s := range chaosMarket() {
+			if s.venue == of.venue && s.id() == of.id && s.from == of.tf &&
+				seen.of[market.Series{Symbol: s.series.Symbol, Timeframe: of.tf}].ContainsRange(page.r) {
+				return true
+			}
+		}
+		return false
+	}
+	return false
+}
+
+// knownAfter is how long a producer may not know what is covered: it goes by its index for a lease of 5 s, may be stopped or cut off for 12 s with its
+// request in hand, and its machine is busy.
+const knownAfter = 25 * time.Second
+
 // dead returns what was said of records that could not be used.
 func (c *chaos) dead() (said []string) {
 	client, err := kgo.NewClient(kgo.SeedBrokers(c.broker.addr), kgo.ConsumeTopics("barkeep.dead"))
@@ -354,6 +437,9 @@ func (c *chaos) account() {
 	for of, all := range c.served {
 		for i, page := range all {
 			pages++
+			if c.knownBefore(of, page) {
+				c.t.Errorf("seed %d: %v: the page %v was fetched at %v, and the database had vouched for it since %v before at the least", c.seed, of, page.r, page.at, knownAfter)
+			}
 			for _, before := range all[:i] {
 				if !before.r.Overlaps(page.r) {
 					continue
@@ -366,15 +452,23 @@ func (c *chaos) account() {
 			}
 		}
 	}
-	c.t.Logf("%d pages were served well, of which %d again; the faults explain at most %d", pages, again, may)
+	may = min(may, againEach*len(c.hits), againEach+pages/againShare)
+	c.t.Logf("%d pages were served well, of which %d again; the %d faults explain at most %d", pages, again, len(c.hits), may)
 	require.LessOrEqual(c.t, again, may, "pages fetched again")
 }
+
+// againEach is how many pages a fault costs on average at the most, and againShare the part of all pages. Measured were 1.5 for a fault, and one in 39, on a machine with
+// thirty processes for two cores; inHand is what the unluckiest instant may cost.
+const (
+	againEach  = 5
+	againShare = 10
+)
 
 // aftermath is how long what was published before a fault ended may still be under way: until the groups have found together again.
 const aftermath = 15 * time.Second
 
 // wasServed notes a page that its source takes as it is.
-func (c *chaos) wasServed(p exchange.Page, fault exchange.Fault) {
+func (c *chaos) wasServed(p exchange.Page, came time.Time, fault exchange.Fault) {
 	fault.Delay, fault.SlowEvery = 0, 0
 	recent := p.Range.End > market.FromTime(time.Now().Add(-24*time.Hour)) // it may be read again when it is asked for
 	probe := p.Range.End <= soakFrom                                       // for the listing: it begins anew where one of its requests fails
@@ -389,7 +483,7 @@ func (c *chaos) wasServed(p exchange.Page, fault exchange.Fault) {
 	}
 	c.once[p] = true
 	of := chaosPage{p.Venue, p.VendorID, p.Timeframe}
-	c.served[of] = append(c.served[of], served{p.Range, time.Now()})
+	c.served[of] = append(c.served[of], served{p.Range, came, time.Now()})
 }
 
 // readTwice reports whether a page is read twice by PIPELINE 5: it has a hole, of a dense source, or no row.
@@ -444,10 +538,10 @@ func (c *chaos) spoil(r *http.Request) exchange.Fault {
 	if klines {
 		rows = append(rows, exchange.Fault{Duplicate: true})
 	}
-	if !reachesToday(query) { // the bar that forms may be anything
+	if middleClosed(r) {
 		rows = append(rows, exchange.Fault{Impossible: true})
 	}
-	if !strings.Contains(request, "GAP") { // where bars are missing before the first one, others before it are believed
+	if fullAtEnds(r) {
 		rows = append(rows, exchange.Fault{Extra: 3})
 	}
 	if !c.lied[request] {
@@ -463,13 +557,52 @@ func (c *chaos) spoil(r *http.Request) exchange.Fault {
 	return c.drawn(request, fault)
 }
 
-// reachesToday reports whether a request may be for the bar that forms.
-func reachesToday(query url.Values) bool {
-	end, err := time.Parse(time.RFC3339, query.Get("end"))
-	if milliseconds, notNumber := strconv.ParseInt(query.Get("endTime"), 10, 64); notNumber == nil {
-		end, err = time.UnixMilli(milliseconds), nil
+// barsAsked returns what the exchange has of the range that a request for bars names, and that range's timeframe.
+func barsAsked(r *http.Request) (bars []market.Bar, tf market.Timeframe, asked market.Range) {
+	query := r.URL.Query()
+	id, name := query.Get("symbol"), query.Get("interval")
+	start, end := unixMilli(query.Get("startTime")), unixMilli(query.Get("endTime"))
+	if seconds, err := strconv.Atoi(query.Get("granularity")); err == nil {
+		id = strings.Split(r.URL.Path, "/")[2] // /products/{id}/candles
+		name = map[int]string{60: "1m", 300: "5m", 900: "15m", 3600: "1h", 21600: "6h", 86400: "1d"}[seconds]
+		start, _ = time.Parse(time.RFC3339, query.Get("start"))
+		end, _ = time.Parse(time.RFC3339, query.Get("end"))
 	}
-	return err != nil || end.After(time.Now().Add(-24*time.Hour))
+	tf, err := market.ParseTimeframe(name)
+	if err != nil || start.IsZero() || end.IsZero() {
+		return nil, 0, market.Range{}
+	}
+	asked = market.Range{Start: market.FromTime(start), End: tf.Next(market.FromTime(end))}
+	for _, of := range chaosMarket() {
+		if of.id() == id {
+			return exchange.Truth(of.base, of.quote, tf, asked), tf, asked
+		}
+	}
+	return nil, 0, market.Range{}
+}
+
+func unixMilli(text string) time.Time {
+	milliseconds, err := strconv.ParseInt(text, 10, 64)
+	if err != nil {
+		return time.Time{}
+	}
+	return time.UnixMilli(milliseconds)
+}
+
+// middleClosed reports whether the middle one of the bars that are asked for has closed long ago: the one that forms may be anything.
+func middleClosed(r *http.Request) bool {
+	bars, tf, _ := barsAsked(r)
+	now := market.FromTime(time.Now())
+	for len(bars) > 0 && bars[len(bars)-1].TS > now {
+		bars = bars[:len(bars)-1]
+	}
+	return len(bars) > 0 && tf.Next(bars[len(bars)/2].TS) < now.Shift(-time.Minute)
+}
+
+// fullAtEnds reports whether the first and the last bar that are asked for are there: others in a hole before or behind are believed.
+func fullAtEnds(r *http.Request) bool {
+	bars, tf, asked := barsAsked(r)
+	return len(bars) > 0 && bars[0].TS == asked.Start && tf.Next(bars[len(bars)-1].TS) >= asked.End
 }
 
 // drawn counts a fault. The caller holds mu.

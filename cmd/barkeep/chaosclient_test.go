@@ -80,6 +80,7 @@ type chaosClient struct {
 	chaos  *chaos
 	name   string
 	random *rand.Rand
+	last   string // the last error
 }
 
 func (c *chaos) client(n int) *chaosClient {
@@ -162,11 +163,11 @@ func (c *chaosClient) connect(ctx context.Context) (*pgx.Conn, error) {
 	return conn, err
 }
 
-// insist asks until it is answered, by any proxy, within a bound.
-func (c *chaosClient) insist(ctx context.Context) {
+// insist asks until it is answered, by any proxy, within a bound; else it has the others give up.
+func (c *chaosClient) insist(ctx context.Context, giveUp func()) {
 	q := c.question()
 	began := time.Now()
-	for time.Since(began) < chaosPatience {
+	for time.Since(began) < chaosPatience && ctx.Err() == nil {
 		conn, err := c.connect(ctx)
 		if err != nil {
 			c.pause(ctx)
@@ -179,8 +180,12 @@ func (c *chaosClient) insist(ctx context.Context) {
 		}
 		c.pause(ctx)
 	}
-	c.chaos.fail("%v: no answer within %v, though all is well; jobs that have not ended: %v", q, chaosPatience, c.chaos.open()) //nolint:contextcheck // it is the test that asks, not the client
+	if ctx.Err() != nil {
+		return // another was not answered, and the processes have ended for that
+	}
+	c.chaos.fail("%v: no answer within %v, though all is well; the last error was %q; jobs that have not ended: %v", q, chaosPatience, c.last, c.chaos.open()) //nolint:contextcheck // it is the test that asks, not the client
 	c.chaos.autopsy()
+	giveUp()
 }
 
 // ask reports whether there was an answer; it has to be right.
@@ -225,6 +230,7 @@ func (q chaosQuestion) wrong(bars []market.Bar, asked time.Time) string {
 
 // failed counts an error, and judges it: one that says no more than that something is broken in barkeep is not allowed.
 func (c *chaosClient) failed(what string, err error) {
+	c.last = fmt.Sprintf("%s: %v", what, err)
 	told, found := errors.AsType[*pgconn.PgError](err)
 	switch {
 	case !found:

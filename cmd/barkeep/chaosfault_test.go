@@ -161,7 +161,11 @@ func (c *chaos) disturb(ctx context.Context) {
 		began := time.Now()
 		for _, f := range faults {
 			c.count(f.target + ": " + f.name)
-			_, _ = fmt.Fprintf(c.said, "%s %s %s for %v\n", time.Now().UTC().Format(time.RFC3339Nano), f.target, f.name, lasts) // for reading only
+			line := fmt.Sprintf("%s %s %s for %v\n", time.Now().UTC().Format(time.RFC3339Nano), f.target, f.name, lasts)
+			_, _ = c.said.Write([]byte(line)) // for reading only
+			c.mu.Lock()
+			c.done = append(c.done, line)
+			c.mu.Unlock()
 			f.begin()
 		}
 		<-time.After(lasts)

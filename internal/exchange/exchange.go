@@ -27,9 +27,9 @@ type Config struct {
 	Latency time.Duration
 	// Draw, where it is not nil, gives the fault of a request that no scripted one fits. It is called by several at once.
 	Draw func(*http.Request) Fault
-	// Served, where it is not nil, is told of each answer with bars, and of the fault that it had. It is called by several at once, after
-	// the answer was written.
-	Served func(Page, Fault)
+	// Served, where it is not nil, is told of each answer with bars, of when its request came, and of the fault that it had. It is called by
+	// several at once, after the answer was written.
+	Served func(p Page, came time.Time, f Fault)
 	// Keep keeps rendered pages in memory and serves them again as they are: for benchmarks. Pages that reach to the last
 	// day are never kept.
 	Keep bool
@@ -123,6 +123,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			*fault = s.config.Draw(r)
 		}
 	}
+	came := time.Now()
 	now := s.config.Now().Add(fault.Clock)
 	w.Header().Set("Date", now.UTC().Format(http.TimeFormat))
 	w.Header().Set("Content-Type", "application/json")
@@ -140,7 +141,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		_, _ = w.Write([]byte(fault.Body)) // the client's trouble
 		return
 	}
-	s.mux.ServeHTTP(&writer{ResponseWriter: w, fault: fault, request: r}, r)
+	s.mux.ServeHTTP(&writer{ResponseWriter: w, fault: fault, request: r, came: came}, r)
 }
 
 // writer carries the fault to the handler and spoils the body by it.
@@ -148,6 +149,7 @@ type writer struct {
 	http.ResponseWriter
 	fault   *Fault
 	request *http.Request
+	came    time.Time
 }
 
 func pause(r *http.Request, d time.Duration) bool {
@@ -170,9 +172,9 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, p Page, coin *sim
 	s.asked[p]++
 	body, found := s.kept[r.URL.RequestURI()]
 	s.mu.Unlock()
-	fault := &Fault{}
+	fault, came := &Fault{}, time.Now()
 	if spoiled, ok := w.(*writer); ok {
-		fault = spoiled.fault
+		fault, came = spoiled.fault, spoiled.came
 	}
 	now := market.FromTime(s.config.Now())
 	if !found || fault.spoilsRows() {
@@ -190,7 +192,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, p Page, coin *sim
 	}
 	send(w, r, fault, body)
 	if s.config.Served != nil {
-		s.config.Served(p, *fault)
+		s.config.Served(p, came, *fault)
 	}
 }
 

@@ -79,7 +79,8 @@ func TestDrawn(t *testing.T) {
 			draws = draws[1:]
 			return fault
 		},
-		Served: func(p exchange.Page, fault exchange.Fault) {
+		Served: func(p exchange.Page, came time.Time, fault exchange.Fault) {
+			require.WithinDuration(t, time.Now(), came, time.Minute)
 			require.Equal(t, "BTCUSD", p.VendorID)
 			served = append(served, fault)
 		},
