@@ -1,6 +1,9 @@
 // Package ratebucket keeps the limits of sources in the database, so that each holds over all processes that ask with one key
 // (PIPELINE 18): a token bucket is one row of barkeep.rate_bucket, by the database's clock.
 //
+// A pause that a vendor asks for is a debt of the bucket: as many requests as would have been granted until its end. So it needs no
+// column of its own, is over by the database's clock, and what follows begins without a burst.
+//
 // The invariant: between two points in time no more is granted than burst + rate × the time between them. A row that is lost grants a burst
 // once more, as does a crash of the server, since a grant does not wait for the disk.
 package ratebucket
@@ -52,17 +55,55 @@ const leaseSQL = `WITH quick AS MATERIALIZED (SELECT set_config('synchronous_com
   filled AS (
     SELECT c.now, least($3, w.tokens + greatest(extract(epoch FROM c.now - w.updated_at), 0) * $2) AS tokens
       FROM was w, LATERAL (SELECT clock_timestamp() AS now OFFSET 0) c),
-  taken AS (SELECT now, tokens, least($4, floor(tokens)) AS n FROM filled)
+  taken AS (SELECT now, tokens, greatest(least($4, floor(tokens)), 0) AS n FROM filled)
 UPDATE barkeep.rate_bucket b SET tokens = t.tokens - t.n, updated_at = t.now FROM taken t WHERE b.source = $1
 RETURNING t.n::integer, greatest(1 - b.tokens, 0) / $2`
 
 // Lease takes up to want requests out of the bucket.
 func (b *Bucket) Lease(ctx context.Context, want int) (granted int, wait time.Duration, err error) {
 	granted, wait, err = b.lease(ctx, want)
+	b.tell(ctx, err)
+	return granted, wait, err
+}
+
+// tell logs that the database cannot be reached, once.
+func (b *Bucket) tell(ctx context.Context, err error) {
 	if away := err != nil && ctx.Err() != context.Canceled; b.away.Swap(away) != away && away {
 		b.log.LogAttrs(ctx, slog.LevelWarn, "the limit of a source cannot be shared, half of the last share is used", slog.String("source", b.name), slog.Any("error", err))
 	}
-	return granted, wait, err
+}
+
+// pauseSQL takes so much out of the bucket that its first request is there when $4 seconds have passed, and nothing where there is less in it
+// already: a longer pause. The row is locked before the clock is read, as in leaseSQL.
+const pauseSQL = `WITH was AS MATERIALIZED (SELECT b.tokens, b.updated_at FROM barkeep.rate_bucket b WHERE b.source = $1 FOR UPDATE OF b),
+  filled AS (
+    SELECT c.now, least($3, w.tokens + greatest(extract(epoch FROM c.now - w.updated_at), 0) * $2) AS tokens
+      FROM was w, LATERAL (SELECT clock_timestamp() AS now OFFSET 0) c)
+UPDATE barkeep.rate_bucket b SET tokens = least(f.tokens, 1 - $4 * $2), updated_at = f.now FROM filled f WHERE b.source = $1`
+
+// Pause has the bucket grant nothing for d from now, by the database's clock; it never shortens a pause.
+func (b *Bucket) Pause(ctx context.Context, d time.Duration) error {
+	err := b.pause(ctx, d)
+	b.tell(ctx, err)
+	return err
+}
+
+func (b *Bucket) pause(ctx context.Context, d time.Duration) error {
+	if err := b.begin(ctx); err != nil {
+		return err
+	}
+	if _, err := b.pool.Exec(ctx, pauseSQL, b.name, b.rate, float64(b.burst), d.Seconds()); err != nil {
+		return fmt.Errorf("pause requests of %s: %w", b.name, err)
+	}
+	return nil
+}
+
+// begin makes the bucket, full, where it is not there.
+func (b *Bucket) begin(ctx context.Context) error {
+	if _, err := b.pool.Exec(ctx, `INSERT INTO barkeep.rate_bucket (source, tokens, updated_at) VALUES ($1, $2, clock_timestamp()) ON CONFLICT DO NOTHING`, b.name, float64(b.burst)); err != nil {
+		return fmt.Errorf("begin the limit of %s: %w", b.name, err)
+	}
+	return nil
 }
 
 func (b *Bucket) lease(ctx context.Context, want int) (granted int, wait time.Duration, err error) {
@@ -89,8 +130,8 @@ func (b *Bucket) lease(ctx context.Context, want int) (granted int, wait time.Du
 		if found {
 			return granted, 0, nil
 		}
-		if _, err = b.pool.Exec(ctx, `INSERT INTO barkeep.rate_bucket (source, tokens, updated_at) VALUES ($1, $2, clock_timestamp()) ON CONFLICT DO NOTHING`, b.name, float64(b.burst)); err != nil {
-			return 0, 0, fmt.Errorf("begin the limit of %s: %w", b.name, err)
+		if err := b.begin(ctx); err != nil {
+			return 0, 0, err
 		}
 	}
 	return 0, time.Second, nil // somebody takes rows away

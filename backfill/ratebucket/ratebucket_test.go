@@ -3,8 +3,10 @@ package ratebucket_test
 import (
 	"context"
 	"log/slog"
+	"net/http"
 	"net/http/httptest"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -130,6 +132,78 @@ func TestRule18_TheLimitHoldsAcrossProducers(t *testing.T) {
 	secret, open := made("secret").(limited), made("").(limited) //nolint:forcetypeassert // a network source has one
 	require.NotEqual(t, open.Limiter().Name(), secret.Limiter().Name())
 	require.NotContains(t, secret.Limiter().Name(), "secret")
+}
+
+// TestRule18_APauseHoldsAcrossProducers: a vendor tells one of two producers to leave it alone for an hour. The other asks it nothing more, knows
+// for how long, and one with another key goes on.
+func TestRule18_APauseHoldsAcrossProducers(t *testing.T) {
+	t.Parallel()
+	db := dbtest.New(t)
+	venue := exchange.New(exchange.Config{Keep: true})
+	var asked atomic.Int32
+	vendor := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if asked.Add(1) == 1 {
+			w.Header().Set("Retry-After", "3600")
+			w.WriteHeader(http.StatusTooManyRequests)
+			return
+		}
+		venue.ServeHTTP(w, r)
+	}))
+	defer vendor.Close()
+	made := func(key string) (source.Source, *source.Limiter) {
+		s, err := binance.New(source.Config{URL: vendor.URL, Rate: 40, Burst: 4, Key: key})
+		require.NoError(t, err)
+		ratebucket.Share(db.Pool, slog.New(slog.DiscardHandler), s)
+		limiter := s.Limiter()
+		return s, limiter
+	}
+	start := market.FromTime(time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC))
+	fetch := func(ctx context.Context, s source.Source) error {
+		_, err := s.Fetch(ctx, source.Query{
+			VendorID: "BTCUSD", Series: market.Series{Symbol: "binance:BTCUSD", Timeframe: market.M1}, Priority: source.User,
+			Range: market.Range{Start: start, End: market.M1.Add(start, 10)},
+		})
+		return err
+	}
+	told, _ := made("")
+	require.ErrorIs(t, fetch(t.Context(), told), source.ErrRateLimited)
+	other, limiter := made("")
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- fetch(ctx, other) }()
+	require.Eventually(t, func() bool { return limiter.Earliest() > 59*time.Minute }, 30*time.Second, 5*time.Millisecond)
+	cancel()
+	require.ErrorIs(t, <-ended, context.Canceled)
+	require.EqualValues(t, 1, asked.Load(), "the other asks nothing")
+	keyed, _ := made("secret")
+	require.NoError(t, fetch(t.Context(), keyed))
+}
+
+// A pause is as long as it is whatever was left, is never shortened, and ends: what follows has the limit again, without a burst.
+func TestRule18_APauseIsADebt(t *testing.T) {
+	t.Parallel()
+	db := dbtest.New(t)
+	b := ratebucket.New(db.Pool, slog.New(slog.DiscardHandler), "one", 0.5, 3)
+	lease := func() (int, time.Duration) {
+		granted, wait, err := b.Lease(t.Context(), 9)
+		require.NoError(t, err)
+		return granted, wait
+	}
+	require.NoError(t, b.Pause(t.Context(), time.Hour), "before there is a row")
+	require.NoError(t, b.Pause(t.Context(), time.Minute))
+	for range 2 {
+		granted, wait := lease()
+		require.Zero(t, granted, "a debt grants nothing")
+		require.InDelta(t, time.Hour, wait, float64(time.Minute))
+	}
+	_, err := db.Pool.Exec(t.Context(), "UPDATE barkeep.rate_bucket SET updated_at = updated_at - interval '1 hour'")
+	require.NoError(t, err)
+	granted, _ := lease()
+	require.Positive(t, granted, "the pause is over")
+	require.LessOrEqual(t, granted, 3)
+	_, err = db.Pool.Exec(t.Context(), "DROP TABLE barkeep.rate_bucket")
+	require.NoError(t, err)
+	require.Error(t, b.Pause(t.Context(), time.Hour))
 }
 
 type limited interface{ Limiter() *source.Limiter }

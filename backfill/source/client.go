@@ -122,7 +122,7 @@ func (c *Client) Get(ctx context.Context, op, path string, query url.Values, p P
 	defer answer.Body.Close() //nolint:errcheck // nothing is lost with it
 	if after, err := refusal(answer, c.now); err != nil {
 		if after > 0 {
-			c.limiter.Pause(after)
+			c.limiter.Pause(ctx, after)
 		}
 		return fail(err, true, after)
 	}

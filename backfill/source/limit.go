@@ -11,7 +11,7 @@ import (
 )
 
 // Limiter is the rate limit of one source and key: a token bucket, users before bulk, and a pause while the vendor wants to be
-// left alone, all inside this process; and with Share a ledger that holds across processes. It is safe for concurrent use.
+// left alone; with Share a ledger holds limit and pause across processes. It is safe for concurrent use.
 type Limiter struct {
 	bucket *rate.Limiter
 	name   string
@@ -63,12 +63,17 @@ func (l *Limiter) shared(ctx context.Context, p Priority, raised <-chan struct{}
 	return nil
 }
 
-// Pause holds every request back for d from now; it never shortens a pause.
-func (l *Limiter) Pause(d time.Duration) {
+// Pause holds every request back for d from now; it never shortens a pause. With Share it does so in every process, but for requests
+// that one has leased already, which lapse within a second; where the ledger cannot be reached, in this process alone. It goes on
+// for pauseWithin at most, also when ctx has ended: whoever gives up does not undo what the vendor wants.
+func (l *Limiter) Pause(ctx context.Context, d time.Duration) {
 	l.mu.Lock()
-	defer l.mu.Unlock()
 	if until := l.now().Add(d); until.After(l.until) {
 		l.until = until
+	}
+	l.mu.Unlock()
+	if s := l.share.Load(); s != nil {
+		s.pause(ctx, d)
 	}
 }
 

@@ -70,7 +70,7 @@ func TestRule16_BulkIsRaisedWhileItWaits(t *testing.T) {
 		close(raise)
 		wg.Wait()
 		require.Equal(t, []string{"user", "raised", "bulk"}, order)
-		l.Pause(time.Minute)
+		l.Pause(t.Context(), time.Minute)
 		already := make(chan struct{})
 		close(already)
 		began := time.Now()
@@ -105,8 +105,8 @@ func TestPause(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		l := source.NewLimiter(0, 1, nil)
-		l.Pause(time.Minute)
-		l.Pause(time.Second) // never shortens
+		l.Pause(t.Context(), time.Minute)
+		l.Pause(t.Context(), time.Second) // never shortens
 		start := time.Now()
 		var wg sync.WaitGroup
 		for _, p := range []source.Priority{source.User, source.Bulk} {
@@ -119,7 +119,7 @@ func TestPause(t *testing.T) {
 		wg.Wait()
 		require.Equal(t, time.Minute, time.Since(start))
 
-		l.Pause(time.Hour)
+		l.Pause(t.Context(), time.Hour)
 		for _, p := range []source.Priority{source.User, source.Bulk} {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 			require.ErrorIs(t, l.Wait(ctx, p), context.DeadlineExceeded)

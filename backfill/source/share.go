@@ -12,6 +12,8 @@ type Ledger interface {
 	// Lease takes up to want requests out of it, at least one, and returns how many it was given. Where that is none, wait is how
 	// long there is none at least.
 	Lease(ctx context.Context, want int) (granted int, wait time.Duration, err error)
+	// Pause has it grant nothing for d from now; it never shortens a pause. An error is for the ledger itself to tell of.
+	Pause(ctx context.Context, d time.Duration) error
 }
 
 const (
@@ -25,6 +27,8 @@ const (
 	leastShare = 0.1
 	// leaseWithin bounds a question to the ledger.
 	leaseWithin = time.Second
+	// pauseWithin bounds how long the ledger is told of a pause.
+	pauseWithin = 5 * time.Second
 )
 
 // share is this process's part of a limit that holds for several. Requests are taken out of the ledger in blocks when somebody wants
@@ -155,8 +159,15 @@ func (s *share) note(granted int, wait time.Duration) {
 	}
 }
 
+// pause tells the ledger that the vendor wants to be left alone. What is left of the block lapses in this process by Limiter's own pause.
+func (s *share) pause(ctx context.Context, d time.Duration) {
+	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), pauseWithin)
+	defer cancel()
+	_ = s.ledger.Pause(bounded, d) // it holds here all the same, and the ledger has told of it
+}
+
 // alone returns how far requests are apart while the ledger cannot be reached: by half of the last share (PIPELINE 18), as long as
-// it cannot.
+// it cannot, and not before the time until which it had none, which may be a pause.
 func (s *share) alone() time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -165,7 +176,7 @@ func (s *share) alone() time.Duration {
 		granted += g.n
 	}
 	last := min(max(float64(granted)/remembered.Seconds(), s.rate*leastShare), s.rate)
-	return time.Duration(float64(time.Second) * 2 / last)
+	return max(time.Duration(float64(time.Second)*2/last), time.Until(s.none))
 }
 
 // earliest is how long a request that came now would wait at least.

@@ -22,6 +22,7 @@ type ledger struct {
 	at      time.Time
 	granted int
 	away    bool
+	paused  time.Time
 }
 
 func newLedger(rate, burst float64) *ledger {
@@ -35,6 +36,10 @@ func (l *ledger) Lease(_ context.Context, want int) (granted int, wait time.Dura
 		return 0, 0, errors.New("away")
 	}
 	now := time.Now()
+	if wait = l.paused.Sub(now); wait > 0 {
+		return 0, wait, nil
+	}
+	wait = 0
 	l.tokens, l.at = min(l.tokens+now.Sub(l.at).Seconds()*l.rate, l.burst), now
 	granted = min(want, int(l.tokens+1e-9))
 	l.tokens -= float64(granted)
@@ -43,6 +48,18 @@ func (l *ledger) Lease(_ context.Context, want int) (granted int, wait time.Dura
 		wait = time.Duration((1 - l.tokens) / l.rate * float64(time.Second))
 	}
 	return granted, wait, nil
+}
+
+func (l *ledger) Pause(_ context.Context, d time.Duration) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.away {
+		return errors.New("away")
+	}
+	if until := time.Now().Add(d); until.After(l.paused) {
+		l.paused = until
+	}
+	return nil
 }
 
 // asked counts the requests that each of the limiters lets go in the time, when each is asked by so many at every moment.
@@ -131,6 +148,43 @@ func TestRule18_TheLedgerCannotBeReached(t *testing.T) {
 		all.away = false
 		all.mu.Unlock()
 		require.Greater(t, asked(t, 10*time.Second, 3, l)[0], 150, "and back")
+	})
+}
+
+// The sequence: the vendor tells one producer to leave it alone for a minute, and the other goes on asking, so that the address is shut out for
+// days. The other keeps the pause too, also when the ledger is away before its end; where it is away from the start, only who was told keeps it.
+func TestRule18_APauseIsShared(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		all := newLedger(20, 5)
+		away := func(is bool) {
+			all.mu.Lock()
+			defer all.mu.Unlock()
+			all.away = is
+		}
+		told, other := source.NewLimiter(20, 5, nil), source.NewLimiter(20, 5, nil)
+		told.Share(all)
+		other.Share(all)
+		gone, leave := context.WithCancel(t.Context())
+		leave()
+		began := time.Now()
+		told.Pause(gone, time.Minute)             // who asked has given up: the pause stands
+		told.Pause(t.Context(), time.Millisecond) // never shortens
+		first, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		require.ErrorIs(t, other.Wait(first, source.User), context.DeadlineExceeded)
+		require.Equal(t, 59*time.Second, other.Earliest(), "known, so that waiters fail at once")
+		away(true)
+		require.NoError(t, other.Wait(t.Context(), source.User))
+		require.Equal(t, time.Minute, time.Since(began))
+
+		began = time.Now()
+		told.Pause(t.Context(), time.Minute)
+		require.NoError(t, other.Wait(t.Context(), source.User))
+		require.Less(t, time.Since(began), 5*time.Second, "it was not told")
+		require.NoError(t, told.Wait(t.Context(), source.User))
+		require.GreaterOrEqual(t, time.Since(began), time.Minute)
+		away(false)
 	})
 }
 

@@ -191,10 +191,10 @@ func (s *Source) get(ctx context.Context, op, vendorID, path string, query url.V
 	tooOften := strings.Contains(strings.ToLower(string(r.Body)), "too frequent")
 	switch {
 	case code == codeTooMany:
-		s.client.Limiter().Pause(pause)
+		s.client.Limiter().Pause(ctx, pause)
 		return nil, fail(source.ErrRateLimited, true, pause)
 	case code == codeIPTooOften || r.Status == http.StatusForbidden && tooOften:
-		s.client.Limiter().Pause(shutOut)
+		s.client.Limiter().Pause(ctx, shutOut)
 		return nil, fail(source.ErrRateLimited, true, shutOut)
 	case err != nil && r.Status != http.StatusOK:
 		return nil, &source.Error{Source: Name, Op: op, Err: fmt.Errorf("%w: HTTP %d", source.ErrRefused, r.Status)}

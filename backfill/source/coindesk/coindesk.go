@@ -81,7 +81,7 @@ func (s *Source) Instruments(ctx context.Context) ([]source.Instrument, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := s.refused(op, "", r); err != nil {
+	if _, err := s.refused(ctx, op, "", r); err != nil {
 		return nil, err
 	}
 	names, err := parseInstruments(r.Body, s.market)
@@ -142,7 +142,7 @@ func (s *Source) Fetch(ctx context.Context, q source.Query) (source.Answer, erro
 	if err != nil {
 		return source.Answer{}, err
 	}
-	nothing, err := s.refused(op, q.VendorID, r)
+	nothing, err := s.refused(ctx, op, q.VendorID, r)
 	if err != nil {
 		return source.Answer{}, err
 	}
@@ -179,7 +179,7 @@ const pause = 10 * time.Second
 // refused returns the error that an answer is: "Err" is empty where it is none, whatever the HTTP status. nothing is the reason
 // why the API has no data where it knows the instrument: what it is called in the range that was asked for is not known, so it
 // is not taken for an empty answer.
-func (s *Source) refused(op, vendorID string, r *source.Response) (nothing string, err error) {
+func (s *Source) refused(ctx context.Context, op, vendorID string, r *source.Response) (nothing string, err error) {
 	e, err := parseErr(r.Body)
 	text := source.VendorText(e.message, s.key)
 	fail := func(cause error, again bool, after time.Duration) error {
@@ -195,7 +195,7 @@ func (s *Source) refused(op, vendorID string, r *source.Response) (nothing strin
 	case text == "":
 		text = "HTTP " + strconv.Itoa(r.Status)
 	case e.kind == typeRateLimit || e.status == http.StatusTooManyRequests:
-		s.client.Limiter().Pause(pause)
+		s.client.Limiter().Pause(ctx, pause)
 		return "", fail(source.ErrRateLimited, true, pause)
 	case e.status >= http.StatusInternalServerError:
 		return "", fail(source.ErrServer, true, 0)

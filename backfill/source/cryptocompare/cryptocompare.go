@@ -80,7 +80,7 @@ func (s *Source) Instruments(ctx context.Context) ([]source.Instrument, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.refused(op, "", r); err != nil {
+	if err := s.refused(ctx, op, "", r); err != nil {
 		return nil, err
 	}
 	list, err := parsePairs(r.Body)
@@ -122,7 +122,7 @@ func (s *Source) Fetch(ctx context.Context, q source.Query) (source.Answer, erro
 	if err != nil {
 		return source.Answer{}, err
 	}
-	if err := s.refused(op, q.VendorID, r); err != nil {
+	if err := s.refused(ctx, op, q.VendorID, r); err != nil {
 		return source.Answer{}, err
 	}
 	bars, zeros, err := parse(r.Body)

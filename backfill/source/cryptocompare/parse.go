@@ -2,6 +2,7 @@ package cryptocompare
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -35,7 +36,7 @@ type envelope struct {
 
 // refused returns the error that an answer is, nil where it is none. It decides by Response and then Type, never by the HTTP
 // status alone (CC7).
-func (s *Source) refused(op, vendorID string, r *source.Response) error {
+func (s *Source) refused(ctx context.Context, op, vendorID string, r *source.Response) error {
 	e, err := readEnvelope(r.Body)
 	if err != nil {
 		return source.Unusable(Name, op, err)
@@ -50,7 +51,7 @@ func (s *Source) refused(op, vendorID string, r *source.Response) error {
 		return nil
 	case e.Type == typeRateLimit:
 		after := time.Duration(cmp.Or(e.Cooldown, 10)) * time.Second
-		s.client.Limiter().Pause(after)
+		s.client.Limiter().Pause(ctx, after)
 		return &source.Error{
 			Source: Name, Op: op, Err: fmt.Errorf("%w: %s", source.ErrRateLimited, e.Message), Again: true, RetryAfter: after,
 		}

@@ -175,7 +175,7 @@ func (s *Source) get(ctx context.Context, op, vendorID, path string, query url.V
 	messages, err := parseErrors(r.Body)
 	switch {
 	case len(messages) > 0:
-		return nil, s.refused(op, vendorID, messages)
+		return nil, s.refused(ctx, op, vendorID, messages)
 	case r.Status != http.StatusOK:
 		return nil, &source.Error{Source: Name, Op: op, Err: fmt.Errorf("%w: HTTP %d", source.ErrRefused, r.Status)}
 	case err != nil:
@@ -188,7 +188,7 @@ func (s *Source) get(ctx context.Context, op, vendorID, path string, query url.V
 const pause = 5 * time.Second
 
 // refused turns Kraken's messages into an error, by their class and text as its documentation lists them.
-func (s *Source) refused(op, vendorID string, messages []string) error {
+func (s *Source) refused(ctx context.Context, op, vendorID string, messages []string) error {
 	text := source.VendorText(strings.Join(messages, "; "))
 	fail := func(cause error, again bool, after time.Duration) error {
 		return &source.Error{Source: Name, Op: op, Err: fmt.Errorf("%w: %s", cause, text), Again: again, RetryAfter: after}
@@ -198,7 +198,7 @@ func (s *Source) refused(op, vendorID string, messages []string) error {
 		case strings.HasPrefix(m, "EQuery:Unknown asset pair") && vendorID != "":
 			return source.UnknownInstrument(Name, vendorID)
 		case strings.Contains(m, "Rate limit exceeded"), strings.Contains(m, "Too many requests"), strings.Contains(m, "Throttled"):
-			s.client.Limiter().Pause(pause)
+			s.client.Limiter().Pause(ctx, pause)
 			return fail(source.ErrRateLimited, true, pause)
 		case strings.HasPrefix(m, "EService:"):
 			return fail(source.ErrServer, true, 0)

@@ -207,7 +207,7 @@ func (s *Source) get(ctx context.Context, op, vendorID, path string, query url.V
 	case code == codeNoInstrument && vendorID != "":
 		return nil, source.UnknownInstrument(Name, vendorID)
 	case code == codeTooMany:
-		s.client.Limiter().Pause(pause)
+		s.client.Limiter().Pause(ctx, pause)
 		return nil, fail(source.ErrRateLimited, true, pause)
 	case slices.Contains(serverCodes, code):
 		return nil, fail(source.ErrServer, true, 0)
