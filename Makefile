@@ -40,7 +40,7 @@ test-kafka: ## run the tests that go through the broker on Apache Kafka, which M
 	$(GO) run ./cmd/testenv -kafka $(GO) test -count=1 -parallel 4 -timeout 10m -run '$(KAFKATESTS)' ./cmd/barkeep
 
 test-clients: build ## run thirteen clients and the suites of their drivers through barkeep and straight
-	$(GO) run ./cmd/testenv test/clients/run
+	$(GO) run ./cmd/testenv -databases 3 test/clients/run
 
 race: ## run the tests that need nothing, with the race detector
 	$(GO) test -race $(PACKAGES)

@@ -1,12 +1,14 @@
 // Command testenv runs a command with a throw-away database server, found as barkeep itself finds one (the ladder of
 // package embedded), and passes its exit code on:
 //
-//	testenv [-plain] [-brokers | -kafka] [-durable] command [argument...]
+//	testenv -fetch-kafka
+//	testenv [-plain] [-brokers | -kafka] [-durable] [-databases n] command [argument...]
 //
 // The command finds the server's address in TEST_DATABASE_URL, its psql on the PATH if there is no other, and in TEST_BROKERS a broker's if -brokers is given
 // (without it each test has a broker of its own in memory). With -durable both sync to disk, as in production. A TEST_DATABASE_URL that is already set is left as it is.
+// With -databases there are so many servers, and TEST_DATABASE_URLS has the addresses of all, with blanks between them.
 // With -kafka the broker is an Apache Kafka, which Maven fetches into the folder BARKEEP_CACHE (else the user's cache); TEST_KAFKA names the folder of its
-// archives to tests that start a node of their own.
+// archives to tests that start a node of their own. With -fetch-kafka it is fetched, and nothing is started.
 package main
 
 import (
@@ -31,9 +33,11 @@ func main() {
 	plain := flag.Bool("plain", false, "take a plain PostgreSQL of this machine, do not unpack TimescaleDB")
 	brokers := flag.Bool("brokers", false, "start a broker too, and set TEST_BROKERS")
 	kafka := flag.Bool("kafka", false, "start an Apache Kafka, and set TEST_BROKERS and TEST_KAFKA")
+	databases := flag.Int("databases", 1, "start so many database servers, and set TEST_DATABASE_URLS; not where TEST_DATABASE_URL names one")
+	fetch := flag.Bool("fetch-kafka", false, "fetch Apache Kafka, start nothing, run no command")
 	durable := flag.Bool("durable", false, "sync to disk as a server of barkeep's own does; without it nothing is synced")
 	flag.Parse()
-	code, err := run(flag.Args(), *plain, *brokers, *kafka, *durable)
+	code, err := run(flag.Args(), options{plain: *plain, brokers: *brokers, kafka: *kafka, durable: *durable, databases: *databases, fetch: *fetch})
 	if err != nil {
 		_, _ = fmt.Fprintln(os.Stderr, "testenv:", err)
 		code = max(code, 1)
@@ -41,12 +45,27 @@ func main() {
 	os.Exit(code)
 }
 
-func run(command []string, plain, brokers, kafka, durable bool) (code int, err error) {
+// options are the flags.
+type options struct {
+	plain, brokers, kafka, durable, fetch bool
+	databases                             int
+}
+
+func run(command []string, o options) (code int, err error) {
+	if o.fetch {
+		if len(command) > 0 {
+			return 2, errors.New("-fetch-kafka runs no command")
+		}
+		return 0, fetchKafka()
+	}
 	if len(command) == 0 {
 		return 2, errors.New("no command is given")
 	}
-	if brokers && kafka {
+	if o.brokers && o.kafka {
 		return 2, errors.New("-brokers and -kafka are two brokers")
+	}
+	if o.databases < 1 {
+		return 2, fmt.Errorf("-databases is %d, at least one is needed", o.databases)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -59,27 +78,24 @@ func run(command []string, plain, brokers, kafka, durable bool) (code int, err e
 		return 1, fmt.Errorf("open the folder: %w", err)
 	}
 	logger := slog.New(slog.NewTextHandler(os.Stderr, nil))
-	server, err := embedded.Start(ctx, embedded.Config{
-		URL: os.Getenv("TEST_DATABASE_URL"), DataDir: folder, Database: "test", PlainOnly: plain, Throwaway: !durable, Logger: logger,
-	})
+	servers, urls, err := startDatabases(ctx, folder, o, logger)
+	defer func() { err = errors.Join(err, stopDatabases(servers)) }()
 	if err != nil {
-		return 1, fmt.Errorf("start a database: %w", err)
+		return 1, err
 	}
-	defer func() { err = errors.Join(err, stopServer(server)) }()
-	logger.InfoContext(ctx, "the tests' database", slog.String("server", server.Description), slog.String("url", server.URL))
-	environment := append(os.Environ(), "TEST_DATABASE_URL="+server.URL)
-	if _, err := exec.LookPath("psql"); err != nil && server.Programs() != "" {
-		environment = append(environment, "PATH="+os.Getenv("PATH")+string(os.PathListSeparator)+server.Programs())
+	environment := append(os.Environ(), "TEST_DATABASE_URL="+urls[0], "TEST_DATABASE_URLS="+strings.Join(urls, " "))
+	if _, err := exec.LookPath("psql"); err != nil && servers[0].Programs() != "" {
+		environment = append(environment, "PATH="+os.Getenv("PATH")+string(os.PathListSeparator)+servers[0].Programs())
 	}
-	if brokers {
-		broker, err := embedded.StartBroker(ctx, embedded.BrokerConfig{DataDir: folder, NoSync: !durable})
+	if o.brokers {
+		broker, err := embedded.StartBroker(ctx, embedded.BrokerConfig{DataDir: folder, NoSync: !o.durable})
 		if err != nil {
 			return 1, fmt.Errorf("start a broker: %w", err)
 		}
 		defer func() { err = errors.Join(err, broker.Stop()) }()
 		environment = append(environment, "TEST_BROKERS="+strings.Join(broker.Brokers, ","))
 	}
-	if kafka {
+	if o.kafka {
 		node, libs, err := startKafka(ctx, folder, logger)
 		if err != nil {
 			return 1, err
@@ -88,6 +104,14 @@ func run(command []string, plain, brokers, kafka, durable bool) (code int, err e
 		environment = append(environment, "TEST_BROKERS="+node.Broker, "TEST_KAFKA="+libs)
 	}
 	return execute(ctx, command, environment, os.Stdout, os.Stderr)
+}
+
+// fetchKafka fetches Kafka, until a signal comes.
+func fetchKafka() error {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	_, err := embedded.FetchKafka(ctx, os.Getenv("BARKEEP_CACHE"), slog.New(slog.NewTextHandler(os.Stderr, nil)))
+	return err
 }
 
 // startKafka fetches Kafka, where that was not done before, and starts a node.
@@ -103,10 +127,32 @@ func startKafka(ctx context.Context, folder string, logger *slog.Logger) (node *
 	return node, libs, nil
 }
 
-func stopServer(server *embedded.Postgres) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	defer cancel()
-	return server.Stop(ctx)
+// startDatabases starts the servers, of which TEST_DATABASE_URL replaces all by one. On an error those that have started are returned too.
+func startDatabases(ctx context.Context, folder string, o options, logger *slog.Logger) (servers []*embedded.Postgres, urls []string, err error) {
+	given := os.Getenv("TEST_DATABASE_URL")
+	if given != "" {
+		o.databases = 1
+	}
+	for i := range o.databases {
+		server, err := embedded.Start(ctx, embedded.Config{
+			URL: given, DataDir: filepath.Join(folder, fmt.Sprintf("database%d", i)), Database: "test", PlainOnly: o.plain, Throwaway: !o.durable, Logger: logger,
+		})
+		if err != nil {
+			return servers, urls, fmt.Errorf("start a database: %w", err)
+		}
+		logger.InfoContext(ctx, "the tests' database", slog.String("server", server.Description), slog.String("url", server.URL))
+		servers, urls = append(servers, server), append(urls, server.URL)
+	}
+	return servers, urls, nil
+}
+
+func stopDatabases(servers []*embedded.Postgres) (err error) {
+	for _, server := range servers {
+		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		err = errors.Join(err, server.Stop(ctx))
+		cancel()
+	}
+	return err
 }
 
 // execute passes an interrupt on and waits for the command all the same.

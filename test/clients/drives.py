@@ -11,6 +11,7 @@ import time
 from harness import HERE, Missing, barkeep, call, fetched, maven_artifact, node_modules, python, say
 
 CLIENTS = ("psql", "pgx", "pq", "psycopg2", "psycopg", "sqlalchemy", "asyncpg", "pg8000", "odbc", "pgjdbc", "pg", "postgresjs")
+NODE = ("pg@8", "postgres@3")
 PGJDBC_JAR = "org.postgresql:postgresql:42.7.4:jar"
 
 
@@ -28,7 +29,7 @@ class Client:
             self.command = ["java", "-cp", "%s:%s" % (self.jar(), self.classes(folder)), "Driver"]
         elif name in ("pg", "postgresjs"):
             self.command = ["node", HERE / "node" / "driver.js", name]
-            self.environment["NODE_PATH"] = str(node_modules("pg@8", "postgres@3") / "node_modules")
+            self.environment["NODE_PATH"] = str(node_modules(*NODE) / "node_modules")
         elif name == "psql":
             self.command = [python(), "-B", HERE / "drivers.py", name]
         else:
@@ -57,6 +58,14 @@ class Client:
 
     def cases(self, address, first):
         return psql_cases(address.url(), first) if self.name == "psql" else self.run(address, first)
+
+
+def fetch():
+    """fetch brings what the clients need."""
+    python()
+    Client.jar()
+    node_modules(*NODE)
+    call("go", "mod", "download", cwd=HERE / "godrivers")
 
 
 def psql_cases(url, first):
@@ -95,8 +104,8 @@ def psql_cases(url, first):
     ]
 
 
-def each_client(folder, wanted, do):
-    """each_client calls do with each client, two at a time, and returns its failures; one that cannot be had is one in CI."""
+def each_client(folder, wanted, do, beside=2):
+    """each_client calls do with each client, so many beside each other, and returns its failures; one that cannot be had is one in CI."""
     failures, lock = [], threading.Lock()
     left = iter([name for name in CLIENTS if not wanted or name in wanted])
 
@@ -120,7 +129,7 @@ def each_client(folder, wanted, do):
             with lock:
                 failures.extend(bad)
 
-    workers = [threading.Thread(target=work) for _ in range(2)]
+    workers = [threading.Thread(target=work) for _ in range(beside)]
     for worker in workers:
         worker.start()
     for worker in workers:

@@ -17,11 +17,16 @@ def trace(program, address, script):
     return [line for line in lines if not ("NoticeResponse" in line and "barkeep:" in line)]
 
 
+def fetch():
+    """fetch brings pgproto's path."""
+    return debian_package("pgpool2") / "usr" / "sbin" / "pgproto"
+
+
 def run(server, folder, wanted):
     if wanted and "pgproto" not in wanted:
         return []
     try:
-        program = debian_package("pgpool2") / "usr" / "sbin" / "pgproto"
+        program = fetch()
     except Missing as error:
         say("  pgproto NOT RUN: %s" % error)
         return ["pgproto: %s" % error] if os.environ.get("CI") else []

@@ -1,6 +1,9 @@
 """The suites that others wrote. Each runs three times, on databases of its own: straight at PostgreSQL, through barkeep with
-planning on, and through barkeep with every statement held for up to 20 ms. What each of its tests comes to must be the same."""
+planning on, and through barkeep with every statement held for up to 20 ms. What each of its tests comes to must be the same.
 
+The three run beside each other, each on a server of its own: suites make roles and databases, and look at who is connected."""
+
+import contextlib
 import json
 import os
 import pathlib
@@ -9,6 +12,7 @@ import shutil
 import subprocess
 import threading
 import time
+import traceback
 import xml.etree.ElementTree
 
 from harness import (Missing, barkeep, call, fetched, go_source, maven_artifact, migrate, python, python_source, say)
@@ -26,6 +30,8 @@ class Suite:
     modes = ("through", "forced")
     # unforced are tests that are left out where every statement is held, as a pattern.
     unforced = None
+    # beside says that its three runs may be at one time.
+    beside = True
 
     def called(self, word):
         """called reports whether a word is a part of one of its names."""
@@ -38,7 +44,8 @@ class Suite:
         """prepare makes what the suite expects in a database."""
 
     def run(self, address, folder, only, forced=False):
-        """run returns results, and what tests that failed wrote; only are the tests to run, None for all. Where forced, unforced need not run."""
+        """run returns results, and what tests that failed wrote; only are the tests to run, None for all. Where forced, unforced need not run.
+        It may be called for several addresses at one time, each with a folder of its own."""
         raise NotImplementedError
 
 
@@ -164,13 +171,17 @@ class PythonSuite(Suite):
     def arguments(self, address):
         return [self.folder]
 
+    def place(self, folder):
+        """place is where its tests are, for a run with that folder."""
+        return self.home
+
     def run(self, address, folder, only, forced=False):
         out = folder / "junit.xml"
         out.unlink(missing_ok=True)
         command = [self.python, "-m", "pytest", *self.arguments(address), "--junitxml", out, "-p", "no:cacheprovider", "-q", "--tb=short"]
         if only:
             command += ["-k", " or ".join(sorted({re.split(r"[\[ ]", name)[0] for _, name in only}))]
-        done = started(command, 900, cwd=self.home, env=self.environment(address))
+        done = started(command, 900, cwd=self.place(folder), env=self.environment(address))
         if not out.exists():
             raise RuntimeError("the suite did not run:\n" + done.stdout[-3000:])
         return junit([out])
@@ -232,12 +243,12 @@ class SQLAlchemy(PythonSuite):
     def arguments(self, address):
         return ["--dburi", address.url("postgresql+" + self.driver), "--maxfail=100000", self.folder]
 
-    def run(self, address, folder, only, forced=False):
-        self.home = folder / "suite"
-        if not self.home.exists():
-            shutil.copytree(self.source, self.home)
-            call("chmod", "-R", "u+w", self.home)
-        return super().run(address, folder, only, forced)
+    def place(self, folder):
+        home = folder / "suite"
+        if not home.exists():
+            shutil.copytree(self.source, home)
+            call("chmod", "-R", "u+w", home)
+        return home
 
 
 # ---- Java
@@ -250,6 +261,7 @@ class Pgjdbc(Suite):
 
     name, least, owner = "pgjdbc " + PGJDBC, 6000, "test"
     modes = ()  # they take ten minutes each time
+    beside = False  # Maven's reports are in one folder
 
     def fetch(self):
         self.home = pgjdbc_source()
@@ -284,7 +296,8 @@ def pgjdbc_source():
     return fetched("pgjdbc", PGJDBC, make)
 
 
-SUITES = [Pgx(), Pgjdbc(), Pq(), PqBinary(), Asyncpg(), Psycopg2(), Pg8000(), SQLAlchemy("psycopg2"), SQLAlchemy("psycopg"), SQLAlchemy("asyncpg")]
+# What takes longest is first.
+SUITES = [Pgx(), Pgjdbc(), Asyncpg(), Pq(), PqBinary(), Psycopg2(), Pg8000(), SQLAlchemy("psycopg2"), SQLAlchemy("psycopg"), SQLAlchemy("asyncpg")]
 
 
 # ---- comparison
@@ -300,68 +313,140 @@ def tally(results):
     return "%d passed, %d failed, %d skipped" % tuple(count.get(r, 0) for r in ("pass", "fail", "skip"))
 
 
+class Slots:
+    """Slots bound how many runs there are at one time."""
+
+    def __init__(self, count):
+        self.count, self.free, self.turn = count, threading.Semaphore(count), threading.Lock()
+
+    @contextlib.contextmanager
+    def taken(self, alone=False):
+        """taken has a slot, or all of them: then nothing else runs."""
+        count = self.count if alone else 1
+        with self.turn:  # whoever waits for all is not overtaken
+            for _ in range(count):
+                self.free.acquire()
+        try:
+            yield
+        finally:
+            self.free.release(count)
+
+
 class Runs:
     """Runs is one suite's three runs, and those again of what differed."""
 
-    def __init__(self, server, suite, folder, modes):
-        self.server, self.suite, self.folder, self.modes = server, suite, folder, modes
+    def __init__(self, servers, suite, folder, modes, slots):
+        self.servers = {mode: servers[i % len(servers)] for i, mode in enumerate(("straight", *MODES))}
+        self.suite, self.folder, self.modes, self.slots = suite, folder, modes, slots
+        self.beside = suite.beside and len(servers) > 1
         self.folder.mkdir()
+        self.databases, self.results, self.failures, self.said = {}, {}, {}, {}
 
     def go(self):
         """go returns what differs, a line for each test."""
         suite, began = self.suite, time.monotonic()
         suite.fetch()
-        short = re.sub(r"\W+", "_", suite.name)
-        databases = {}
-        for mode in ("straight", *self.modes):
-            if suite.owner:
-                self.server.role(suite.owner, suite.rights)
-            databases[mode] = self.server.create("%s_%s" % (short, mode), suite.owner)
-            suite.prepare(self.server, databases[mode])
-        migrate(self.server, databases["straight"], self.folder)
-        address = self.server.address(databases["straight"])
-        for _ in range(3):  # a test that panics by its own clock takes all others with it
-            straight, _ = suite.run(address, self.folder, None)
-            if list(straight.values()).count("pass") >= suite.least:
-                break
-        if list(straight.values()).count("pass") < suite.least:
-            return ["%s: too few tests passed straight at PostgreSQL: %s" % (suite.name, tally(straight))]
-        failures, said = [], []
-        for mode in self.modes:
-            with barkeep(self.server, databases[mode], self.folder, **(FORCED if mode == "forced" else {})) as port:
-                bad, through = self.compare(straight, address, self.server.address(databases[mode], port), mode)
-            failures += bad
-            said.append("%s %s%s" % (mode, tally(through), "" if not bad else ", %d DIFFERENCES" % len(bad)))
-        say("  %-20s straight %s; %s (%.0f s)" % (suite.name, tally(straight), "; ".join(said), time.monotonic() - began))
+        self.prepare()
+        # Those through barkeep wait for the results of the one that is straight, once they have theirs.
+        self.straight_is_there = threading.Event()
+        runs = {"straight": threading.Thread(target=self.straight)}
+        runs.update({mode: threading.Thread(target=self.through, args=(mode,)) for mode in self.modes})
+        for run in runs.values():
+            run.start()
+            if not self.beside:
+                run.join()
+        for run in runs.values():
+            run.join()
+        failures = [f for mode in runs for f in self.failures.get(mode, [])]
+        if all(mode in self.said for mode in runs):
+            say("  %-20s %s (%.0f s)" % (suite.name, "; ".join(self.said[mode] for mode in runs), time.monotonic() - began))
         return failures
 
-    def compare(self, straight, address, other, mode):
-        suite, forced = self.suite, mode == "forced"
-        through, output = suite.run(other, self.folder, None, forced)
+    def prepare(self):
+        suite, short = self.suite, re.sub(r"\W+", "_", self.suite.name)
+        for mode in ("straight", *self.modes):
+            server = self.servers[mode]
+            (self.folder / mode).mkdir()
+            if suite.owner:
+                server.role(suite.owner, suite.rights)
+            self.databases[mode] = server.create("%s_%s" % (short, mode), suite.owner)
+            suite.prepare(server, self.databases[mode])
+        migrate(self.servers["straight"], self.databases["straight"], self.folder)
+
+    def address(self, mode, port=None):
+        return self.servers[mode].address(self.databases[mode], port)
+
+    def failed(self, mode, error):
+        self.failures[mode] = ["%s, %s: %s" % (self.suite.name, mode, error)]
+        if not isinstance(error, (RuntimeError, OSError, subprocess.TimeoutExpired)):
+            self.failures[mode][0] += "\n" + traceback.format_exc()
+
+    def straight(self):
+        try:
+            for _ in range(3):  # a test that panics by its own clock takes all others with it
+                with self.slots.taken():
+                    straight, _ = self.suite.run(self.address("straight"), self.folder / "straight", None)
+                enough = list(straight.values()).count("pass") >= self.suite.least
+                if enough:
+                    break
+            self.said["straight"] = "straight " + tally(straight)
+            if not enough:
+                raise RuntimeError("too few tests passed: " + tally(straight))
+            self.results = straight
+        except Exception as error:  # a thread's end is told by what it leaves
+            self.failed("straight", error)
+        finally:
+            self.straight_is_there.set()
+
+    def through(self, mode):
+        try:
+            with barkeep(self.servers[mode], self.databases[mode], self.folder, **(FORCED if mode == "forced" else {})) as port:
+                bad, through = self.compare(self.address(mode, port), mode)
+            self.said[mode] = "%s %s%s" % (mode, tally(through), "" if not bad else ", %d DIFFERENCES" % len(bad))
+            self.failures[mode] = bad
+        except Exception as error:  # as above
+            self.failed(mode, error)
+
+    def compare(self, other, mode):
+        suite, forced, folder, address = self.suite, mode == "forced", self.folder / mode, self.address("straight")
+        with self.slots.taken():
+            through, output = suite.run(other, folder, None, forced)
+        self.straight_is_there.wait()
+        straight = self.results
+        if not straight:
+            return [], through  # the reason is told there
         if forced and suite.unforced:
             straight = {t: r for t, r in straight.items() if not suite.unforced.search(t[1])}
             through = {t: r for t, r in through.items() if not suite.unforced.search(t[1])}
         still = differing(straight, through)
-        for _ in range(4):  # what differs runs again alone, on both sides, and counts if it differs each time
+        for attempt in range(4):  # what differs runs again, on both sides, in the end alone, and counts if it differs each time
             if not still:
                 break
-            if len(still) > 200:  # a test that panics takes all others with it
-                through, output = suite.run(other, self.folder, None, forced)
-                still = differing(straight, through)
-                continue
-            say("  %s, %s: run again: %s" % (suite.name, mode, ", ".join(" ".join(t) for t in still[:10])))
-            again, _ = suite.run(address, self.folder, still)
-            retried, fresh = suite.run(other, self.folder, still)
+            with self.slots.taken(alone=attempt > 0):
+                if len(still) > 200:  # a test that panics takes all others with it
+                    through, output = suite.run(other, folder, None, forced)
+                    still = differing(straight, through)
+                    continue
+                say("  %s, %s: run again: %s" % (suite.name, mode, ", ".join(" ".join(t) for t in still[:10])))
+                again, _ = suite.run(address, folder, still)
+                retried, fresh = suite.run(other, folder, still)
             output.update(fresh)
             still = [t for t in still if again.get(t) != retried.get(t)]
         return ["%s, %s: %s: straight %s, through barkeep %s\n%s" % (
             suite.name, mode, " ".join(t), straight.get(t), through.get(t), output.get(t, "")[-2500:]) for t in still], through
 
 
-def run(server, folder, wanted):
-    """run runs suites, two at a time: most of them wait most of the time."""
+def fetch():
+    """fetch brings what the suites of a run of everything need."""
+    for suite in SUITES:
+        if suite.modes:
+            suite.fetch()
+
+
+def run(servers, folder, wanted):
+    """run runs suites, two at a time, and at most three of their runs: most of them wait most of the time."""
     chosen = [s for s in SUITES if not wanted and s.modes or any(s.called(w) for w in wanted)]
-    failures, left, lock = [], iter(chosen), threading.Lock()
+    failures, left, lock, slots = [], iter(chosen), threading.Lock(), Slots(3)
 
     def work():
         while True:
@@ -372,7 +457,7 @@ def run(server, folder, wanted):
             where = folder / re.sub(r"\W+", "_", type(suite).__name__ + "_" + suite.name)
             label = suite.name or suite.title
             try:
-                bad = Runs(server, suite, where, MODES if wanted else suite.modes).go()
+                bad = Runs(servers, suite, where, MODES if wanted else suite.modes, slots).go()
             except Missing as error:
                 say("  %s: NOT RUN: %s" % (label, error))
                 bad = ["%s: %s" % (label, error)] if os.environ.get("CI") else []
