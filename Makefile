@@ -26,7 +26,7 @@ build: ## build bin/barkeep
 	$(GO) build -ldflags '$(LDFLAGS)' -o bin/barkeep ./cmd/barkeep
 
 test: ## run all tests on a real TimescaleDB and a real broker, with the race detector; a skip is a failure, and one that fails by chance is named
-	$(GO) run ./cmd/testenv $(GO) test -json -race -timeout 30m $(PACKAGES) | \
+	{ $(GO) run ./cmd/testenv $(GO) test -json -race -timeout 30m $(PACKAGES) || echo "the tests ended with $$?"; } | \
 	  $(GO) run ./cmd/testreport -again '$(GO) run ./cmd/testenv $(GO) test -race -p 1 -count 3 -timeout 10m'
 
 differential: ## compare two thousand statements through an empty barkeep with a full database, without the race detector
@@ -36,8 +36,10 @@ differential: ## compare two thousand statements through an empty barkeep with a
 KAFKATESTS := TestBrokerRights|TestRule20_Broker|TestRule20_Topics|TestLive|TestRule15|TestBackfillIsBulk|TestTwoProxies|TestRule9|TestProxyKilled
 
 test-kafka: ## run the tests that go through the broker on Apache Kafka, which Maven fetches once
-	$(GO) run ./cmd/testenv -kafka $(GO) test -count=1 -parallel 4 -timeout 10m ./backfill/topic ./backfill/live ./backfill/coordinator ./backfill/consumer ./backfill/producer
-	$(GO) run ./cmd/testenv -kafka $(GO) test -count=1 -parallel 4 -timeout 10m -run '$(KAFKATESTS)' ./cmd/barkeep
+	{ $(GO) run ./cmd/testenv -kafka bash -c '\
+	    $(GO) test -json -count=1 -parallel 4 -timeout 10m ./backfill/{topic,live,coordinator,consumer,producer}; code=$$?; \
+	    $(GO) test -json -count=1 -parallel 4 -timeout 10m -run "$(KAFKATESTS)" ./cmd/barkeep && exit $$code' || echo "the tests ended with $$?"; } | \
+	  $(GO) run ./cmd/testreport -again '$(GO) run ./cmd/testenv -kafka $(GO) test -p 1 -count 3 -timeout 10m'
 
 test-clients: build ## run thirteen clients and the suites of their drivers through barkeep and straight
 	$(GO) run ./cmd/testenv -databases 3 test/clients/run

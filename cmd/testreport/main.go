@@ -6,6 +6,9 @@
 // is to run each several times. Those that pass then are named as UNSTEADY, with what they had written, and do not fail the run: on two processors a
 // time limit of a test may run out beside others. A data race, a panic, a build or a whole package that failed, a skip, and
 // what fails in a test that draws its cases stay failures: there the chance is what was tested.
+//
+// A package of which -run left no test fails: a test that was renamed is not one that passed. A line "the tests ended with" and a code says that
+// the command that wrote all that has failed, which is a failure of its own where no test tells of one.
 package main
 
 import (
@@ -24,6 +27,9 @@ import (
 
 // allowedSkip is the one reason for which a test may be skipped.
 const allowedSkip = "no recordings"
+
+// ended begins the line that says that the tests' command has failed.
+const ended = "the tests ended with "
 
 // maxLineBytes bounds a line of output; longer ones end the report with an error.
 const maxLineBytes = 64 << 20
@@ -45,6 +51,8 @@ type report struct {
 	// failed are the tests that failed, by package; firm says that one of the failures is none that a second run could take back.
 	failed map[string][]string
 	firm   bool
+	// ended is that the command has failed.
+	ended bool
 }
 
 // maxUnsteady bounds how many tests are run once more: where more fail it is not by chance.
@@ -107,10 +115,14 @@ func (r *report) read(in io.Reader) error {
 	for lines.Scan() {
 		var e event
 		if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
+			r.ended = r.ended || strings.HasPrefix(lines.Text(), ended)
 			r.print("%s\n", lines.Text()) // what the tool around the tests says
 			continue
 		}
 		r.add(e)
+	}
+	if r.ended && len(r.bad) == 0 {
+		r.bad, r.firm = append(r.bad, "the tests' command failed, and no test did"), true
 	}
 	return lines.Err()
 }
@@ -132,6 +144,9 @@ func (r *report) add(e event) {
 			r.passed++
 		} else {
 			r.print("ok    %-40s %6.1f s\n", e.Package, e.Elapsed)
+			if text := r.output[key]; text != nil && strings.Contains(text.String(), "testing: warning: no tests to run") {
+				r.bad, r.firm = append(r.bad, "NO TEST RAN in "+e.Package), true
+			}
 		}
 		delete(r.output, key)
 	case "fail":

@@ -28,6 +28,9 @@ func TestReport(t *testing.T) {
 		{name: "but for recordings", in: leftOut, want: "left out: p A"},
 		{name: "which are there where they are named", in: leftOut, code: 1, want: "SKIP p A", strict: true},
 		{name: "a build that failed", in: `{"Action":"build-fail","ImportPath":"p"}`, code: 1, want: "BUILD p"},
+		{name: "a package of which no test ran", in: `{"Action":"pass","Package":"q","Test":"A"}` + "\n" +
+			`{"Action":"output","Package":"p","Output":"testing: warning: no tests to run\n"}` + "\n" + `{"Action":"pass","Package":"p"}`, code: 1, want: "NO TEST RAN in p"},
+		{name: "the command failed", in: `{"Action":"pass","Package":"p","Test":"A"}` + "\nthe tests ended with 1", code: 1, want: "the tests' command failed, and no test did"},
 		{name: "other text is kept", in: "started the database\n" + `{"Action":"pass","Package":"p","Test":"A"}`, want: "started the database"},
 	}
 	for _, c := range cases {
@@ -58,6 +61,8 @@ func TestAgain(t *testing.T) {
 		"is told what to run":  {in: fail("A/b", "x") + fail("A", "x") + fail("B", "x") + pkg, command: "echo go test", want: "go test -run ^(A|B)$ p\n"},
 		"fails alone":          {in: fail("A", "x") + pkg, command: "false", code: 1, want: "FAIL p A"},
 		"no command":           {in: fail("A", "x") + pkg, command: "/does/not/exist", code: 1, want: "FAIL p A"},
+		"and the command did":  {in: fail("A", "x") + pkg + "\nthe tests ended with 1\n", command: "true", want: "UNSTEADY p A: it failed"},
+		"the command alone":    {in: `{"Action":"pass","Package":"p","Test":"A"}` + "\nthe tests ended with 1\n", command: "true", code: 1, want: "the tests' command failed"},
 		"a data race":          {in: fail("A", "WARNING: DATA RACE") + pkg, command: "true", code: 1, want: "FAIL p A"},
 		"a panic":              {in: fail("A", "panic: no") + pkg, command: "true", code: 1, want: "FAIL p A"},
 		"a test that draws":    {in: fail("TestDifferential", "x") + pkg, command: "true", code: 1, want: "FAIL p TestDifferential"},
