@@ -33,7 +33,7 @@ differential: ## compare two thousand statements through an empty barkeep with a
 	$(GO) run ./cmd/testenv $(GO) test -count=1 -timeout 20m -v -run 'TestDifferential$$' ./cmd/barkeep
 
 # Those that go through the broker: all of the pipeline's parts, and of the processes' those whose subject it is.
-KAFKATESTS := TestBrokerRights|TestRule20_Broker|TestRule20_Topics|TestLive|TestRule15|TestBackfillIsBulk|TestTwoProxies|TestRule9|TestProxyKilled
+KAFKATESTS := TestBrokerRights|TestBrokerSecurity|TestRule20_Broker|TestRule20_Topics|TestLive|TestRule15|TestBackfillIsBulk|TestTwoProxies|TestRule9|TestProxyKilled
 
 test-kafka: ## run the tests that go through the broker on Apache Kafka, which Maven fetches once
 	{ $(GO) run ./cmd/testenv -kafka bash -c '\

@@ -3,6 +3,9 @@ package main
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
 	"log/slog"
 	"maps"
 	"net"
@@ -51,6 +54,87 @@ func garbling(t *testing.T) (address string) {
 	return listener.Addr().String()
 }
 
+// secured are brokers that speak TLS and ask for a user keeper-MECHANISM: one with a good certificate, one whose certificate has expired, and one
+// that says so when it refuses a user, as Kafka does (KIP-152). The broker in memory closes the connection without a word.
+type secured struct {
+	good, expired, refusing string
+	silent                  bool
+}
+
+var mechanisms = []string{"PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"}
+
+func securedBrokers(t *testing.T, authority *certtest.Authority, secret string) secured {
+	t.Helper()
+	if s, ok := securedKafka(t, authority, secret); ok {
+		return s
+	}
+	users := []kfake.Opt{kfake.EnableSASL()}
+	for _, mechanism := range mechanisms {
+		users = append(users, kfake.Superuser(mechanism, "keeper-"+mechanism, secret))
+	}
+	refusing := dbtest.FakeBroker(t, append(users, listening(authority.Pair(t, "broker")))...)
+	refusing.ControlKey(kmsg.SASLAuthenticate.Int16(), func(request kmsg.Request) (kmsg.Response, error, bool) {
+		refusing.KeepControl()
+		response, _ := request.ResponseKind().(*kmsg.SASLAuthenticateResponse)
+		response.ErrorCode = kerr.SaslAuthenticationFailed.Code
+		return response, nil, true
+	})
+	return secured{
+		good:     dbtest.FakeBroker(t, append(users, listening(authority.Pair(t, "broker")))...).ListenAddrs()[0],
+		expired:  dbtest.FakeBroker(t, append(users, listening(authority.Expired(t, "broker")))...).ListenAddrs()[0],
+		refusing: refusing.ListenAddrs()[0], silent: true,
+	}
+}
+
+// securedKafka is a node of Kafka with listeners of its own for both certificates, where the tests run on Kafka.
+func securedKafka(t *testing.T, authority *certtest.Authority, secret string) (s secured, ok bool) {
+	t.Helper()
+	settings := map[string]string{"sasl.enabled.mechanisms": strings.Join(mechanisms, ",")}
+	for name, pair := range map[string]tls.Certificate{"good": authority.Pair(t, "broker"), "expired": authority.Expired(t, "broker")} {
+		prefix := "listener.name." + name + "."
+		settings[prefix+"ssl.keystore.type"] = "PEM"
+		settings[prefix+"ssl.keystore.location"] = keystore(t, pair)
+		settings[prefix+"plain.sasl.jaas.config"] = fmt.Sprintf(
+			`org.apache.kafka.common.security.plain.PlainLoginModule required user_keeper-PLAIN=%q;`, secret)
+		for _, scram := range []string{"256", "512"} {
+			settings[prefix+"scram-sha-"+scram+".sasl.jaas.config"] = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
+		}
+	}
+	node, ok := dbtest.Kafka(t, embedded.KafkaConfig{Listeners: map[string]string{"GOOD": "SASL_SSL", "EXPIRED": "SASL_SSL"}, Settings: settings})
+	if !ok {
+		return secured{}, false
+	}
+	client, err := kgo.NewClient(kgo.SeedBrokers(node.Broker))
+	require.NoError(t, err)
+	defer client.Close()
+	admin := kadm.NewClient(client)
+	altered, err := admin.AlterUserSCRAMs(t.Context(), nil, []kadm.UpsertSCRAM{
+		{User: "keeper-SCRAM-SHA-256", Mechanism: kadm.ScramSha256, Iterations: 4096, Password: secret},
+		{User: "keeper-SCRAM-SHA-512", Mechanism: kadm.ScramSha512, Iterations: 4096, Password: secret},
+	})
+	require.NoError(t, err)
+	require.NoError(t, altered.Error())
+	require.Eventually(t, func() bool { // the controller has them; the broker learns of them afterwards
+		known, err := admin.DescribeUserSCRAMs(t.Context())
+		return err == nil && len(known) == 2
+	}, time.Minute, 20*time.Millisecond)
+	return secured{good: node.Listeners["GOOD"], expired: node.Listeners["EXPIRED"], refusing: node.Listeners["GOOD"]}, true
+}
+
+// keystore writes a certificate with its key to a file, as Kafka takes them (KIP-651).
+func keystore(t *testing.T, pair tls.Certificate) (file string) {
+	t.Helper()
+	key, err := x509.MarshalPKCS8PrivateKey(pair.PrivateKey)
+	require.NoError(t, err)
+	text := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key})
+	for _, certificate := range pair.Certificate {
+		text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate})...)
+	}
+	file = filepath.Join(t.TempDir(), "keystore.pem")
+	require.NoError(t, os.WriteFile(file, text, 0o600))
+	return file
+}
+
 // TestBrokerSecurity: each mechanism over TLS, the password from a file; and what is wrong with a setting is said at once, by its name and without
 // the password.
 func TestBrokerSecurity(t *testing.T) {
@@ -59,24 +143,17 @@ func TestBrokerSecurity(t *testing.T) {
 	const secret = "open sesame"
 	file := filepath.Join(t.TempDir(), "password")
 	require.NoError(t, os.WriteFile(file, []byte(secret+"\n"), 0o600))
-	users := []kfake.Opt{kfake.EnableSASL()}
-	mechanisms := []string{"PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"}
-	for _, mechanism := range mechanisms {
-		users = append(users, kfake.Superuser(mechanism, "keeper-"+mechanism, secret))
+	on := securedBrokers(t, authority, secret)
+	// refused is what is said of a user of SCRAM by the good one.
+	refused := func(user string) string {
+		if on.silent {
+			return fmt.Sprintf("the broker closes the connection when the user %q logs in by SCRAM-SHA-256 (broker.user, broker.password", user)
+		}
+		return fmt.Sprintf("broker.user, broker.password: the broker refuses the user %q or its password by SCRAM-SHA-256", user)
 	}
-	good := dbtest.FakeBroker(t, append(users, listening(authority.Pair(t, "broker")))...)
-	expired := dbtest.FakeBroker(t, append(users, listening(authority.Expired(t, "broker")))...)
-	// As Kafka does (KIP-152); the broker in memory closes the connection without a word.
-	refusing := dbtest.FakeBroker(t, append(users, listening(authority.Pair(t, "broker")))...)
-	refusing.ControlKey(kmsg.SASLAuthenticate.Int16(), func(request kmsg.Request) (kmsg.Response, error, bool) {
-		refusing.KeepControl()
-		response, _ := request.ResponseKind().(*kmsg.SASLAuthenticateResponse)
-		response.ErrorCode = kerr.SaslAuthenticationFailed.Code
-		return response, nil, true
-	})
-	start := func(brokers []string, change func(*BrokerConfig)) error {
+	start := func(broker string, change func(*BrokerConfig)) error {
 		cfg := defaultConfig()
-		cfg.Brokers = brokers
+		cfg.Brokers = []string{broker}
 		cfg.Broker = BrokerConfig{TLS: true, CAFile: authority.File, Mechanism: "SCRAM-SHA-256", User: "keeper-SCRAM-SHA-256", PasswordFile: file}
 		change(&cfg.Broker)
 		require.NoError(t, cfg.readSecrets())
@@ -91,27 +168,27 @@ func TestBrokerSecurity(t *testing.T) {
 		return cfg.Broker.closed(topic.Ensure(t.Context(), opts, topic.Names{Prefix: strings.ToLower(cfg.Broker.Mechanism) + "."}, "ours"))
 	}
 	for _, mechanism := range mechanisms {
-		require.NoError(t, start(good.ListenAddrs(), func(c *BrokerConfig) { c.Mechanism, c.User = mechanism, "keeper-"+mechanism }), mechanism)
+		require.NoError(t, start(on.good, func(c *BrokerConfig) { c.Mechanism, c.User = mechanism, "keeper-"+mechanism }), mechanism)
 	}
 	for _, c := range []struct {
-		name    string
-		brokers []string
-		change  func(*BrokerConfig)
-		want    string
+		name   string
+		broker string
+		change func(*BrokerConfig)
+		want   string
 	}{
-		{"password", refusing.ListenAddrs(), func(c *BrokerConfig) { c.Password, c.PasswordFile = "close sesame", "" }, `broker.user, broker.password: the broker refuses the user "keeper-SCRAM-SHA-256" or its password by SCRAM-SHA-256`},
-		{"password in the clear", refusing.ListenAddrs(), func(c *BrokerConfig) {
+		{"password", on.refusing, func(c *BrokerConfig) { c.Password, c.PasswordFile = "close sesame", "" }, `broker.user, broker.password: the broker refuses the user "keeper-SCRAM-SHA-256" or its password by SCRAM-SHA-256`},
+		{"password in the clear", on.refusing, func(c *BrokerConfig) {
 			c.Mechanism, c.User, c.Password, c.PasswordFile = "PLAIN", "keeper-PLAIN", "close sesame", ""
 		}, `broker.user, broker.password: the broker refuses the user "keeper-PLAIN" or its password by PLAIN`},
-		{"password, without a word", good.ListenAddrs(), func(c *BrokerConfig) { c.Password, c.PasswordFile = "close sesame", "" }, `the broker closes the connection when the user "keeper-SCRAM-SHA-256" logs in by SCRAM-SHA-256 (broker.user, broker.password`},
-		{"user", good.ListenAddrs(), func(c *BrokerConfig) { c.User = "nobody" }, `when the user "nobody" logs in`},
-		{"expired", expired.ListenAddrs(), func(*BrokerConfig) {}, "broker.tls: the broker's certificate is not valid: x509: certificate has expired or is not yet valid"},
-		{"stranger", good.ListenAddrs(), func(c *BrokerConfig) { c.CAFile = stranger.File }, "broker.ca_file: the broker's certificate is of no authority that is known"},
-		{"no TLS there", []string{garbling(t)}, func(*BrokerConfig) {}, "broker.tls: the broker does not speak TLS there"},
-		{"no file", good.ListenAddrs(), func(c *BrokerConfig) { c.CAFile += ".gone" }, "broker.ca_file: "},
-		{"no certificate", good.ListenAddrs(), func(c *BrokerConfig) { c.CAFile = file }, "holds no certificate"},
+		{"password, without a word", on.good, func(c *BrokerConfig) { c.Password, c.PasswordFile = "close sesame", "" }, refused("keeper-SCRAM-SHA-256")},
+		{"user", on.good, func(c *BrokerConfig) { c.User = "nobody" }, refused("nobody")},
+		{"expired", on.expired, func(*BrokerConfig) {}, "broker.tls: the broker's certificate is not valid: x509: certificate has expired or is not yet valid"},
+		{"stranger", on.good, func(c *BrokerConfig) { c.CAFile = stranger.File }, "broker.ca_file: the broker's certificate is of no authority that is known"},
+		{"no TLS there", garbling(t), func(*BrokerConfig) {}, "broker.tls: the broker does not speak TLS there"},
+		{"no file", on.good, func(c *BrokerConfig) { c.CAFile += ".gone" }, "broker.ca_file: "},
+		{"no certificate", on.good, func(c *BrokerConfig) { c.CAFile = file }, "holds no certificate"},
 	} {
-		err := start(c.brokers, c.change)
+		err := start(c.broker, c.change)
 		require.ErrorContains(t, err, c.want, c.name)
 		require.NotContains(t, err.Error(), "sesame", c.name)
 	}
