@@ -160,6 +160,8 @@ func (r *rig) reads(series market.Series) {
 		r.publish(bar(series, -1_000_000, n, false))
 		select {
 		case <-probe.wakes:
+			for probe.next(r.t).Seq < n { // those before are on their way
+			}
 			return
 		case <-time.After(20 * time.Millisecond): // it reads from the end, wherever that was
 		case <-r.t.Context().Done():
