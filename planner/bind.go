@@ -1,6 +1,8 @@
 package planner
 
 import (
+	"bytes"
+	"hash/maphash"
 	"maps"
 	"slices"
 	"strings"
@@ -114,8 +116,8 @@ func (t *Template) Bind(args Args, env Env, b Bracket, ans Answers) Plan {
 		t = t.again(env)
 	}
 	args.Read = except(args.Read, env.Locale())
-	constant := len(args.Values) == 0 && len(ans) == 0 && len(args.Read) == 0 && len(args.Data) == 0
-	if known := t.fixed.Load(); constant && known != nil && known.env == env {
+	alone := len(ans) == 0 && len(args.Read) == 0 && len(args.Data) == 0
+	if known := t.fixed.Load(); alone && known != nil && known.of(args, env) {
 		return known.plan
 	}
 	x := &binding{
@@ -135,17 +137,59 @@ func (t *Template) Bind(args Args, env Env, b Bracket, ans Answers) Plan {
 	if len(plan.Under) == 0 {
 		plan.Under = []Own{env.Own}
 	}
-	if constant && !x.start.used && !x.executes && len(plan.Questions) == 0 {
-		t.fixed.Store(&fixedPlan{env: env, plan: plan})
+	if alone && !x.start.used && !x.executes && len(plan.Questions) == 0 {
+		t.keep(args, env, plan)
 	}
 	return plan
 }
 
-// fixedPlan is the plan of a text that every execution without parameters has in these settings: nothing in it depends on
+// fixedPlan is the plan that every execution of a text with these parameters has in these settings: nothing in it depends on
 // the clock, on answers of the database or on prepared statements (PLANNER 10).
 type fixedPlan struct {
-	env  Env
-	plan Plan
+	env     Env
+	oids    []uint32
+	formats []int16
+	values  [][]byte
+	reason  string // Args.Unaskable
+	plan    Plan
+}
+
+// seed is that of the hashes in Template.last.
+var seed = maphash.MakeSeed()
+
+// maxFixedBytes bounds the parameters of a plan that is kept.
+const maxFixedBytes = 512
+
+// keep keeps a plan for the next execution like this one. With parameters, which may be others each time, it does so where they come
+// twice in a row.
+func (t *Template) keep(args Args, env Env, plan Plan) {
+	next := &fixedPlan{env: env, reason: args.Unaskable, plan: plan}
+	if len(args.Values) > 0 {
+		var hash maphash.Hash
+		hash.SetSeed(seed)
+		size := 2*len(args.Formats) + 4*len(args.OIDs)
+		for _, value := range args.Values {
+			_, _ = hash.Write(value)
+			_ = hash.WriteByte(0)
+			size += len(value) + 1
+		}
+		if sum := hash.Sum64(); size > maxFixedBytes || t.last.Swap(sum) != sum {
+			return
+		}
+		next.oids, next.formats = slices.Clone(args.OIDs), slices.Clone(args.Formats)
+		for _, value := range args.Values {
+			next.values = append(next.values, bytes.Clone(value))
+		}
+	}
+	t.fixed.Store(next)
+}
+
+// of reports whether it is the plan of such an execution.
+func (f *fixedPlan) of(args Args, env Env) bool {
+	same := func(a, b []byte) bool { return (a == nil) == (b == nil) && bytes.Equal(a, b) } // nil is NULL
+	return len(f.values) == len(args.Values) && f.env == env && f.reason == args.Unaskable &&
+		slices.EqualFunc(f.values, args.Values, same) &&
+		(len(f.values) == 0 || slices.Equal(f.oids, args.OIDs) && slices.Equal(f.formats, args.Formats))
 }
 
 // start is what is known of the transaction's start, and whether the plan depends on it.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -192,7 +193,7 @@ func TestRule10_KeptPlansAreThoseOfAFreshTemplate(t *testing.T) {
 	require.NoError(t, err)
 	later := goldenBracket()
 	later.Lo, later.Hi = later.Lo.Shift(time.Hour), later.Hi.Shift(time.Hour)
-	kept := 0
+	kept, bound := 0, 0
 	for _, path := range files {
 		for _, c := range readGolden(t, path) {
 			env, args, _ := c.setup(t)
@@ -200,10 +201,26 @@ func TestRule10_KeptPlansAreThoseOfAFreshTemplate(t *testing.T) {
 			args.Prepared = func(string) ([]Candidate, bool) { return []Candidate{{Template: Prepare("select 1", nil, env)}}, true }
 			old := Prepare(c.sql, args.OIDs, env)
 			first := old.Bind(args, env, goldenBracket(), nil)
+			require.Equal(t, first, old.Bind(args, env, goldenBracket(), nil), c.sql)
 			if old.fixed.Load() != nil {
 				kept++
+				bound += min(len(args.Values), 1)
 			}
 			require.Equal(t, first, old.Bind(args, env, goldenBracket(), nil), c.sql)
+			for i := range args.Values { // one that differs, and one that is NULL
+				for _, value := range [][]byte{[]byte("7"), []byte(""), nil} {
+					others := args
+					others.Values = slices.Clone(args.Values)
+					others.Values[i] = value
+					want := Prepare(c.sql, args.OIDs, env).Bind(others, env, goldenBracket(), nil)
+					for range 3 {
+						require.Equal(t, want, old.Bind(others, env, goldenBracket(), nil), c.sql)
+					}
+				}
+			}
+			for range 2 {
+				old.Bind(args, env, goldenBracket(), nil)
+			}
 			reads := args
 			reads.Prepared = func(string) ([]Candidate, bool) {
 				return []Candidate{{Template: Prepare("table ohlcv", nil, env)}}, true
@@ -217,6 +234,7 @@ func TestRule10_KeptPlansAreThoseOfAFreshTemplate(t *testing.T) {
 		}
 	}
 	require.Greater(t, kept, 50, "most texts are constant")
+	require.Positive(t, bound, "some have parameters")
 }
 
 func TestGolden(t *testing.T) {

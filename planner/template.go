@@ -30,6 +30,7 @@ type Template struct {
 	parser      parser
 	columns     []string
 	fixed       atomic.Pointer[fixedPlan] // the newest
+	last        atomic.Uint64             // the hash of the last execution's parameters
 	// given are the constants of this text in the place of those in list, where that is another text's.
 	given map[*pg.A_Const]*pg.A_Const
 	// own is the template of this very text, once questions had to be made of its own constants.
