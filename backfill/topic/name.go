@@ -47,6 +47,12 @@ func (n Names) Series(s market.Series) string {
 	return n.Prefix + "ohlcv." + symbol + "." + tf
 }
 
+// Hint reports whether a topic's records are hints, which may be lost without harm (PIPELINE 17): the events, and the live bars of a series, of which
+// the final ones are in Bars too.
+func (n Names) Hint(topic string) bool {
+	return topic == n.Events() || strings.HasPrefix(topic, n.Prefix+"ohlcv.")
+}
+
 // Group returns the id of a consumer group of a part of the deployment (PIPELINE 13).
 func (n Names) Group(part, deployment string) string {
 	return n.Prefix + "barkeep." + part + "." + deployment

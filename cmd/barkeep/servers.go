@@ -8,6 +8,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"barkeep/backfill/topic"
 	"barkeep/internal/embedded"
 )
 
@@ -29,7 +30,9 @@ func startServers(ctx context.Context, cfg *Config, log *slog.Logger) (*servers,
 	}
 	brokers := cfg.Brokers
 	if len(brokers) == 0 {
-		s.broker, err = embedded.StartBroker(ctx, embedded.BrokerConfig{DataDir: cfg.DataDir, Logger: log})
+		s.broker, err = embedded.StartBroker(ctx, embedded.BrokerConfig{
+			DataDir: cfg.DataDir, Hint: topic.Names{Prefix: cfg.TopicPrefix}.Hint, Logger: log,
+		})
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("start the broker: %w", err), s.stop(ctx))
 		}

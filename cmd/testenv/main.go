@@ -26,6 +26,7 @@ import (
 	"syscall"
 	"time"
 
+	"barkeep/backfill/topic"
 	"barkeep/internal/embedded"
 )
 
@@ -88,7 +89,7 @@ func run(command []string, o options) (code int, err error) {
 		environment = append(environment, "PATH="+os.Getenv("PATH")+string(os.PathListSeparator)+servers[0].Programs())
 	}
 	if o.brokers {
-		broker, err := embedded.StartBroker(ctx, embedded.BrokerConfig{DataDir: folder, NoSync: !o.durable})
+		broker, err := embedded.StartBroker(ctx, embedded.BrokerConfig{DataDir: folder, NoSync: !o.durable, Hint: topic.Names{}.Hint})
 		if err != nil {
 			return 1, fmt.Errorf("start a broker: %w", err)
 		}

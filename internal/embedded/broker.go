@@ -12,14 +12,18 @@ import (
 	"github.com/gofrs/flock"
 	"github.com/google/uuid"
 	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 // BrokerConfig says where the broker of this process keeps its log.
 type BrokerConfig struct {
 	// DataDir is the data folder; the broker's log is kept in its subfolder broker.
 	DataDir string
-	// NoSync leaves the writing to disk to the operating system: for tests.
+	// NoSync leaves the writing to disk to the operating system: for tests. Else what is acknowledged is synced a moment later, many records at
+	// a time: see flusher.
 	NoSync bool
+	// Hint reports whether the records of a topic are hints, which are never synced; nil means that none are.
+	Hint func(topic string) bool
 	// Logger gets the broker's errors and warnings; nil means none.
 	Logger *slog.Logger
 }
@@ -31,6 +35,7 @@ type Broker struct {
 
 	cluster *kfake.Cluster
 	lock    *flock.Flock
+	flusher *flusher // nil where nothing is synced
 }
 
 // brokerRecord is broker.json. Offsets in the database are kept by the cluster's id, so it is made once.
@@ -52,12 +57,34 @@ func StartBroker(ctx context.Context, config BrokerConfig) (*Broker, error) {
 	if err != nil {
 		return nil, errors.Join(err, lock.Unlock())
 	}
-	return &Broker{Brokers: cluster.ListenAddrs(), cluster: cluster, lock: lock}, nil
+	b := &Broker{Brokers: cluster.ListenAddrs(), cluster: cluster, lock: lock}
+	if !config.NoSync {
+		b.flusher = newFlusher(filepath.Join(folder, "log"), config)
+		b.startFlusher(context.WithoutCancel(ctx))
+	}
+	return b, nil
+}
+
+// startFlusher has each request that writes end in a round of syncing.
+func (b *Broker) startFlusher(ctx context.Context) {
+	for _, writes := range []kmsg.Key{kmsg.Produce, kmsg.OffsetCommit} {
+		b.cluster.ControlKey(int16(writes), func(kmsg.Request) (kmsg.Response, error, bool) {
+			b.flusher.wrote()
+			return nil, nil, false
+		})
+	}
+	b.flusher.done.Go(func() { b.flusher.run(ctx) })
 }
 
 // Stop writes what is left to write and closes the broker.
 func (b *Broker) Stop() error {
 	b.cluster.Close()
+	if b.flusher != nil {
+		b.flusher.stop()
+		if _, err := b.flusher.round(); err != nil {
+			return errors.Join(err, b.lock.Unlock())
+		}
+	}
 	if err := b.lock.Unlock(); err != nil {
 		return fmt.Errorf("unlock the broker's folder: %w", err)
 	}
@@ -80,9 +107,6 @@ func startCluster(ctx context.Context, config BrokerConfig, folder string) (*kfa
 			"default.replication.factor": "1",
 			"min.insync.replicas":        "1",
 		}),
-	}
-	if !config.NoSync {
-		options = append(options, kfake.SyncWrites())
 	}
 	if config.Logger != nil {
 		options = append(options, kfake.WithLogger(brokerLogger{config.Logger}))

@@ -23,6 +23,9 @@
 // A data folder is locked while it is used. Its file server.json names the server and its port, broker.json the broker's
 // port and cluster id (offsets in the database are kept by that id).
 //
+// What the broker has acknowledged outlives this process, also by kill -9, and is synced to disk a moment later (flusher): a power failure may
+// take the end of its log, which the pipeline makes good.
+//
 // Not obvious: the signal on the parent's death follows the thread that forked, not the process; so the goroutine that
 // starts the child keeps its thread until the child has ended.
 package embedded
