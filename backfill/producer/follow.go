@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -46,8 +48,12 @@ type follow struct {
 	shown   market.Bar
 	shownAt time.Time
 	pending *market.Bar
-	// readAt is when the history may be read next; stuckAt since when it says that it does not know.
-	readAt, stuckAt time.Time
+	// reading says that the history is being read, and readings has that when it was; readAt is when it may be read next.
+	reading  bool
+	readings chan *reading
+	readAt   time.Time
+	// stuckAt is since when the history says that it does not know. It belongs to the goroutine that reads, while one does.
+	stuckAt time.Time
 	// heardAt is when the feed last told a forming bar; peekAt when that may be read from the history next, where it does not.
 	heardAt, peekAt time.Time
 }
@@ -92,15 +98,29 @@ func (f *follow) follow(ctx context.Context) error {
 	}
 	tick := time.NewTicker(every)
 	defer tick.Stop()
+	var beside sync.WaitGroup
+	defer beside.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	mayForm := time.NewTimer(0) // when what is pending may be told, which is not when the ticker says
+	defer mayForm.Stop()
 	for {
-		if err := f.step(ctx); err != nil {
+		if err := f.step(ctx, &beside); err != nil {
 			return err
+		}
+		if f.pending != nil {
+			mayForm.Reset(time.Until(f.shownAt.Add(f.p.config.LiveEvery)))
 		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-f.box.filled:
 		case <-tick.C:
+		case <-mayForm.C:
+		case r := <-f.readings:
+			if err := f.settled(ctx, r); err != nil {
+				return err
+			}
 		}
 	}
 }
@@ -113,14 +133,12 @@ func (f *follow) pollEvery() time.Duration {
 }
 
 // step publishes what there is to publish now.
-func (f *follow) step(ctx context.Context) error {
+func (f *follow) step(ctx context.Context, beside *sync.WaitGroup) error {
 	defer f.machine.To(actor.Fetching)
 	if err := f.hear(ctx); err != nil {
 		return err
 	}
-	if err := f.settle(ctx); err != nil {
-		return err
-	}
+	f.settle(ctx, beside)
 	if err := f.release(ctx); err != nil {
 		return err
 	}
@@ -197,43 +215,127 @@ func (f *follow) final(ctx context.Context, bar market.Bar) error {
 	return nil
 }
 
-// settle reads from the source's history what is final there and not stored, and publishes it: as a page, and where the feed has
-// not told it, to the series' topic. A source without a feed is asked for the forming bar as well, and so is one whose feed is quiet.
-func (f *follow) settle(ctx context.Context) error {
+// reading is one look at a series' history, which is taken beside the feed: neither a forming bar nor a closed one waits for it.
+type reading struct {
+	asked market.Range
+	// until is the end of what was final in it when it was begun; quiet as it was then, at began.
+	until market.Instant
+	quiet bool
+	began time.Time
+	now   market.Instant // began, by the producer's clock
+
+	answer source.Answer
+	// page is what it has settled of asked, from its start on, and the broker has; reach is where that ends.
+	page  topic.Page
+	reach market.Instant
+	err   error
+}
+
+// settle has the source's history read, beside the feed, for what is final there and not stored. A source without a feed is asked for the forming
+// bar as well, and so is one whose feed is quiet.
+func (f *follow) settle(ctx context.Context, beside *sync.WaitGroup) {
+	if f.reading || time.Now().Before(f.readAt) {
+		return
+	}
 	tf, now := f.series.Timeframe, f.p.now()
 	until := tf.Floor(now.Shift(-f.info.Finality.Of(tf)))
+	if f.feed != nil && f.due >= until {
+		until = tf.Floor(now.Shift(-f.info.Finality.Of(tf) - f.spread()))
+	}
 	end, quiet := until, f.quiet()
 	if f.feed == nil || quiet {
 		end = tf.Next(now)
 	}
-	if f.stored >= end || time.Now().Before(f.readAt) {
-		return nil
+	if f.stored >= end {
+		return
 	}
 	if f.feed != nil && f.stored < until && f.due >= until && f.p.slots.missing(f.series, f.generation, market.RangeSet{{Start: f.stored, End: until}}, 0).Empty() {
 		f.stored = until // a job has fetched it
-		return nil
+		return
 	}
 	if quiet {
 		f.peekAt = time.Now().Add(f.pollEvery())
 	}
-	whole := market.Range{Start: f.stored, End: end}
-	page := market.Range{Start: whole.Start, End: min(end, tf.Add(whole.Start, int64(min(f.info.PageLimit, topic.MaxPageBars))))}
-	answer, judged, err := f.read(ctx, page)
+	asked := market.Range{Start: f.stored, End: min(end, tf.Add(f.stored, int64(min(f.info.PageLimit, topic.MaxPageBars))))}
+	r := &reading{asked: asked, until: until, quiet: quiet, began: time.Now(), now: now, reach: asked.Start}
+	f.reading = true
+	beside.Go(func() {
+		r.err = f.look(ctx, r)
+		f.readings <- r
+	})
+}
+
+// spreadAtMost bounds how much later than it could a series that its feed has told whole is stored: less than one asks about freshness for.
+const spreadAtMost = 6 * time.Second
+
+// spread is a series' own part of that time: those that close together are not read together.
+func (f *follow) spread() time.Duration {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(f.series.String())) // never fails
+	most := min(spreadAtMost, f.series.Timeframe.Step()/10)
+	return time.Duration(float64(most) * float64(h.Sum32()) / (1 << 32))
+}
+
+// look reads the history and publishes what the answer settles, from the start of its range on, as a page. It is the only one to use stuckAt.
+func (f *follow) look(ctx context.Context, r *reading) error {
+	answer, judged, err := f.read(ctx, r.asked)
 	if err != nil {
+		return err
+	}
+	r.answer, r.page = answer, topic.Page{Asked: r.asked, FetchedAt: answer.Sent}
+	reach := r.asked.Start
+	for _, g := range judged.Segments {
+		if g.Range.Start != reach || (g.State != coverage.Final && g.State != coverage.Absent && !f.stuck(ctx, g)) {
+			break
+		}
+		r.page.Segments = append(r.page.Segments, topic.Segment{Range: g.Range, State: g.State, Reason: g.Reason, RetryAt: g.RetryAt})
+		reach = g.Range.End
+	}
+	if reach == r.asked.Start {
+		return nil
+	}
+	for _, b := range answer.Bars {
+		if b.TS < reach {
+			r.page.Bars = append(r.page.Bars, b)
+		}
+	}
+	r.page.Asked.End = reach
+	if err := f.store(ctx, r.page); err != nil {
+		return err
+	}
+	r.reach, f.stuckAt = reach, time.Time{}
+	return nil
+}
+
+// settled publishes what the feed has not told of what was read, to the series' topic.
+func (f *follow) settled(ctx context.Context, r *reading) error {
+	defer f.machine.To(actor.Fetching)
+	f.reading = false
+	tf := f.series.Timeframe
+	if r.err != nil {
 		f.p.config.Logger.LogAttrs(ctx, slog.LevelWarn, "cannot read what a live series lacks, try again", slog.String("symbol", string(f.series.Symbol)),
-			slog.String("timeframe", tf.String()), slog.Any("error", err))
-		_, after := source.Retryable(err)
+			slog.String("timeframe", tf.String()), slog.Any("error", r.err))
+		_, after := source.Retryable(r.err)
 		f.readAt = time.Now().Add(max(after, f.pollEvery()))
 		return ctx.Err()
 	}
-	if err := f.vouched(ctx, page, answer, judged); err != nil {
-		return err
+	for _, b := range r.page.Bars {
+		if b.TS < f.due {
+			continue
+		}
+		if err := f.final(ctx, b); err != nil {
+			return err
+		}
+		f.p.live.read.Add(1)
 	}
-	if f.stored < page.End && (!quiet || f.stored < until) {
+	f.stored = r.reach
+	f.due = max(f.due, r.reach)
+	if f.stored < r.asked.End && (!r.quiet || f.stored < r.until) {
 		f.readAt = time.Now().Add(f.pollEvery() / 2) // the ticker's next turn, where the source is polled
 	}
-	if (f.feed == nil || quiet) && page.End == end && len(answer.Bars) > 0 {
-		if last := answer.Bars[len(answer.Bars)-1]; last.TS >= max(f.due, f.shown.TS) && tf.Next(last.TS) > now {
+	// What the feed told meanwhile is newer than what was read.
+	if (f.feed == nil || r.quiet && f.heardAt.Before(r.began)) && len(r.answer.Bars) > 0 {
+		if last := r.answer.Bars[len(r.answer.Bars)-1]; last.TS >= max(f.due, f.shown.TS) && tf.Next(last.TS) > r.now {
 			f.pending = &last
 		}
 	}
@@ -245,43 +347,6 @@ func (f *follow) settle(ctx context.Context) error {
 func (f *follow) quiet() bool {
 	now := time.Now()
 	return f.feed != nil && now.Sub(f.heardAt) >= f.p.config.LiveQuiet && !now.Before(f.peekAt)
-}
-
-// vouched publishes what the judgement of an answer settles, from the start of its range on.
-func (f *follow) vouched(ctx context.Context, asked market.Range, answer source.Answer, judged source.Judgement) error {
-	reach := asked.Start
-	page := topic.Page{Asked: asked, FetchedAt: answer.Sent}
-	for _, g := range judged.Segments {
-		if g.Range.Start != reach || (g.State != coverage.Final && g.State != coverage.Absent && !f.stuck(ctx, g)) {
-			break
-		}
-		page.Segments = append(page.Segments, topic.Segment{Range: g.Range, State: g.State, Reason: g.Reason, RetryAt: g.RetryAt})
-		reach = g.Range.End
-	}
-	if reach == asked.Start {
-		return nil
-	}
-	for _, b := range answer.Bars {
-		if b.TS < reach {
-			page.Bars = append(page.Bars, b)
-		}
-	}
-	page.Asked.End = reach
-	if err := f.store(ctx, page); err != nil {
-		return err
-	}
-	for _, b := range page.Bars {
-		if b.TS < f.due {
-			continue
-		}
-		if err := f.final(ctx, b); err != nil {
-			return err
-		}
-		f.p.live.read.Add(1)
-	}
-	f.stored, f.stuckAt = reach, time.Time{}
-	f.due = max(f.due, reach)
-	return nil
 }
 
 // stuck reports whether a range is to be passed over because the source has said for long that it does not know it: what
@@ -304,7 +369,6 @@ func (f *follow) stuck(ctx context.Context, g source.Segment) bool {
 
 // read asks for one page, a second time where the judgement asks for it.
 func (f *follow) read(ctx context.Context, want market.Range) (source.Answer, source.Judgement, error) {
-	f.machine.To(actor.Fetching)
 	query := source.Query{VendorID: f.vendorID, Series: f.series, Range: want, Priority: source.Bulk}
 	first, err := f.ask(ctx, query)
 	if err != nil {
@@ -362,7 +426,6 @@ func (f *follow) askAdmitted(ctx context.Context, q source.Query, probe bool) (s
 func (f *follow) store(ctx context.Context, page topic.Page) error {
 	page.RecordID, page.Deployment = uuid.NewString(), f.p.config.Deployment
 	page.Series, page.Source, page.Generation = f.series, f.source, f.generation
-	f.machine.To(actor.PublishingFixed)
 	if err := f.p.publish(ctx, f.p.config.Names.PageRecord(page)); err != nil {
 		return err
 	}
@@ -419,6 +482,7 @@ func (f *follow) takeOver(ctx context.Context) error {
 	// Who had the series may have died before what it published last was final, and stored.
 	f.stored = tf.Floor(min(f.due, tf.Floor(now)).Shift(-f.info.Finality.Of(tf) - 2*tf.Step()))
 	f.early, f.pending, f.shown, f.readAt = map[market.Instant]market.Bar{}, nil, market.Bar{TS: market.NegInf}, time.Time{}
+	f.reading, f.readings = false, make(chan *reading, 1) // who reads never waits to tell
 	f.heardAt, f.peekAt = time.Now(), time.Time{}
 	return nil
 }

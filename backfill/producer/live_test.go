@@ -34,6 +34,8 @@ type exchange struct {
 	quiet time.Duration
 
 	fetches atomic.Int64
+	// held, where it is not nil, holds answers of the history back until it is closed.
+	held chan struct{}
 }
 
 type told struct {
@@ -49,6 +51,13 @@ func (e *exchange) Info() source.Info {
 
 func (e *exchange) Fetch(ctx context.Context, q source.Query) (source.Answer, error) {
 	e.fetches.Add(1)
+	if e.held != nil {
+		select {
+		case <-e.held:
+		case <-ctx.Done():
+			return source.Answer{}, ctx.Err()
+		}
+	}
 	return e.Source.Fetch(ctx, q)
 }
 
@@ -234,6 +243,7 @@ func hurried() func() time.Time {
 func TestLiveSeriesIsPolledWhereThereIsNoFeed(t *testing.T) {
 	t.Parallel()
 	r := newLiveRig(t, &exchange{now: hurried()})
+	formed := int64(0)
 	for _, n := range []int{4, 8, 12} {
 		p, stop := r.producer()
 		r.eventually("final bars", func() bool { return len(r.finals()) >= n })
@@ -247,21 +257,20 @@ func TestLiveSeriesIsPolledWhereThereIsNoFeed(t *testing.T) {
 		})
 		require.EqualValues(t, 1, p.Live().Following)
 		stop()
+		formed += p.Live().Forming
 	}
 	bars := r.finals()
 	require.Equal(t, truth(bars[0].TS, len(bars)), bars)
-	forming, final, seq := 0, market.NegInf, int64(0)
+	final, seq := market.NegInf, int64(0)
 	for _, l := range r.read() {
 		require.Greater(t, l.Seq, seq, "numbers go on; a broker may have compacted a forming bar away")
 		seq = l.Seq
 		require.Greater(t, l.Bar.TS, final, "no bar comes after it was final")
 		if l.Final {
 			final = l.Bar.TS
-		} else {
-			forming++
 		}
 	}
-	require.Positive(t, forming)
+	require.Positive(t, formed, "by count: the broker may have compacted them all away")
 	require.Zero(t, r.actors.Undeclared())
 	r.requireStored(bars)
 }
@@ -384,6 +393,54 @@ func TestRule6_FeedWithHolesIsFilledFromTheHistory(t *testing.T) {
 	finals(8)
 	require.EqualValues(t, 4, p.Live().Read)
 	r.requireStored(bars)
+	require.Zero(t, r.actors.Undeclared())
+}
+
+// TestRule6_NoBarWaitsForTheHistory: while the source does not answer what is final there, the feed's bars are told, those that form and those that
+// close; what it has not told is filled when the answer comes, and stored.
+func TestRule6_NoBarWaitsForTheHistory(t *testing.T) {
+	t.Parallel()
+	var clock atomic.Pointer[time.Time]
+	set := func(after time.Duration) {
+		at := time.Date(2024, 1, 1, 12, 5, 0, 0, time.UTC).Add(after)
+		clock.Store(&at)
+	}
+	set(30 * time.Second)
+	feed := &told{}
+	r := newLiveRig(t, &exchange{
+		now: func() time.Time { return *clock.Load() }, lag: 10 * time.Second, told: feed, quiet: time.Hour, held: make(chan struct{}),
+	})
+	p, _ := r.producer()
+	r.eventually("followed, and the history is asked", func() bool { return feed.followers() > 0 && r.source.fetches.Load() > 0 })
+	bars := truth(market.FromTime(time.Date(2024, 1, 1, 12, 5, 0, 0, time.UTC)), 5)
+	closes := func(i int) {
+		t.Helper()
+		set(time.Duration(i+1)*time.Minute + 30*time.Second)
+		feed.tell(source.Tick{Bar: bars[i], Closed: true})
+		feed.tell(source.Tick{Bar: bars[i+1]})
+	}
+	closes(0)
+	closes(1)
+	r.eventually("told while the history is silent", func() bool { return len(r.finals()) == 2 && p.Live().Forming >= 1 })
+	require.Equal(t, bars[:2], r.finals())
+	require.EqualValues(t, 1, r.source.fetches.Load(), "one look at a time")
+
+	closes(3) // 2 never comes
+	r.eventually("the forming one", func() bool {
+		all := r.read()
+		return all[len(all)-1].Bar.TS == bars[4].TS
+	})
+	require.Len(t, r.finals(), 2, "what is newer waits for what is missing")
+	close(r.source.held)
+	r.eventually("final bars", func() bool { return len(r.finals()) == 4 })
+	require.Equal(t, bars[:4], r.finals())
+	require.EqualValues(t, 2, p.Live().Read, "by then the history had 3 as well")
+	r.requireStored(bars[:4])
+	seq := int64(0)
+	for _, l := range r.read() {
+		require.Greater(t, l.Seq, seq)
+		seq = l.Seq
+	}
 	require.Zero(t, r.actors.Undeclared())
 }
 
