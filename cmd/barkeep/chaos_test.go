@@ -220,6 +220,7 @@ func (c *chaos) loseLog() {
 func (c *chaos) output(name string) *chaosOutput {
 	out := &chaosOutput{name: name}
 	if folder := os.Getenv("CHAOS_LOGS"); folder != "" {
+		require.NoError(c.t, os.MkdirAll(folder, 0o750))
 		file, err := os.OpenFile(filepath.Join(folder, name+".log"), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 		require.NoError(c.t, err)
 		c.t.Cleanup(func() { _ = file.Close() }) // it is for reading only
