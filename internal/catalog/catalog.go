@@ -66,7 +66,7 @@ type Catalog struct {
 	// look began; see Defining.
 	defining      atomic.Int64
 	defined, seen atomic.Uint64
-	// until is how long, in Unix nanoseconds, each statement looks because of those on their way, or of one whose end nobody saw.
+	// until is how long, in Unix nanoseconds, each statement looks because of those on their way, lost because of one whose end nobody saw.
 	until, lost atomic.Int64
 
 	reloads atomic.Uint64
