@@ -46,6 +46,9 @@ func (l *Ledger) known() market.RangeSet {
 //
 // The time of reading is the oldest of a bucket's provisional parts, else the newest of its settled ones. Either grows with
 // every change of the base, so that a later roll-up is newer and an equal one changes nothing.
+//
+// A bucket in which any of the base is lent names that source and is to be asked for again when that is; Source is empty in all
+// others.
 func (l *Ledger) Derive(tf market.Timeframe, r market.Range, now market.Instant) []Segment {
 	d := derivation{tf: tf}
 	var absent []market.Range
@@ -68,6 +71,9 @@ func (l *Ledger) Derive(tf market.Timeframe, r market.Range, now market.Instant)
 	d.closed(known.Inward(tf).Intersect(whole))
 	for _, k := range known {
 		d.forming(k, whole, now)
+	}
+	for i := range l.list {
+		d.lent(&l.list[i])
 	}
 	sortSegments(d.out)
 	return d.out

@@ -63,7 +63,7 @@ func (c *symbolCoverage) seal() {
 		for i := range list {
 			s := &list[i]
 			switch last := len(solid) - 1; {
-			case !s.State.Settled() || s.ExpiresAt != 0:
+			case !s.State.Settled() || s.ExpiresAt != 0 || s.RetryAt != 0:
 			case last >= 0 && solid[last].End == s.Range.Start:
 				solid[last].End = s.Range.End
 			default:
@@ -272,9 +272,21 @@ func (x *Index) Unavailable(series market.Series, need market.RangeSet, now mark
 func (x *Index) Settled(series market.Series, now market.Instant) market.RangeSet {
 	var settled []market.Range
 	for _, s := range x.Segments(series) {
-		if s.State.Settled() && (s.ExpiresAt == 0 || s.ExpiresAt > now) {
+		if s.State.Settled() && (s.ExpiresAt == 0 || s.ExpiresAt > now) && !s.Due(now) {
 			settled = append(settled, s.Range)
 		}
 	}
 	return market.NewRangeSet(settled...)
+}
+
+// Due returns what of need is lent, or made of that, and missing at now for no other reason than that the symbol's own source is to be
+// asked again.
+func (x *Index) Due(series market.Series, need market.RangeSet, now market.Instant) market.RangeSet {
+	var due []market.Range
+	for _, s := range x.Segments(series) {
+		if s.Due(now) && (s.ExpiresAt == 0 || s.ExpiresAt > now) {
+			due = append(due, s.Range)
+		}
+	}
+	return need.Intersect(market.NewRangeSet(due...))
 }

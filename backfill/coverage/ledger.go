@@ -113,7 +113,8 @@ func (l *Ledger) Vouched(r market.Range) market.RangeSet {
 
 // Replace enters a reading and returns where it holds: its range, rounded inward, less what is known by the same or a
 // newer reading (PIPELINE 4). Rows in the returned ranges are to be made those of the reading, but for an unavailable
-// one, which tells nothing of rows and does not displace what is final or absent.
+// one, which tells nothing of rows and does not displace what is final or absent, in whatever order the two come: what is lent it renews
+// (see the package comment).
 func (l *Ledger) Replace(s Segment) market.RangeSet {
 	s.Range = s.Range.Inward(l.series.Timeframe)
 	if s.Range.Empty() {
@@ -123,11 +124,14 @@ func (l *Ledger) Replace(s Segment) market.RangeSet {
 	to := from
 	var kept []Segment
 	var stays []market.Range
+	var renewed market.RangeSet
 	for ; to < len(l.list) && l.list[to].Range.Start < s.Range.End; to++ {
 		old := l.list[to]
-		if !old.Newer(s.Generation, s.FetchedAt) || (s.State == Unavailable && old.State.Settled()) {
-			kept = append(kept, old)
+		if old.outlasts(&s) {
+			parts, again := old.renew(&s)
+			kept = append(kept, parts...)
 			stays = append(stays, old.Range)
+			renewed = renewed.Union(again)
 			continue
 		}
 		if left := old; left.Range.Start < s.Range.Start {
@@ -140,7 +144,7 @@ func (l *Ledger) Replace(s Segment) market.RangeSet {
 		}
 	}
 	applied := market.RangeSet{s.Range}.Subtract(market.NewRangeSet(stays...))
-	if applied.Empty() {
+	if applied.Empty() && renewed.Empty() {
 		return nil
 	}
 	displaced := l.list[from:to]
@@ -158,7 +162,7 @@ func (l *Ledger) Replace(s Segment) market.RangeSet {
 	if s.State != Unavailable {
 		l.revised = l.revised.Union(applied)
 	}
-	return applied
+	return applied.Union(renewed)
 }
 
 // Withdraw removes what is known of r and reports whether there was anything: the bars become a gap (PIPELINE 7, 8). The

@@ -57,7 +57,8 @@ type Segment struct {
 	Reason string
 	// ExpiresAt ends the segment's worth, whatever its state.
 	ExpiresAt market.Instant
-	// RetryAt is when an unavailable range may be asked for again.
+	// RetryAt is when an unavailable range may be asked for again; of what is lent or made of that, when the symbol's own source is
+	// to be asked for it again.
 	RetryAt market.Instant
 	// DerivedFrom is the timeframe whose bars these were rolled up from (PIPELINE 9); zero where the source has them.
 	DerivedFrom market.Timeframe
@@ -91,7 +92,7 @@ func (s *Segment) counts(freshness time.Duration, now market.Instant) bool {
 	}
 	switch s.State {
 	case Final, Absent:
-		return true
+		return !s.Due(now)
 	case Provisional:
 		return now.Sub(s.FetchedAt) <= freshness
 	default:

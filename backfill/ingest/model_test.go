@@ -16,8 +16,8 @@ import (
 	"barkeep/internal/market"
 )
 
-// The model of the ingest protocol (PIPELINE 4, 8, 19, 20): a vendor whose bars become final, and one of them is withdrawn, a log that
-// may lose its end, a database that may go back in time, producers that read and publish in any order and more than once, and two
+// The model of the ingest protocol (PIPELINE 4, 8, 10, 19, 20): a vendor whose bars become final, and one of them is withdrawn, who at times cannot
+// say, so that another venue lends its own, a log that may lose its end, a database that may go back in time, producers that read and publish in any order and more than once, and two
 // consumers that both believe to own the partition and may die at any moment. What a page replaces is decided by coverage.Ledger itself;
 // the rest of a transaction, and what a consumer does between two of them, is written down here once more, as small as it can be.
 //
@@ -25,10 +25,10 @@ import (
 // is what comes of a client that does not.
 //
 // What must hold in every state (check):
-//   - a covered range has exactly the rows that the vendor gave for that state and generation;
+//   - a covered range has exactly the rows that the vendor gave for that state and generation, or the lender where it is lent;
 //
 // and when no more happens and one consumer has read on to the end of the log (settled):
-//   - each page in the log of the database's generation is covered by a reading that is as new or newer;
+//   - each page in the log of the database's generation is covered by a reading that is as new or newer, and nothing that it has for good is lent;
 //   - each job whose end stands in the log has ended; and the offset row is at the log's end.
 //
 // Each planted bug breaks one of these within the same search.
@@ -46,18 +46,26 @@ const (
 	rowsStay         bug = "a withdrawn bar stays"
 	truncationUnseen bug = "a consumer reads on in a log that was cut short"
 	endsApart        bug = "jobs end by themselves when their record is seen"
+	lentOver         bug = "what is lent displaces what the vendor has"
+	lentStays        bug = "what the vendor has for good does not displace what was lent since"
 )
 
 // budget is what may still happen.
-type budget struct{ reads, publishes, phases, forgets, restores, truncations, crashes int8 }
+type budget struct{ reads, publishes, phases, forgets, restores, truncations, crashes, denials, loans int8 }
 
 // reading is a page as a producer holds it: what the vendor said of the slots [from, to) at the moment fetched.
 type reading struct{ from, to, phase, fetched, generation, published int8 }
 
-// message is a record of the log: the page of a reading, or, where end is set, the end of its job.
+// The phases of what is no vendor's bar: the word that it cannot say, and the lender's bars.
+const (
+	denial int8 = 2
+	lent   int8 = 3
+)
+
+// message is a record of the log: the page of a reading, or, where end is set, the end of its job; where loan is set, an order to lend.
 type message struct {
-	id  int8 // from 1; no two are the same
-	end bool
+	id        int8 // from 1; no two are the same
+	end, loan bool
 	reading
 }
 
@@ -134,6 +142,22 @@ func (m *model) successors(yield func(what string, next *model)) {
 			})
 		}
 	}
+	if m.left.denials > 0 {
+		for _, r := range m.ranges {
+			do(fmt.Sprintf("cannot say [%d, %d)", r[0], r[1]), func(n *model) {
+				n.left.denials--
+				n.clock++
+				n.readings = append(n.readings, reading{from: r[0], to: r[1], phase: denial, fetched: n.clock, generation: n.db.generation})
+			})
+		}
+	}
+	if m.left.loans > 0 {
+		do("publish an order to lend", func(n *model) {
+			n.left.loans--
+			n.id++
+			n.log = append(n.log, message{id: n.id, loan: true, reading: reading{to: n.slots, generation: n.db.generation}})
+		})
+	}
 	if m.left.publishes > 0 {
 		for i, r := range m.readings {
 			do(fmt.Sprintf("publish the page of reading %d", r.fetched), func(n *model) { n.publish(i, false) })
@@ -202,7 +226,7 @@ func (m *model) consumerSteps(i int, do func(string, func(*model))) {
 			do(name+"notices that the log was cut", func(n *model) { n.place(&n.consumers[i]) })
 			return
 		}
-		for count := int8(1); c.next+count <= int8(len(m.log)); count++ {
+		for count := int8(1); c.next+count <= int8(len(m.log)) && takes(m.log[c.next:c.next+count]); count++ {
 			do(fmt.Sprintf("%stakes %d records from %d", name, count, c.next), func(n *model) {
 				n.consumers[i].hand = slices.Clone(n.log[c.next : c.next+count])
 			})
@@ -213,6 +237,12 @@ func (m *model) consumerSteps(i int, do func(string, func(*model))) {
 			m.crashes(i, name, do)
 		}
 	}
+}
+
+// takes is ingest.Batch.Takes: an order to lend begins a batch, and no page follows in that.
+func takes(hand []message) bool {
+	last := hand[len(hand)-1]
+	return len(hand) == 1 || last.end || !last.loan && !hand[0].loan
 }
 
 // crashes are the ends of a consumer that has a batch in hand; what its memory was is lost.
@@ -274,7 +304,7 @@ func (m *model) commit(c *modelConsumer) {
 
 // ingest is ingest.makePlan: pages by their moment, then ends.
 func (m *model) ingest(db *modelDB, hand []message) {
-	pages := slices.DeleteFunc(slices.Clone(hand), func(r message) bool { return r.end })
+	pages := slices.DeleteFunc(slices.Clone(hand), func(r message) bool { return r.end || r.loan })
 	slices.SortStableFunc(pages, func(a, b message) int { return cmp.Compare(a.fetched, b.fetched) })
 	ledger := coverage.NewLedger(market.Series{Symbol: "A", Timeframe: market.M1}, db.segments)
 	for _, p := range pages {
@@ -283,20 +313,26 @@ func (m *model) ingest(db *modelDB, hand []message) {
 			continue
 		}
 		s := coverage.Segment{
-			Range: slotRange(p.from, p.to), State: coverage.Provisional, Generation: int64(p.generation), FetchedAt: market.Instant(p.fetched),
+			Range: slotRange(p.from, p.to), State: coverage.Provisional, Source: "vendor", Generation: int64(p.generation),
+			FetchedAt: market.Instant(p.fetched),
 		}
-		if p.phase == 1 {
+		switch p.phase {
+		case 1:
 			s.State = coverage.Final
+		case denial:
+			s.State, s.RetryAt = coverage.Unavailable, s.FetchedAt+100
 		}
-		if m.bug == anyReading {
+		switch {
+		case m.bug == anyReading:
 			ledger.Withdraw(s.Range)
+		case m.bug == lentStays && slices.ContainsFunc(ledger.Segments(), func(o coverage.Segment) bool { return o.Lent() && o.FetchedAt > s.FetchedAt }):
+			continue
 		}
-		for _, r := range ledger.Replace(s) {
-			for slot := range m.slots {
-				if row := truth(slot, p.phase, p.generation); r.Overlaps(slotRange(slot, slot+1)) && (row.there || m.bug != rowsStay) {
-					db.rows[slot] = row
-				}
-			}
+		m.write(db, ledger.Replace(s), p.reading)
+	}
+	for _, r := range hand {
+		if r.loan && (r.generation == db.generation || m.bug == anyGeneration) {
+			m.lend(db, ledger, r.reading)
 		}
 	}
 	db.segments = slices.Clone(ledger.Segments())
@@ -305,6 +341,32 @@ func (m *model) ingest(db *modelDB, hand []message) {
 			db.ended |= 1 << r.fetched
 		}
 	}
+}
+
+// write makes the rows of the ranges what a reading says; that a vendor cannot say tells nothing of them.
+func (m *model) write(db *modelDB, ranges market.RangeSet, p reading) {
+	if p.phase == denial {
+		return
+	}
+	for _, r := range ranges {
+		for slot := range m.slots {
+			if row := truth(slot, p.phase, p.generation); r.Overlaps(slotRange(slot, slot+1)) && (row.there || m.bug != rowsStay) {
+				db.rows[slot] = row
+			}
+		}
+	}
+}
+
+// lend takes over what the lender has, which is everything.
+func (m *model) lend(db *modelDB, ledger *coverage.Ledger, p reading) {
+	s := coverage.Segment{Range: slotRange(p.from, p.to), State: coverage.Final, Source: "lender", Generation: int64(p.generation)}
+	p.phase = lent
+	if m.bug == lentOver {
+		s.FetchedAt, s.RetryAt = 100, 200
+		m.write(db, ledger.Replace(s), p)
+		return
+	}
+	m.write(db, ledger.Lend(s, "vendor"), p)
 }
 
 func slotRange(from, to int8) market.Range {
@@ -319,7 +381,12 @@ func (m *model) check() string {
 			return fmt.Sprintf("%s is covered by generation %d, the symbol's is %d", s.Range, s.Generation, m.db.generation)
 		}
 		phase := int8(0)
-		if s.State == coverage.Final {
+		switch {
+		case s.State == coverage.Unavailable:
+			continue
+		case s.Lent():
+			phase = lent
+		case s.State == coverage.Final:
 			phase = 1
 		}
 		for slot := range m.slots {
@@ -352,12 +419,12 @@ func (m *model) settled() string {
 			}
 			continue
 		}
-		if r.generation != n.db.generation {
+		if r.generation != n.db.generation || r.loan || r.phase == denial {
 			continue
 		}
 		for slot := r.from; slot < r.to; slot++ {
 			if !slices.ContainsFunc(n.db.segments, func(s coverage.Segment) bool {
-				return s.Range.Overlaps(slotRange(slot, slot+1)) && s.FetchedAt >= market.Instant(r.fetched)
+				return s.Range.Overlaps(slotRange(slot, slot+1)) && s.FetchedAt >= market.Instant(r.fetched) && (r.phase == 0 || !s.Lent())
 			}) {
 				return fmt.Sprintf("slot %d of record %d, reading %d, is lost", slot, r.id, r.fetched)
 			}
@@ -378,12 +445,12 @@ func (m *model) key() string {
 		}
 	}
 	l := m.left
-	number(l.reads, l.publishes, l.phases, l.forgets, l.restores, l.truncations, l.crashes, m.phase, m.epoch)
+	number(l.reads, l.publishes, l.phases, l.forgets, l.restores, l.truncations, l.crashes, l.denials, l.loans, m.phase, m.epoch)
 	messages := func(list []message) {
 		b = append(b, byte(len(list)))
 		for _, r := range list {
 			number(r.id, r.from, r.to, r.phase, r.fetched, r.generation)
-			b = append(b, map[bool]byte{true: 1}[r.end])
+			b = append(b, map[bool]byte{true: 1}[r.end], map[bool]byte{true: 1}[r.loan])
 		}
 	}
 	b = append(b, byte(len(m.readings)))
@@ -397,7 +464,7 @@ func (m *model) key() string {
 		for _, s := range db.segments {
 			b = binary.AppendUvarint(b, uint64(s.Range.Start))
 			b = binary.AppendUvarint(b, uint64(s.Range.End))
-			number(int8(s.State), int8(s.Generation), int8(s.FetchedAt))
+			number(int8(s.State), int8(s.Generation), int8(s.FetchedAt), int8(s.RetryAt), int8(len(s.Source)), int8(s.Source[0]))
 		}
 		for _, row := range db.rows[:m.slots] {
 			number(row.phase, row.generation)
@@ -463,6 +530,7 @@ const (
 	becomesFinal = "the bars become final, consumers die"
 	forgotten    = "forget, with pages on their way"
 	bothLose     = "the log and the database lose their end"
+	lends        = "the vendor cannot say, another venue lends"
 )
 
 var small = map[string]budget{
@@ -471,6 +539,7 @@ var small = map[string]budget{
 	becomesFinal: {reads: 2, publishes: 3, phases: 1, crashes: 1},
 	forgotten:    {reads: 2, publishes: 3, forgets: 1},
 	bothLose:     {reads: 1, publishes: 3, restores: 1, truncations: 1},
+	lends:        {reads: 1, publishes: 2, phases: 1, denials: 1, loans: 1},
 }
 
 // plantedBugs names the world in which the search finds each.
@@ -485,6 +554,8 @@ var plantedBugs = map[bug]string{
 	rowsStay:         becomesFinal,
 	truncationUnseen: losesEnd,
 	endsApart:        goesBack,
+	lentOver:         lends,
+	lentStays:        lends,
 }
 
 func smallModel(name string, planted bug, fewer int8) *model {
@@ -522,7 +593,9 @@ func wander(planted bug, seed uint64, walks int) string {
 		}
 	}
 	for range walks {
-		m := newModel(maxSlots, ranges, planted, budget{reads: 8, publishes: 14, phases: 1, forgets: 1, restores: 1, truncations: 1, crashes: 2})
+		m := newModel(maxSlots, ranges, planted, budget{
+			reads: 8, publishes: 14, phases: 1, forgets: 1, restores: 1, truncations: 1, crashes: 2, denials: 2, loans: 2,
+		})
 		var way []string
 		for range 40 {
 			var steps []visited
@@ -531,7 +604,7 @@ func wander(planted bug, seed uint64, walks int) string {
 				break
 			}
 			step := steps[random.IntN(len(steps))]
-			if strings.HasPrefix(step.what, "read") { // the many ranges must not outnumber what else happens
+			if strings.HasPrefix(step.what, "read") || strings.HasPrefix(step.what, "cannot say") { // the many ranges must not outnumber what else happens
 				step = steps[random.IntN(len(steps))]
 			}
 			m, way = step.state, append(way, step.what)

@@ -20,6 +20,9 @@ func (p *plan) rollUp(ctx context.Context, tx pgx.Tx, r *topic.RollUp, bound map
 		return nil
 	}
 	base := market.Series{Symbol: r.Series.Symbol, Timeframe: r.Base}
+	if r.Lender != "" {
+		base.Symbol = r.Lender
+	}
 	ledger, err := coverage.ReadLedger(ctx, tx, base, r.Range)
 	if err != nil {
 		return err
@@ -29,17 +32,14 @@ func (p *plan) rollUp(ctx context.Context, tx pgx.Tx, r *topic.RollUp, bound map
 		return err
 	}
 	var entered, count int64
-	for _, segment := range ledger.Derive(r.Series.Timeframe, r.Range, r.AskedAt) {
-		segment.Source, segment.Generation, segment.DerivedFrom = r.Source, r.Generation, r.Base
-		for _, stretch := range s.ledger.Replace(segment) {
-			bars, err := readRollUp(ctx, tx, base, r.Series.Timeframe, ledger.Known(stretch))
-			if err != nil {
-				return err
-			}
-			s.enter(stretch, bars)
-			entered++
-			count += int64(len(bars))
+	for _, stretch := range s.derived(r, ledger) {
+		bars, err := readRollUp(ctx, tx, base, r.Series.Timeframe, ledger.Known(stretch))
+		if err != nil {
+			return err
 		}
+		s.enter(stretch, bars)
+		entered++
+		count += int64(len(bars))
 	}
 	if entered == 0 {
 		p.result.Stale++
@@ -48,6 +48,23 @@ func (p *plan) rollUp(ctx context.Context, tx pgx.Tx, r *topic.RollUp, bound map
 	p.result.RollUps++
 	p.jobs.progress(r.JobID, count)
 	return nil
+}
+
+// derived enters what the order makes of its base into the coverage of the series, and returns where that holds.
+func (s *seriesPlan) derived(r *topic.RollUp, base *coverage.Ledger) (stretches []market.Range) {
+	if r.Lender != "" {
+		for _, segment := range base.Lends(r.Range) {
+			stretches = append(stretches, s.ledger.Lend(segment, r.Source)...)
+		}
+		return stretches
+	}
+	for _, segment := range base.Derive(r.Series.Timeframe, r.Range, r.AskedAt) {
+		if segment.Generation, segment.DerivedFrom = r.Generation, r.Base; segment.Source == "" {
+			segment.Source = r.Source
+		}
+		stretches = append(stretches, s.ledger.Replace(segment)...)
+	}
+	return stretches
 }
 
 // readRollUp returns the bars of tf that the base's rows of r make; where there is no row in a bucket there is no bar. Rows are

@@ -145,6 +145,9 @@ func symbols(records []Record) []market.Symbol {
 			symbol = r.Page.Series.Symbol
 		case r.RollUp != nil:
 			symbol = r.RollUp.Series.Symbol
+			if lender := r.RollUp.Lender; lender != "" {
+				list = append(list, lender)
+			}
 		}
 		if symbol != last {
 			last = symbol

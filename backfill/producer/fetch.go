@@ -57,7 +57,7 @@ func (r *run) postpone(segments []source.Segment) {
 		}
 		wait := source.UnavailableFor
 		for _, before := range r.p.store.Snapshot().Segments(r.job.Series) {
-			if before.State == coverage.Unavailable && before.RetryAt > before.FetchedAt && before.Range.Overlaps(g.Range) {
+			if (before.State == coverage.Unavailable || before.Lent()) && before.RetryAt > before.FetchedAt && before.Range.Overlaps(g.Range) {
 				wait = max(wait, 2*before.RetryAt.Sub(before.FetchedAt))
 			}
 		}

@@ -203,7 +203,7 @@ func (t *slotTable) missing(series market.Series, generation int64, set market.R
 	counts := func(state coverage.State, fetchedAt, retryAt market.Instant) bool {
 		switch state {
 		case coverage.Final, coverage.Absent:
-			return true
+			return retryAt == 0 || retryAt > now // what is lent stands in until then
 		case coverage.Provisional:
 			return fetchedAt >= askedAt.Shift(-shareAge)
 		case coverage.Unavailable:

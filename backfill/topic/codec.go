@@ -280,6 +280,7 @@ func MarshalRollUp(r RollUp) []byte {
 	w.signed(10, r.Generation)
 	w.signed(11, int64(r.AskedAt))
 	w.text(22, r.Base.String())
+	w.text(23, string(r.Lender))
 	return w.b
 }
 
@@ -289,7 +290,7 @@ type decoded struct {
 	page              Page
 	end               End
 	symbol, timeframe string
-	base              string
+	base, lender      string
 	columns           [6][]byte
 }
 
@@ -333,6 +334,8 @@ func (d *decoded) field(field protowire.Number, v uint64, b []byte) error {
 		d.end.Message = string(b)
 	case 22:
 		d.base = string(b)
+	case 23:
+		d.lender = string(b)
 	default: // of a later writer
 	}
 	return nil
@@ -364,20 +367,33 @@ func UnmarshalBars(value []byte) (BarsValue, error) {
 		}
 		return BarsValue{}, fmt.Errorf("decode end: %w: state %q", ErrMalformed, d.end.State)
 	case kindRollUp:
-		base, err := market.ParseTimeframe(d.base)
-		if err != nil {
-			return BarsValue{}, fmt.Errorf("decode roll-up: %w: %w", ErrMalformed, err)
-		}
-		if !base.Divides(series.Timeframe) {
-			return BarsValue{}, fmt.Errorf("decode roll-up: %w: %s bars do not make %s bars", ErrMalformed, base, series.Timeframe)
-		}
-		p := &d.page
-		return BarsValue{RollUp: &RollUp{
-			RecordID: p.RecordID, Deployment: p.Deployment, JobID: p.JobID, Series: series, Base: base, Range: p.Asked,
-			AskedAt: p.FetchedAt, Source: p.Source, Generation: p.Generation,
-		}}, nil
+		return d.rollUp(series)
 	}
 	return BarsValue{}, fmt.Errorf("decode page: %w: kind %d", ErrMalformed, d.kind)
+}
+
+// rollUp returns an order to roll up, or to lend, of the series.
+func (d *decoded) rollUp(series market.Series) (BarsValue, error) {
+	base, err := market.ParseTimeframe(d.base)
+	if err != nil {
+		return BarsValue{}, fmt.Errorf("decode roll-up: %w: %w", ErrMalformed, err)
+	}
+	lender := market.Symbol(d.lender)
+	switch {
+	case lender == "" && !base.Divides(series.Timeframe), lender != "" && base != series.Timeframe:
+		return BarsValue{}, fmt.Errorf("decode roll-up: %w: %s bars do not make %s bars", ErrMalformed, base, series.Timeframe)
+	case lender == series.Symbol:
+		return BarsValue{}, fmt.Errorf("decode roll-up: %w: %s lends to itself", ErrMalformed, lender)
+	case lender != "":
+		if _, err := market.ParseSymbol(d.lender); err != nil {
+			return BarsValue{}, fmt.Errorf("decode roll-up: %w: %w", ErrMalformed, err)
+		}
+	}
+	p := &d.page
+	return BarsValue{RollUp: &RollUp{
+		RecordID: p.RecordID, Deployment: p.Deployment, JobID: p.JobID, Series: series, Base: base, Lender: lender, Range: p.Asked,
+		AskedAt: p.FetchedAt, Source: p.Source, Generation: p.Generation,
+	}}, nil
 }
 
 // bars makes rows of the six columns, which must be of one length.

@@ -96,7 +96,7 @@ func (n Names) EndRecord(e End) *kgo.Record {
 	}
 }
 
-// RollUpRecord returns the record that publishes r, to the same partition as the pages of its base.
+// RollUpRecord returns the record that publishes r, to the same partition as the pages of its symbol.
 func (n Names) RollUpRecord(r RollUp) *kgo.Record {
 	return &kgo.Record{
 		Topic: n.Bars(), Key: []byte(r.Series.Symbol), Value: MarshalRollUp(r),

@@ -51,15 +51,19 @@ type Page struct {
 	Bars       []market.Bar
 }
 
-// RollUp is the order to derive the bars of a series from those of another timeframe of its symbol, as they are stored when
-// the order is ingested (PIPELINE 9). It has no bars: pages of the base may still be revised between its publication and then.
+// RollUp is the order to derive the bars of a series from those of another timeframe of its symbol, or to take those of another symbol, as
+// they are stored when the order is ingested (PIPELINE 9, 10). It has no bars: pages of the base may still be revised between its
+// publication and then.
 type RollUp struct {
 	RecordID   string
 	Deployment string
 	JobID      string
 	Series     market.Series
-	// Base is the timeframe that is rolled up; it divides the series'.
+	// Base is the timeframe that is rolled up; it divides the series'. Where there is a Lender it is the series' own.
 	Base market.Timeframe
+	// Lender is the symbol, of another source, whose bars stand in for those that the series' own source cannot have (coverage.Ledger.Lend);
+	// empty in a roll-up.
+	Lender market.Symbol
 	// Range lies on the grid of the series. AskedAt is the asker's now: the bucket that forms then is rolled up too.
 	Range      market.Range
 	AskedAt    market.Instant

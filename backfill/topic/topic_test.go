@@ -117,6 +117,20 @@ func TestOtherRecordsSurviveTheWire(t *testing.T) {
 		_, err = topic.UnmarshalBars(topic.MarshalRollUp(u))
 		require.ErrorIs(t, err, topic.ErrMalformed, "no base of days")
 	}
+	u.Base, u.Lender = series.Timeframe, "bitstamp:BTCUSD"
+	value, err = topic.UnmarshalBars(topic.MarshalRollUp(u))
+	require.NoError(t, err)
+	require.Equal(t, topic.BarsValue{RollUp: &u}, value)
+	for _, wrong := range []func(u *topic.RollUp){
+		func(u *topic.RollUp) { u.Base = market.H1 },
+		func(u *topic.RollUp) { u.Lender = u.Series.Symbol },
+		func(u *topic.RollUp) { u.Lender = "a\x00b" },
+	} {
+		u := u
+		wrong(&u)
+		_, err = topic.UnmarshalBars(topic.MarshalRollUp(u))
+		require.ErrorIs(t, err, topic.ErrMalformed)
+	}
 	v := topic.Event{
 		RecordID: "a", Deployment: "b", JobID: "c", Series: series, Kind: topic.Warned, PagesDone: 1, BarsDone: 2, BarsTotal: 3,
 		Message: "m", At: 4, StartAt: 5,
@@ -156,6 +170,7 @@ func FuzzUnmarshalBars(f *testing.F) {
 	f.Add(topic.MarshalPage(p))
 	f.Add(topic.MarshalEnd(topic.End{Series: p.Series, State: topic.Done}))
 	f.Add(topic.MarshalRollUp(topic.RollUp{Series: market.Series{Symbol: "X", Timeframe: market.W1}, Base: market.D1}))
+	f.Add(topic.MarshalRollUp(topic.RollUp{Series: market.Series{Symbol: "X", Timeframe: market.W1}, Base: market.W1, Lender: "a:X"}))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		value, err := topic.UnmarshalBars(text)
 		set := 0
