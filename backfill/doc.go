@@ -10,6 +10,9 @@
 // Bars of a timeframe that the source has not are derived: the coordinator has their base filled, and then orders the consumer to
 // roll it up.
 //
+// Where configuration says that venues may be mixed, what a source cannot have is lent by another: the coordinator has it filled for that one's
+// own symbol, and then orders the consumer to take it over. Package coverage says who may fill what, and who displaces whom.
+//
 // Read it in the order of the data: coordinator, producer and source, topic, consumer, ingest, coverage. directory says
 // which source serves a symbol, ratebucket keeps the limit of a source over all producers.
 //

@@ -37,6 +37,8 @@ type job struct {
 	// base is the timeframe that a roll-up is made of, zero for what a source is asked for; life is then the instrument's.
 	base market.Timeframe
 	life market.Range
+	// lender is the symbol whose bars are taken, empty for others; base is then the series' own timeframe, and life the lender's.
+	lender market.Symbol
 
 	// The rest is guarded by board.mu.
 	waiters   map[chan struct{}]struct{} // each holds one token
@@ -53,6 +55,7 @@ type shareKey struct {
 	generation int64
 	// priority keeps a user from waiting for a bulk job.
 	priority int
+	lender   market.Symbol
 }
 
 // board holds the awaited jobs.
@@ -113,7 +116,7 @@ func (b *board) unshare(j *job) {
 }
 
 func (j *job) key() shareKey {
-	return shareKey{j.record.Series, j.record.Range, j.record.Generation, j.record.Priority}
+	return shareKey{j.record.Series, j.record.Range, j.record.Generation, j.record.Priority, j.lender}
 }
 
 // settle notes how a job ended and wakes its waiters.

@@ -30,6 +30,9 @@ type Config struct {
 	Deployment string
 	// Coverage stays the caller's, who runs it.
 	Coverage *coverage.Store
+	// Fallback names, for a source, those that may lend it bars, in order: the venues may be mixed. Symbols with a prefix name their venue
+	// and are not lent to. It is not changed.
+	Fallback map[string][]string
 	// MaxBars bounds a statement's requirement where the request says nothing, default 20,000,000.
 	MaxBars int64
 	// MaxJobs bounds the jobs awaited at once, default 10,000.

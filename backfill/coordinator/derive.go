@@ -1,7 +1,6 @@
 package coordinator
 
 import (
-	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -30,12 +29,12 @@ func (f *filling) derive(p *part) error {
 	}
 	series := market.Series{Symbol: p.series.Symbol, Timeframe: base}
 	for _, b := range f.parts {
-		if b.base && b.series == series {
+		if b.base && b.series == series && b.lends == p.lends {
 			p.from = b
 			return nil
 		}
 	}
-	p.from = &part{series: series, base: true}
+	p.from = &part{series: series, base: true, lends: p.lends}
 	f.parts = append(f.parts, p.from)
 	return nil
 }
@@ -43,7 +42,7 @@ func (f *filling) derive(p *part) error {
 // needBases has the parts of bases need what is missing of those that are rolled up from them.
 func (f *filling) needBases() {
 	for _, b := range f.parts {
-		if !b.base {
+		if !b.base || b.lends != nil {
 			continue
 		}
 		var need market.RangeSet
@@ -52,9 +51,7 @@ func (f *filling) needBases() {
 				need = need.Union(p.missing)
 			}
 		}
-		if !slices.Equal(need, b.ranges) {
-			b.ranges, b.gapped = need, false
-		}
+		b.need(need)
 	}
 }
 
@@ -86,15 +83,20 @@ func (f *filling) excusedByBase(p *part, left market.RangeSet) bool {
 	if p.from == nil || p.from.excused.Empty() || !left.Subtract(p.from.excused.Outward(p.series.Timeframe)).Empty() {
 		return false
 	}
-	if !f.c.Snapshot().Missing(p.series, left, f.stale(p), f.now).Empty() {
+	index := f.c.Snapshot()
+	if old := index.Missing(p.series, left, f.stale(p), f.now); !old.Subtract(index.Due(p.series, old, f.now)).Empty() {
 		return false
 	}
 	p.excused = p.excused.Union(left)
 	return true
 }
 
-// rollUpBars is about how many bars of the base one order reads: its transaction holds the symbol's lock for as long.
-const rollUpBars = 150_000
+// rollUpBars is about how many bars of the base one order reads, lentBars how many one that lends reads and writes: its transaction holds
+// the symbol's lock for as long.
+const (
+	rollUpBars = 150_000
+	lentBars   = 50_000
+)
 
 // records returns the records that publish the job: one for the producers, or for a roll-up orders of bounded size to ingest
 // and the end of the job.
@@ -103,10 +105,10 @@ func (c *Coordinator) records(j *job) []*kgo.Record {
 		return []*kgo.Record{c.config.Names.JobRecord(j.record)}
 	}
 	var records []*kgo.Record
-	for _, r := range pieces(j.record.Range, j.record.Series.Timeframe, j.base, j.life) {
+	for _, r := range pieces(j.record.Range, j.record.Series.Timeframe, j.base, j.life, j.most()) {
 		records = append(records, c.config.Names.RollUpRecord(topic.RollUp{
 			RecordID: uuid.NewString(), Deployment: c.config.Deployment, JobID: j.record.ID, Series: j.record.Series, Base: j.base,
-			Range: r, AskedAt: j.record.AskedAt, Source: j.record.Source, Generation: j.record.Generation,
+			Lender: j.lender, Range: r, AskedAt: j.record.AskedAt, Source: j.record.Source, Generation: j.record.Generation,
 		}))
 	}
 	return append(records, c.config.Names.EndRecord(topic.End{
@@ -114,10 +116,30 @@ func (c *Coordinator) records(j *job) []*kgo.Record {
 	}))
 }
 
-// pieces cuts r, newest last, into ranges of about rollUpBars bars of the base. What lies before the instrument's life has no
+// held is where there may be bars of the base of a part: the life of its instrument, and what was lent before that.
+func (f *filling) held(p *part) market.Range {
+	life := p.binding.Life(f.now).Bounds()
+	for _, s := range f.c.Snapshot().Segments(p.from.series) {
+		if s.State == coverage.Final {
+			life.Start = min(life.Start, s.Range.Start)
+			break
+		}
+	}
+	return life
+}
+
+// most is about how many bars of its base an order of the job reads.
+func (j *job) most() int64 {
+	if j.lender != "" {
+		return lentBars
+	}
+	return rollUpBars
+}
+
+// pieces cuts r, newest last, into ranges of about bars bars of the base. What lies before the instrument's life has no
 // bars to read and is the first piece's.
-func pieces(r market.Range, tf, base market.Timeframe, life market.Range) []market.Range {
-	step := max(rollUpBars/int64(tf.Step()/base.Step()), 1)
+func pieces(r market.Range, tf, base market.Timeframe, life market.Range, bars int64) []market.Range {
+	step := max(bars/int64(tf.Step()/base.Step()), 1)
 	cut := max(r.Start, tf.Floor(life.Start))
 	var list []market.Range
 	for start := r.Start; start < r.End; start = cut {

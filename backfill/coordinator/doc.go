@@ -8,8 +8,10 @@
 //	        gap → bind symbol → insert job → publish → wait for coverage, or for the row to say failed → look again
 //	        gap of a derived series → the base's gap, as above → insert job → publish order and end to the bars topic → wait
 //
+//	unavailable, and another source may stand in → that one's symbol's gap, as above → insert job → publish order and end to the bars topic → wait
+//
 // A timeframe that the source has not is rolled up from one that it has (PLANNER 20): its base is filled first, then an order
-// goes to ingest as a job of its own: see derive.go.
+// goes to ingest as a job of its own: see derive.go, and lend.go for the bars of another source.
 //
 // While jobs are awaited, Run renews wanted_until of all of them in one statement, looks at their rows when it is notified
 // and at intervals with jitter, and publishes again, under the same id, those whose row was silent. A waiter's end never

@@ -95,6 +95,8 @@ type filling struct {
 	machine  *actor.Machine
 	meter    meter
 	quota    *quota.Limits // nil: not read yet
+	// unlimited says that there are parts whose size was not checked.
+	unlimited bool
 }
 
 // part is one requirement of a filling, or the bars of a base that others are rolled up from.
@@ -110,6 +112,13 @@ type part struct {
 	// this is such a part: nobody reads its bars, and its ranges are what is missing of those made of it.
 	from *part
 	base bool
+	// lends is the part whose bars this one stands in for, or has the base of what does: nobody reads its bars either; nil for others.
+	lends *part
+	// lenders stand in for what the source cannot have, in order, once they were sought; loans is what each is to give, and short what none
+	// can (lend.go).
+	lenders []*part
+	sought  bool
+	loans   []loan
 	// missing is what was missing at the last look, and pending what of that waits for its base or its roll-up.
 	missing, pending market.RangeSet
 	// excused are ranges that could not be refreshed but are given with a warning.
@@ -164,7 +173,7 @@ func (f *filling) give(ctx context.Context, err error) ([]string, error) {
 		index = nil
 	}
 	for _, p := range f.parts {
-		if p.base {
+		if !p.read() {
 			continue
 		}
 		if gap := index.Missing(p.series, p.ranges, f.req.Freshness, f.now); !gap.Empty() || len(p.counts) > 0 {
@@ -199,7 +208,7 @@ func transient(err error) bool {
 // checkSnapshot fails where the session's snapshot is older than the bars.
 func (f *filling) checkSnapshot() error {
 	for _, p := range f.parts {
-		if p.base {
+		if !p.read() {
 			continue
 		}
 		if !f.req.At.OfLife(f.req.Life) || !f.req.At.Covered(p.series, p.ranges.Subtract(p.excused).Union(p.needs), f.req.Freshness, f.now) {
@@ -296,7 +305,7 @@ func (f *filling) look(ctx context.Context) (missing int64, err error) {
 			f.needBases()
 		}
 		for _, p := range slices.Clone(f.parts) {
-			if p.base != base {
+			if p.base != base || p.lends != nil {
 				continue
 			}
 			if err := f.miss(ctx, index, p); err != nil {
@@ -304,12 +313,15 @@ func (f *filling) look(ctx context.Context) (missing int64, err error) {
 			}
 		}
 	}
+	if err := f.lend(ctx, index); err != nil {
+		return 0, err
+	}
 	if f.quota == nil && slices.ContainsFunc(f.parts, func(p *part) bool { return !p.missing.Empty() }) {
 		if f.quota, err = f.c.limits(ctx, f.req.AskedBy); err != nil {
 			return 0, err
 		}
 	}
-	if f.meter.total == 0 {
+	if f.meter.total == 0 || f.unlimited {
 		if err := f.limit(); err != nil {
 			return 0, err
 		}
@@ -346,6 +358,16 @@ func (f *filling) miss(ctx context.Context, index *coverage.Index, p *part) (err
 		p.pending = p.missing
 	}
 	return nil
+}
+
+// read reports whether the part is what the statement reads, and not what is needed for that.
+func (p *part) read() bool { return !p.base && p.lends == nil }
+
+// need changes what is needed of a part.
+func (p *part) need(ranges market.RangeSet) {
+	if !slices.Equal(ranges, p.ranges) {
+		p.ranges, p.gapped = ranges, false
+	}
 }
 
 // fetched returns the series that is being fetched, for people.
@@ -415,6 +437,7 @@ func (p *part) leastPage() int64 {
 
 // limit checks the size of all that is needed.
 func (f *filling) limit() error {
+	f.unlimited = false
 	limit := f.req.MaxBars
 	if limit <= 0 {
 		limit = f.c.config.MaxBars
@@ -428,8 +451,11 @@ func (f *filling) limit() error {
 			need = need.Intersect(market.RangeSet{{Start: market.NegInf, End: f.now}}).Subtract(unknownLife(f.c.Snapshot(), p.series))
 		}
 		for _, o := range f.parts {
-			if p.base && !o.base && o.series == p.series {
-				need = need.Subtract(o.ranges) // counted as what is read
+			switch { // counted as what is read
+			case !p.read() && o.read() && o.series == p.series:
+				need = need.Subtract(o.ranges)
+			case p.lends == o && o.binding != nil && o.series.Timeframe == p.series.Timeframe:
+				need = need.Subtract(o.ranges.Intersect(o.binding.Life(f.now)))
 			}
 		}
 		bars = add(bars, need.Count(p.series.Timeframe))

@@ -73,8 +73,11 @@ type rig struct {
 	names  topic.Names
 	dep    string
 	source *counted
-	actors actor.Registry
-	log    *slog.Logger
+	// others are further sources, and fallback is what the coordinators are told of them.
+	others   []source.Source
+	fallback map[string][]string
+	actors   actor.Registry
+	log      *slog.Logger
 }
 
 func newRig(tb testing.TB, config sim.Config) *rig {
@@ -116,7 +119,7 @@ func (r *rig) producer() func() { return r.producerAt(time.Now) }
 // producerAt starts a producer on a machine with a clock of its own.
 func (r *rig) producerAt(now func() time.Time) func() {
 	p, err := producer.New(producer.Config{
-		Options: r.opts, Pool: r.db.Pool, Names: r.names, Deployment: r.dep, Registry: source.RegistryOf(r.source),
+		Options: r.opts, Pool: r.db.Pool, Names: r.names, Deployment: r.dep, Registry: source.RegistryOf(append([]source.Source{r.source}, r.others...)...),
 		Backoff: 10 * time.Millisecond, BackoffLimit: 50 * time.Millisecond, Breaker: 50 * time.Millisecond, Logger: r.log,
 		Actors: &r.actors, ListPoll: 200 * time.Millisecond, Now: now,
 	})
@@ -140,7 +143,7 @@ func (r *rig) coordinatorAt(now func() time.Time) *coordinator.Coordinator {
 	require.NoError(r.t, store.Load(r.t.Context()))
 	c, err := coordinator.New(coordinator.Config{
 		Options: r.opts, Pool: r.db.Pool, Names: r.names, Deployment: r.dep, Coverage: store, Actors: &r.actors, Logger: r.log,
-		Silence: 2 * time.Second, Now: now,
+		Silence: 2 * time.Second, Now: now, Fallback: r.fallback,
 	})
 	require.NoError(r.t, err)
 	r.t.Cleanup(c.Close)

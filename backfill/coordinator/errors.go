@@ -47,8 +47,11 @@ func noTimeframe(series market.Series, b *directory.Binding) *Error {
 		Message: fmt.Sprintf("source %s has no %s bars of %s, and none that they could be derived from", b.Source, series.Timeframe,
 			series.Symbol),
 		Advice: "There are " + listed(b.Timeframes()) + ".",
+		Err:    errNoTimeframe,
 	}
 }
+
+var errNoTimeframe = errors.New("the source has no bars that those could be derived from")
 
 // notLive is for a series to listen to whose bars the source has not.
 func notLive(series market.Series, b *directory.Binding) *Error {

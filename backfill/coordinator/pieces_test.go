@@ -25,7 +25,7 @@ func TestRule9_PiecesAreAllOfARollUp(t *testing.T) {
 		}
 		whole := market.Range{Start: start, End: day.Shift(time.Duration(rapid.IntRange(60, 3000).Draw(t, "days")) * 24 * time.Hour)}.Outward(tf)
 		at := whole.Start
-		for _, piece := range pieces(whole, tf, base, life) {
+		for _, piece := range pieces(whole, tf, base, life, rollUpBars) {
 			require.Equal(t, at, piece.Start)
 			require.Less(t, piece.Start, piece.End)
 			require.Equal(t, piece, piece.Outward(tf))

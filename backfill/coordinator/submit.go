@@ -100,12 +100,15 @@ func (f *filling) submit(ctx context.Context, index *coverage.Index) error {
 
 // jobs joins or makes jobs for what of gap is not being fetched for this part, and returns those made, with an error too.
 func (f *filling) jobs(ctx context.Context, index *coverage.Index, p *part, gap market.RangeSet) (made []*job, err error) {
-	rest := gap.Subtract(p.inFlight())
+	if made, err = f.borrow(p); err != nil {
+		return made, err
+	}
+	rest := gap.Subtract(p.inFlight()).Subtract(p.onLoan())
 	if rest.Empty() {
-		return nil, nil
+		return made, nil
 	}
 	if rest, err = f.dead(ctx, index, p, rest); err != nil || rest.Empty() {
-		return nil, err
+		return made, err
 	}
 	// Many small holes are one job: producers leave out what is covered.
 	if len(rest) > maxJobsOfPart {
@@ -119,7 +122,7 @@ func (f *filling) jobs(ctx context.Context, index *coverage.Index, p *part, gap 
 			f.poke()
 			continue
 		}
-		j, fresh, err := f.c.jobs.join(shareKey{p.series, r, p.binding.Generation, f.priority()}, f.wake, f.c.config.MaxJobs, func() *job {
+		j, fresh, err := f.c.jobs.join(shareKey{p.series, r, p.binding.Generation, f.priority(), ""}, f.wake, f.c.config.MaxJobs, func() *job {
 			return f.newJob(p, r)
 		})
 		if err != nil {
@@ -156,7 +159,7 @@ func (f *filling) newJob(p *part, r market.Range) *job {
 	}}
 	if p.from != nil {
 		// The bucket that forms is that of the statement: the base may have taken longer to fetch than the bucket to close.
-		j.base, j.life, j.record.AskedAt = p.from.series.Timeframe, p.binding.Life(f.now).Bounds(), f.now
+		j.base, j.life, j.record.AskedAt = p.from.series.Timeframe, f.held(p), f.now
 	}
 	return j
 }
@@ -183,8 +186,8 @@ func (c *Coordinator) publish(ctx context.Context, made []submission, limits *qu
 	for _, m := range made {
 		j := m.job
 		bars := (market.RangeSet{j.record.Range}).Intersect(m.part.binding.Life(j.record.AskedAt)).Count(j.record.Series.Timeframe)
-		costs := int64(0) // of a roll-up, which fetches nothing
-		if m.part.from == nil {
+		costs := int64(0) // of a roll-up or a loan, which fetch nothing
+		if m.part.from == nil && j.lender == "" {
 			costs = bars
 		}
 		if costs > 0 {

@@ -26,3 +26,14 @@ func Others(ctx context.Context, pool *pgxpool.Pool, symbol market.Symbol, bound
 	}
 	return names, nil
 }
+
+// Same reports whether two bindings are of the same base and quote, as their sources list them.
+func Same(ctx context.Context, pool *pgxpool.Pool, a, b *Binding) (same bool, err error) {
+	err = pool.QueryRow(ctx, `SELECT EXISTS (SELECT FROM barkeep.instrument i JOIN barkeep.instrument o ON o.base = i.base AND o.quote = i.quote
+	  WHERE i.base <> '' AND i.source = $1 AND i.vendor_id = $2 AND o.source = $3 AND o.vendor_id = $4)`,
+		a.Source, a.VendorID, b.Source, b.VendorID).Scan(&same)
+	if err != nil {
+		return false, fmt.Errorf("compare %s of %s with that of %s: %w", a.Symbol, a.Source, b.Source, err)
+	}
+	return same, nil
+}
