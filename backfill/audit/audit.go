@@ -107,15 +107,16 @@ func Run(ctx context.Context, config Config, report func(Page)) error {
 	return nil
 }
 
-// segments returns the final stretches that the symbol's own instrument has bars of, and how many pages they are.
+// segments returns the final stretches that the symbol's own instrument has bars of, or the one that lent them, and how many pages they are.
 func (c *Config) segments(ctx context.Context) ([]segment, error) {
 	timeframe := ""
 	if c.Timeframe.Valid() {
 		timeframe = c.Timeframe.String()
 	}
-	rows, err := c.Pool.Query(ctx, `SELECT c.symbol, c.timeframe, greatest(c.range_start, coalesce(s.listed_at, '1900-01-01Z')),
-	    least(c.range_end, coalesce(s.delisted_at, c.range_end), now()), s.source, s.vendor_id, c.generation
-	  FROM barkeep.coverage c JOIN barkeep.symbol s ON s.symbol = c.symbol AND s.source = c.source
+	rows, err := c.Pool.Query(ctx, `SELECT c.symbol, c.timeframe, greatest(c.range_start, coalesce(o.listed_at, '1900-01-01Z')),
+	    least(c.range_end, coalesce(o.delisted_at, c.range_end), now()), o.source, o.vendor_id, c.generation
+	  FROM barkeep.coverage c JOIN barkeep.symbol s ON s.symbol = c.symbol
+	  JOIN barkeep.symbol o ON o.source = c.source AND o.symbol = CASE c.source WHEN s.source THEN c.symbol ELSE c.source || ':' || c.symbol END
 	 WHERE c.state = $1 AND c.derived_from = '' AND ($2 = '' OR c.symbol = $2) AND ($3 = '' OR c.timeframe = $3)
 	 ORDER BY c.symbol COLLATE "C", c.timeframe, c.range_start`, int16(coverage.Final), string(c.Symbol), timeframe)
 	if err != nil {

@@ -33,6 +33,8 @@ type Outcome struct {
 	Source     string
 	// Series are those whose coverage was withdrawn, or whose rows are to be removed, shortest timeframe first.
 	Series []market.Series
+	// Lenders are the symbols of other sources that had lent bars of what was forgotten: those were forgotten there too.
+	Lenders []market.Symbol
 }
 
 var (
@@ -50,8 +52,12 @@ func Forget(ctx context.Context, pool *pgxpool.Pool, o Order) (Outcome, error) {
 	if o.Source != "" && (o.Timeframe.Valid() || o.Range != market.Always) {
 		return Outcome{}, ErrPart
 	}
+	lenders, err := forgetLent(ctx, pool, o)
+	if err != nil {
+		return Outcome{}, err
+	}
 	var out Outcome
-	err := pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
+	err = pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
 		bound, err := coverage.LockSymbols(ctx, tx, []market.Symbol{o.Symbol})
 		if err != nil {
 			return err
@@ -69,7 +75,38 @@ func Forget(ctx context.Context, pool *pgxpool.Pool, o Order) (Outcome, error) {
 	if err != nil {
 		return Outcome{}, fmt.Errorf("forget %s: %w", o.Symbol, err)
 	}
+	out.Lenders = lenders
 	return out, nil
+}
+
+// forgetLent forgets what was lent where it was lent from, else the same bars would be lent again. That comes first: what is lent anew in between
+// was fetched anew.
+func forgetLent(ctx context.Context, pool *pgxpool.Pool, o Order) (lenders []market.Symbol, err error) {
+	index := coverage.NewStore(pool, coverage.Config{})
+	if err := index.RefreshSymbol(ctx, o.Symbol); err != nil {
+		return nil, fmt.Errorf("read what was lent to %s: %w", o.Symbol, err)
+	}
+	for _, tf := range market.Timeframes() {
+		if o.Timeframe.Valid() && tf != o.Timeframe {
+			continue
+		}
+		for _, s := range index.Snapshot().Segments(market.Series{Symbol: o.Symbol, Timeframe: tf}) {
+			r := s.Range.Intersect(o.Range.Outward(tf))
+			if !s.Lent() || r.Empty() {
+				continue
+			}
+			lender := market.Symbol(s.Source + ":" + string(o.Symbol))
+			if _, err := Forget(ctx, pool, Order{Symbol: lender, Timeframe: tf, Range: r}); errors.Is(err, coverage.ErrUnbound) {
+				continue // it is gone, by hand
+			} else if err != nil {
+				return nil, err
+			}
+			if !slices.Contains(lenders, lender) {
+				lenders = append(lenders, lender)
+			}
+		}
+	}
+	return lenders, nil
 }
 
 // raise opens a new generation, of another source where the order says so.

@@ -60,6 +60,7 @@ func (c *backfillCmd) fill(t *tool, group *group) error {
 	}
 	coord, err := coordinator.New(coordinator.Config{
 		Options: brokers, Pool: t.pool, Names: names, Deployment: deployment, Coverage: store, Logger: t.log, MaxBars: math.MaxInt64,
+		Fallback: t.cfg.fallbacks(),
 	})
 	if err != nil {
 		return fmt.Errorf("make the coordinator: %w", err)

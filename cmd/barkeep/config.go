@@ -178,6 +178,7 @@ type Source struct {
 	Burst       int           `koanf:"burst" doc:"requests that may go at once; both hold over all producers of a database that ask with one key; not of file and sim"`
 	FinalityLag time.Duration `koanf:"finality_lag" doc:"age after which a bar no longer changes"`
 	AbsenceLag  time.Duration `koanf:"absence_lag" doc:"age after which a missing bar will not come any more"`
+	Fallback    []string      `koanf:"fallback" doc:"sources whose bars stand in for those that this one cannot have, in this order, comma separated: a symbol without a prefix is then of several venues; empty: none, and such a statement is an error"`
 }
 
 // sourceNames are the sources that can be configured.
@@ -311,22 +312,52 @@ func (c *Config) Validate() error {
 	if err := new(slog.Level).UnmarshalText([]byte(c.Log.Level)); err != nil {
 		errs = append(errs, fmt.Errorf("log.level: %q is not debug, info, warn or error", c.Log.Level))
 	}
-	for name, source := range c.Sources {
-		check(slices.Contains(sourceNames, name), "sources.%s: no such source; there are %s", name, strings.Join(sourceNames, ", "))
-		check(source.Rate >= 0, "sources.%s.rate: %v must not be negative", name, source.Rate)
-		check(source.Burst >= 0, "sources.%s.burst: %d must not be negative", name, source.Burst)
-		check(source.FinalityLag >= 0, "sources.%s.finality_lag: %s must not be negative", name, source.FinalityLag)
-		check(source.AbsenceLag >= 0, "sources.%s.absence_lag: %s must not be negative", name, source.AbsenceLag)
-		check(source.Path == "" || name == "file", "sources.%s.path: only the file source has a path", name)
-		keyed := name == "coindesk" || name == "cryptocompare"
-		check((source.Key == "" && source.KeyFile == "") || keyed, "sources.%s.key: only coindesk and cryptocompare take a key", name)
-		check(source.Market == "" || name == "coindesk", "sources.%s.market: only coindesk has several", name)
-		check(!strings.ContainsAny(source.Market, "/: "), "sources.%s.market: %q is not a name", name, source.Market)
-		asked := name != "file" && name != "sim"
-		check(source.URL == "" || asked, "sources.%s.url: only vendors have one", name)
-		check((source.Rate == 0 && source.Burst == 0) || asked, "sources.%s.rate and burst: only vendors have them", name)
+	for name := range c.Sources {
+		c.validateSource(name, check)
 	}
 	return errors.Join(errs...)
+}
+
+// validateSource checks the settings of one source.
+func (c *Config) validateSource(name string, check func(ok bool, format string, args ...any)) {
+	source := c.Sources[name]
+	check(slices.Contains(sourceNames, name), "sources.%s: no such source; there are %s", name, strings.Join(sourceNames, ", "))
+	check(source.Rate >= 0, "sources.%s.rate: %v must not be negative", name, source.Rate)
+	check(source.Burst >= 0, "sources.%s.burst: %d must not be negative", name, source.Burst)
+	check(source.FinalityLag >= 0, "sources.%s.finality_lag: %s must not be negative", name, source.FinalityLag)
+	check(source.AbsenceLag >= 0, "sources.%s.absence_lag: %s must not be negative", name, source.AbsenceLag)
+	c.validateFallback(name, check)
+	check(source.Path == "" || name == "file", "sources.%s.path: only the file source has a path", name)
+	keyed := name == "coindesk" || name == "cryptocompare"
+	check((source.Key == "" && source.KeyFile == "") || keyed, "sources.%s.key: only coindesk and cryptocompare take a key", name)
+	check(source.Market == "" || name == "coindesk", "sources.%s.market: only coindesk has several", name)
+	check(!strings.ContainsAny(source.Market, "/: "), "sources.%s.market: %q is not a name", name, source.Market)
+	asked := name != "file" && name != "sim"
+	check(source.URL == "" || asked, "sources.%s.url: only vendors have one", name)
+	check((source.Rate == 0 && source.Burst == 0) || asked, "sources.%s.rate and burst: only vendors have them", name)
+}
+
+// validateFallback checks what may stand in for a source.
+func (c *Config) validateFallback(name string, check func(ok bool, format string, args ...any)) {
+	list := c.Sources[name].Fallback
+	for i, other := range list {
+		enabled := c.Sources[other].Enabled
+		check(slices.Contains(sourceNames, other), "sources.%s.fallback: there is no source %q; there are %s", name, other, strings.Join(sourceNames, ", "))
+		check(other != name, "sources.%s.fallback: a source does not stand in for itself", name)
+		check(!slices.Contains(list[:i], other), "sources.%s.fallback: %s is named twice", name, other)
+		check(enabled == nil || *enabled, "sources.%s.fallback: %s is not enabled", name, other)
+	}
+}
+
+// fallbacks are the sources that may stand in for others, by name.
+func (c *Config) fallbacks() map[string][]string {
+	all := map[string][]string{}
+	for name, source := range c.Sources {
+		if len(source.Fallback) > 0 {
+			all[name] = source.Fallback
+		}
+	}
+	return all
 }
 
 // needServers returns an error where a command that runs one part alone is not told where the others are.

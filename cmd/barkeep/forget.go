@@ -59,6 +59,9 @@ func forgotten(symbol market.Symbol, r market.Range, out removal.Outcome, grace 
 	for _, s := range out.Series {
 		fmt.Fprintf(&text, "  %s: forgotten%s\n", s.Timeframe, where)
 	}
+	for _, lender := range out.Lenders {
+		fmt.Fprintf(&text, "  what %s had lent is forgotten there too\n", lender)
+	}
 	if len(out.Series) == 0 {
 		text.WriteString("  there was nothing to forget\n")
 	} else {

@@ -101,7 +101,7 @@ func (a *app) startProxy(life lifetimes) error {
 	a.group.start("catalog", names.Run)
 	coord, err := coordinator.New(coordinator.Config{
 		Options: a.servers.brokerOpts, Pool: a.pool, Names: a.names, Deployment: a.deployment, Coverage: a.coverage,
-		MaxBars: a.cfg.Statement.MaxBars, MaxJobs: a.cfg.Holds.MaxJobs, Actors: a.actors, Logger: a.log,
+		Fallback: a.cfg.fallbacks(), MaxBars: a.cfg.Statement.MaxBars, MaxJobs: a.cfg.Holds.MaxJobs, Actors: a.actors, Logger: a.log,
 	})
 	if err != nil {
 		return fmt.Errorf("make the coordinator: %w", err)

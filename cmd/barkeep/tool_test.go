@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	commands "os/exec"
+	"slices"
 	"testing"
 	"time"
 
@@ -29,11 +30,13 @@ func (s *site) tool(args ...string) ran {
 	s.t.Helper()
 	args = append(args, "--upstream-url="+s.databaseURL, "--brokers="+s.brokers)
 	for _, vendor := range onlineVendors {
-		if vendor != "binance" {
+		if slices.Contains(s.vendors, vendor) {
+			args = append(args, "--set=sources."+vendor+".url="+s.exchangeURL)
+		} else {
 			args = append(args, "--set=sources."+vendor+".enabled=false")
 		}
 	}
-	return runToolIn(s.t, s.environment(), append(args, "--set=sources.binance.url="+s.exchangeURL)...)
+	return runToolIn(s.t, s.environment(), args...)
 }
 
 func runTool(t *testing.T, args ...string) ran {
