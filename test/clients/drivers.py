@@ -2,10 +2,11 @@
 
     drivers.py DRIVER URL FIRST_DAY
     drivers.py DRIVER URL hold STATEMENT
+    drivers.py DRIVER URL live CHANNEL
 
 Each case reads a day of its own, counted from FIRST_DAY, so that each meets a gap on an empty barkeep. What is printed is
 the answer only: the same lines must come from barkeep on a gap, from barkeep on covered data and from PostgreSQL. With hold
-the cases end a STATEMENT that does not come to an end (pyholds.py).
+the cases end a STATEMENT that does not come to an end (pyholds.py), with live they are what comes on a CHANNEL (pylive.py).
 """
 
 import asyncio
@@ -389,6 +390,9 @@ if __name__ == "__main__":
     if sys.argv[3] == "hold":
         import pyholds
         getattr(pyholds, driver)(url, sys.argv[4])
+    elif sys.argv[3] == "live":
+        import pylive
+        getattr(pylive, driver)(url, sys.argv[4])
     else:
         {"psycopg2": psycopg2, "psycopg": psycopg, "sqlalchemy": sqlalchemy, "asyncpg": asyncpg, "pg8000": pg8000, "odbc": odbc}[driver](
             url, Days(sys.argv[3]))

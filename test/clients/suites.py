@@ -297,7 +297,8 @@ def pgjdbc_source():
 
 
 # What takes longest is first.
-SUITES = [Pgx(), Pgjdbc(), Asyncpg(), Pq(), PqBinary(), Psycopg2(), Pg8000(), SQLAlchemy("psycopg2"), SQLAlchemy("psycopg"), SQLAlchemy("asyncpg")]
+# The longest come first, so that none of them is left for the end.
+SUITES = [SQLAlchemy("psycopg2"), SQLAlchemy("psycopg"), SQLAlchemy("asyncpg"), Pg8000(), Psycopg2(), Pgx(), Pgjdbc(), Asyncpg(), Pq(), PqBinary()]
 
 
 # ---- comparison
@@ -444,9 +445,9 @@ def fetch():
 
 
 def run(servers, folder, wanted):
-    """run runs suites, two at a time, and at most three of their runs: most of them wait most of the time."""
+    """run runs suites, three at a time, and at most four of their runs: most of them wait most of the time."""
     chosen = [s for s in SUITES if not wanted and s.modes or any(s.called(w) for w in wanted)]
-    failures, left, lock, slots = [], iter(chosen), threading.Lock(), Slots(3)
+    failures, left, lock, slots = [], iter(chosen), threading.Lock(), Slots(4)
 
     def work():
         while True:
@@ -466,7 +467,7 @@ def run(servers, folder, wanted):
             with lock:
                 failures.extend(bad)
 
-    workers = [threading.Thread(target=work) for _ in range(2)]
+    workers = [threading.Thread(target=work) for _ in range(3)]
     for worker in workers:
         worker.start()
     for worker in workers:

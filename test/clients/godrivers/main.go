@@ -2,11 +2,12 @@
 //
 //	godrivers DRIVER URL FIRST_DAY
 //	godrivers DRIVER URL hold STATEMENT
+//	godrivers DRIVER URL live CHANNEL
 //	godrivers pq soak
 //
 // Each case reads a day of its own, counted from FIRST_DAY, so that each meets a gap on an empty barkeep. What is
 // printed is the answer only: the same lines must come from barkeep on a gap, on covered data and from PostgreSQL. With hold the
-// cases end a STATEMENT that does not come to an end by itself.
+// cases end a STATEMENT that does not come to an end by itself; with live they are what comes on a CHANNEL.
 package main
 
 import (
@@ -84,6 +85,9 @@ func run(args []string) (err error) {
 	}
 	if len(args) == 5 && args[3] == "hold" {
 		return runHold(args[1], args[2], args[4])
+	}
+	if len(args) == 5 && args[3] == "live" {
+		return runLive(args[1], args[2], args[4])
 	}
 	if len(args) != 4 {
 		return errors.New("usage: godrivers pgx|pq URL FIRST_DAY, or godrivers pgx|pq URL hold STATEMENT")

@@ -15,7 +15,7 @@ import org.postgresql.PGNotification;
 
 /**
  * pgjdbc's statements, run at one address; prints a JSON line for each case. The arguments are as those of drivers.py:
- * URL FIRST_DAY, or URL hold STATEMENT.
+ * URL FIRST_DAY, URL hold STATEMENT, or URL live CHANNEL.
  */
 public class Driver {
   private static final String WHERE = "symbol = 'sim:BTCUSD' and timeframe = '1m' and ts >= '%s' and ts < '%s'";
@@ -23,6 +23,8 @@ public class Driver {
       "select ts, close, volume from ohlcv where symbol = ? and timeframe = ? and ts >= ? and ts < ? order by ts";
   private static final int ROUNDS = 5;
   private static final long BEFORE = 700;
+  private static final int HEARD = 2;
+  private static final int QUIET = 1500;
 
   private static LocalDate day;
 
@@ -35,6 +37,10 @@ public class Driver {
     properties.setProperty("sslmode", "disable");
     if (args[1].equals("hold")) {
       hold(url, properties, args[2]);
+      return;
+    }
+    if (args[1].equals("live")) {
+      live(url, properties, args[2]);
       return;
     }
     day = LocalDate.parse(args[1]);
@@ -190,6 +196,26 @@ public class Driver {
         ended("statement_timeout", statement, sql, System.nanoTime() + 700_000_000L);
       }
       tell("and on", rows(statement.executeQuery("select 1")));
+    }
+  }
+
+  private static void live(String url, Properties properties, String channel) throws SQLException {
+    try (Connection conn = DriverManager.getConnection(url, properties); Statement statement = conn.createStatement()) {
+      PGConnection own = conn.unwrap(PGConnection.class);
+      conn.setAutoCommit(false);
+      statement.execute("listen " + own.escapeIdentifier(channel));
+      conn.commit();
+      conn.setAutoCommit(true);
+      for (int heard = 0; heard < HEARD; ) {
+        for (PGNotification n : own.getNotifications(60_000)) {
+          System.out.printf("{\"case\": \"heard\", \"answer\": [%s, %s]}%n", quoted(n.getName()), quoted(n.getParameter()));
+          heard++;
+        }
+      }
+      statement.execute("unlisten *");
+      own.getNotifications();
+      PGNotification[] after = own.getNotifications(QUIET);
+      System.out.printf("{\"case\": \"after UNLISTEN\", \"answer\": %d}%n", after == null ? 0 : after.length);
     }
   }
 

@@ -1,5 +1,5 @@
 // node-postgres and postgres.js: their statements, run at one address; prints a JSON line for each case. The arguments are those of
-// drivers.py: DRIVER URL FIRST_DAY, or DRIVER URL hold STATEMENT.
+// drivers.py: DRIVER URL FIRST_DAY, DRIVER URL hold STATEMENT, or DRIVER URL live CHANNEL.
 'use strict'
 
 const WHERE = "symbol = 'sim:BTCUSD' and timeframe = '1m' and ts >= '$A' and ts < '$B'"
@@ -146,7 +146,53 @@ async function postgresjsHold (url, statement) {
   await sql.end()
 }
 
+// What is heard of a channel, and what comes after UNLISTEN.
+const HEARD = 2
+const QUIET = 1500
+
+async function hear (listen) {
+  let came = 0
+  let over = false
+  let after = 0
+  await new Promise((resolve, reject) => {
+    listen((name, payload) => {
+      if (over) after++
+      if (came >= HEARD) return
+      tell('heard', [name, payload])
+      if (++came === HEARD) resolve()
+    }).catch(reject)
+  })
+  return async (unlisten) => {
+    await unlisten()
+    over = true
+    await pause(QUIET)
+    tell('after UNLISTEN', after)
+  }
+}
+
+async function pgLive (url, channel) {
+  const client = new (require('pg').Client)({ connectionString: url })
+  await client.connect()
+  const end = await hear(async (take) => {
+    client.on('notification', (n) => take(n.channel, n.payload))
+    await client.query('begin')
+    await client.query('listen ' + client.escapeIdentifier(channel))
+    await client.query('commit')
+  })
+  await end(() => client.query('unlisten *'))
+  await client.end()
+}
+
+async function postgresjsLive (url, channel) {
+  const sql = require('postgres')(url, { max: 1, onnotice: () => {} })
+  let subscription
+  const end = await hear(async (take) => { subscription = await sql.listen(channel, (payload) => take(channel, payload)) })
+  await end(() => subscription.unlisten())
+  await sql.end()
+}
+
 async function main ([driver, url, what, statement]) {
+  if (what === 'live') return { pg: pgLive, postgresjs: postgresjsLive }[driver](url, statement)
   if (what === 'hold') return { pg: pgHold, postgresjs: postgresjsHold }[driver](url, statement)
   day = new Date(what + 'T00:00:00Z')
   return { pg, postgresjs }[driver](url)
