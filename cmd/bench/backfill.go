@@ -25,6 +25,7 @@ func (b *bench) measureBackfill(ctx context.Context) error {
 		}
 		var cold, copied []float64
 		var peak float64
+		var spent, spentByCopy costs
 		rounds := min(b.rounds, len(symbols)-1)
 		for round := range rounds {
 			symbol := symbols[round]
@@ -34,15 +35,19 @@ func (b *bench) measureBackfill(ctx context.Context) error {
 			}
 			runs := []func() error{
 				func() error {
-					took, memory, err := b.cold(ctx, through, symbol)
-					cold, peak = append(cold, barCount/took.Seconds()), max(peak, memory)
-					return err
+					return spent.during(b, barCount, func() error {
+						took, memory, err := b.cold(ctx, through, symbol)
+						cold, peak = append(cold, barCount/took.Seconds()), max(peak, memory)
+						return err
+					})
 				},
 				func() error {
-					began := time.Now()
-					_, err := direct.CopyFrom(ctx, pgx.Identifier{"bars_cold"}, barColumns, pgx.CopyFromRows(rows))
-					copied = append(copied, barCount/time.Since(began).Seconds())
-					return err
+					return spentByCopy.during(b, barCount, func() error {
+						began := time.Now()
+						_, err := direct.CopyFrom(ctx, pgx.Identifier{"bars_cold"}, barColumns, pgx.CopyFromRows(rows))
+						copied = append(copied, barCount/time.Since(began).Seconds())
+						return err
+					})
 				},
 			}
 			if err := inTurn(round, runs); err != nil {
@@ -54,6 +59,7 @@ func (b *bench) measureBackfill(ctx context.Context) error {
 		}
 		b.report.measure("copy, 525,600 bars", "bars/s", median(copied), 0)
 		b.report.compare("cold backfill, 525,600 bars", "bars/s", cold, "one connection's binary COPY", copied, false, 0.5)
+		b.reportSpent("cold backfill", &spent, &spentByCopy)
 		b.report.measure("resident memory of serve in the cold backfill", "MB", peak, 300)
 		return nil
 	})

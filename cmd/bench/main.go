@@ -56,6 +56,9 @@ type bench struct {
 	bouncer  *process
 	through  *pgx.ConnConfig
 	report   report
+	// postmaster is the process of the database server; 0 where processor time cannot be read: elsewhere than on Linux, and of a server on
+	// another machine.
+	postmaster int
 }
 
 func run(ctx context.Context, o options) (err error) {

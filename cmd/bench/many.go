@@ -28,6 +28,7 @@ func (b *bench) measureMany(ctx context.Context) error {
 		for _, size := range []struct{ count, bars int }{{1, barCount / 10 / pageLimit * pageLimit}, {manySymbols / 10, manyBars}, {manySymbols, manyBars}} {
 			count := size.count
 			var cold, copied []float64
+			var spent, spentByCopy costs
 			var last []string
 			for round := range min(b.rounds, manyRounds) {
 				last = nil
@@ -37,15 +38,19 @@ func (b *bench) measureMany(ctx context.Context) error {
 				bars := float64(count * size.bars)
 				err := inTurn(round, []func() error{
 					func() error {
-						took, err := b.coldMany(ctx, last, size.bars)
-						cold = append(cold, bars/took.Seconds())
-						return err
+						return spent.during(b, bars, func() error {
+							took, err := b.coldMany(ctx, last, size.bars)
+							cold = append(cold, bars/took.Seconds())
+							return err
+						})
 					},
 					func() error {
-						began := time.Now()
-						_, err := direct.CopyFrom(ctx, pgx.Identifier{"bars_many"}, barColumns, barsOf(last, page(0), size.bars))
-						copied = append(copied, bars/time.Since(began).Seconds())
-						return err
+						return spentByCopy.during(b, bars, func() error {
+							began := time.Now()
+							_, err := direct.CopyFrom(ctx, pgx.Identifier{"bars_many"}, barColumns, barsOf(last, page(0), size.bars))
+							copied = append(copied, bars/time.Since(began).Seconds())
+							return err
+						})
 					},
 				})
 				if err != nil {
@@ -59,8 +64,9 @@ func (b *bench) measureMany(ctx context.Context) error {
 			if count == manySymbols {
 				target = 0.5
 			}
-			b.report.compare(fmt.Sprintf("cold backfill, %d symbols of %d bars at once", count, size.bars), "bars/s", cold, "one connection's binary COPY",
-				copied, false, target)
+			label := fmt.Sprintf("cold backfill, %d symbols of %d bars at once", count, size.bars)
+			b.report.compare(label, "bars/s", cold, "one connection's binary COPY", copied, false, target)
+			b.reportSpent(label, &spent, &spentByCopy)
 		}
 		return nil
 	})

@@ -109,6 +109,9 @@ func (b *bench) start(ctx context.Context) (err error) {
 	if b.barkeep, err = b.startBarkeep(ctx, "barkeep", urlOf(b.direct)); err != nil {
 		return err
 	}
+	if err := b.findPostmaster(ctx); err != nil {
+		b.report.notes = append(b.report.notes, "processor time of backfills is not told: "+err.Error())
+	}
 	b.through = b.direct.Copy()
 	b.through.Host, b.through.Port, b.through.Fallbacks = "127.0.0.1", b.barkeep.port, nil
 	return b.startBouncer(ctx)
