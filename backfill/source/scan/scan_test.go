@@ -2,9 +2,13 @@ package scan_test
 
 import (
 	"encoding/json"
+	"math"
+	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
 
 	"barkeep/backfill/source/scan"
 )
@@ -32,6 +36,24 @@ func TestNumbers(t *testing.T) {
 		return err
 	}))
 	require.Equal(t, 3, seen)
+}
+
+// TestDecimalsAreTheNearestFloats: numbers as vendors write them are what strconv makes of them, bit by bit, and end where they end.
+func TestDecimalsAreTheNearestFloats(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		text := rapid.StringMatching(`-?[0-9]{0,21}(\.[0-9]{0,24})?(e-?[0-9])?`).Draw(t, "text")
+		want, err := strconv.ParseFloat(text, 64)
+		for _, form := range []string{text, text + ",7", `"` + text + `"`, `"` + text + `",7`} {
+			s := scan.New([]byte(form))
+			got, failure := s.Float()
+			require.Equal(t, err != nil, failure != nil, form)
+			if err == nil {
+				require.Equal(t, math.Float64bits(want), math.Float64bits(got), form)
+				require.Equal(t, strings.HasSuffix(form, ",7"), s.Accept(','), form)
+			}
+		}
+	})
 }
 
 func TestText(t *testing.T) {
