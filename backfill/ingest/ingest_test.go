@@ -3,6 +3,7 @@ package ingest_test
 import (
 	"context"
 	"math"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -261,6 +262,21 @@ func TestRule19_OneRowPerKeyWithinABatch(t *testing.T) {
 	require.Len(t, stored, 20)
 	require.Equal(t, []float64{3, 2, 2, 3}, []float64{stored[0], stored[5], stored[14], stored[15]})
 	require.Len(t, w.segments(t, btc), 1, "final neighbours merge")
+}
+
+// TestFreshBarsAscend: the pages of a batch go to the table in the order of time, in which ever order they came and were read.
+func TestFreshBarsAscend(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, w *world) {
+		t.Helper()
+		require.True(t, w.commit(t, page(20, 10, 1, 3), page(0, 10, 1, 2), page(30, 10, 1, 1), page(10, 10, 1, 4)).Direct)
+		rows, err := w.Pool.Query(t.Context(), `SELECT ts FROM public.ohlcv ORDER BY ctid`)
+		require.NoError(t, err)
+		stored, err := pgx.CollectRows(rows, pgx.RowTo[time.Time])
+		require.NoError(t, err)
+		require.Len(t, stored, 40)
+		require.True(t, slices.IsSortedFunc(stored, time.Time.Compare), "%v", stored)
+	})
 }
 
 func TestRule4_NeighboursOfOneBatchDoNotHideEachOther(t *testing.T) {

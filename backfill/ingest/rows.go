@@ -1,6 +1,7 @@
 package ingest
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -115,10 +116,12 @@ func rangesOf(writes []seriesWrite) map[market.Series]market.RangeSet {
 	return sets
 }
 
-// split parts the writes into those that may go straight in and those that meet something.
+// split parts the writes into those that may go straight in and those that meet something, each series' in the order of time: pages come
+// as they were fetched, several at once, and an index takes what ascends at the least cost.
 func (p *plan) split(ctx context.Context, tx pgx.Tx, staged bool) (fresh, known []seriesWrite, err error) {
 	for _, symbol := range p.order {
 		for _, s := range p.series[symbol] {
+			slices.SortFunc(s.writes, func(a, b write) int { return cmp.Compare(a.r.Start, b.r.Start) })
 			for _, w := range s.writes {
 				if each := (seriesWrite{series: s.series, vouched: s.ledger.Vouched(w.r), write: w}); !staged && s.ledger.Untouched(w.r) {
 					fresh = append(fresh, each)
