@@ -49,6 +49,9 @@ func (l *lane) enter(ctx context.Context, s *slot) (leave func(), err error) {
 	l.queue = append(l.queue, t)
 	l.grantLocked()
 	l.mu.Unlock()
+	if s.inLine != nil {
+		s.inLine()
+	}
 	raised := s.raised
 	for {
 		select {

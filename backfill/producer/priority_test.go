@@ -142,11 +142,11 @@ func TestRule16_UsersAreBeforeBulk(t *testing.T) {
 		s, _ := p.slots.claim(slotKey{start: 3000}, bulk)
 		p.slots.mu.Lock()
 		p.slots.ways = p.slots.ways[:bulkPages(window)]
-		require.False(t, p.slots.roomLocked(0, window, s))
+		require.False(t, p.slots.roomLocked(0, window, s, false))
 		p.slots.mu.Unlock()
 		require.NoError(t, <-ended)
 		require.Zero(t, p.slots.waiting)
-		require.True(t, p.slots.roomLocked(0, window, s))
+		require.True(t, p.slots.roomLocked(0, window, s, false))
 	})
 }
 

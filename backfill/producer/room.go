@@ -36,7 +36,8 @@ func ownPages(window int) int { return max(1, window/8) }
 func bulkPages(window int) int { return max(1, window/4) }
 
 // room waits until a page of the slot may be on its way to the database. It is asked before the fetch, and bindingly by
-// depart before the page is published: other fetches may have ended between.
+// depart before the page is published: other fetches may have ended between. A job has no more fetched than there would be room for: what
+// waits to depart would be woken at each change for nothing. Nobody else's room is taken by a fetch, which may be slow.
 func (t *slotTable) room(ctx context.Context, partition int32, window int, s *slot) error {
 	_, err := t.admit(ctx, partition, window, s, nil)
 	return err
@@ -83,20 +84,21 @@ func (t *slotTable) admit(ctx context.Context, partition int32, window int, s *s
 	}
 }
 
-// admitted puts w, if there is one, on its way where there is room for it. Else it counts the slot among the users' that
-// wait, if it is one.
+// admitted puts w, if there is one, on its way where there is room for it, or lets the slot go ahead without one. Else it counts the slot
+// among the users' that wait, if it is one.
 func (t *slotTable) admitted(partition int32, window int, s *slot, w *way, counted *bool) bool {
 	index := t.store.Snapshot()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.arriveLocked(index)
-	if !t.roomLocked(partition, window, s) {
+	if !t.roomLocked(partition, window, s, w == nil) {
 		if s.urgent() && !*counted {
 			t.waiting++
 			*counted = true
 		}
 		return false
 	}
+	t.aheadLocked(s, w == nil)
 	if w != nil {
 		w.partition, w.at, w.bulk, w.jobs = partition, t.now(), !s.urgent(), s.wanted()
 		t.ways = append(t.ways, w)
@@ -104,9 +106,24 @@ func (t *slotTable) admitted(partition int32, window int, s *slot, w *way, count
 	return true
 }
 
-// roomLocked reports whether one more page of the slot may be on its way; t.mu is held.
-func (t *slotTable) roomLocked(partition int32, window int, s *slot) bool {
-	var here, hereBulk, allBulk int
+// aheadLocked notes whether the slot is ahead, and returns whether it was; t.mu is held.
+func (t *slotTable) aheadLocked(s *slot, ahead bool) (was bool) {
+	was = s.ahead
+	s.ahead = ahead
+	switch {
+	case ahead && !was:
+		s.owner.ahead++
+	case was && !ahead:
+		s.owner.ahead--
+	}
+	return was
+}
+
+// roomLocked reports whether one more page of the slot may be on its way, and with fetch whether it may when the pages of its job that are
+// ahead are on theirs; t.mu is held.
+func (t *slotTable) roomLocked(partition int32, window int, s *slot, fetch bool) bool {
+	here, all := 0, len(t.ways)
+	var hereBulk, allBulk int
 	for _, w := range t.ways {
 		if w.partition == partition {
 			here++
@@ -118,11 +135,18 @@ func (t *slotTable) roomLocked(partition int32, window int, s *slot) bool {
 			}
 		}
 	}
-	free := here < window && len(t.ways) < allPages(window)
-	if !s.urgent() {
-		return free && t.waiting == 0 || hereBulk < bulkPages(window) && allBulk < 2*bulkPages(window)
+	ahead := func(r *run) int {
+		if fetch {
+			return r.ahead
+		}
+		return 0
 	}
-	return free || slices.ContainsFunc(s.wanted(), func(r *run) bool { return r.user.Load() && t.ownLocked(r) < ownPages(window) })
+	more := ahead(s.owner)
+	free := here+more < window && all+more < allPages(window)
+	if !s.urgent() {
+		return free && t.waiting == 0 || hereBulk+more < bulkPages(window) && allBulk+more < 2*bulkPages(window)
+	}
+	return free || slices.ContainsFunc(s.wanted(), func(r *run) bool { return r.user.Load() && t.ownLocked(r)+ahead(r) < ownPages(window) })
 }
 
 // ownLocked counts the pages of a job that are on the way; t.mu is held.

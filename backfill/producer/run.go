@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -36,6 +35,8 @@ type run struct {
 	user  atomic.Bool
 	stop  atomic.Pointer[context.CancelCauseFunc]
 	total atomic.Int64
+	// ahead counts its slots that have had room and whose page is not on its way yet; guarded by slotTable.mu.
+	ahead int
 	// requests counts what the job has had of its source's places.
 	requests atomic.Int64
 	// What events tell: what was published, when that was told, and what the job waits for.
@@ -301,7 +302,9 @@ func (r *run) missing(set market.RangeSet) market.RangeSet {
 	return r.p.slots.missing(r.job.Series, r.job.Generation, set, r.job.AskedAt)
 }
 
-// pages fetches the slots of the job, newest first, several at once.
+// pages fetches the slots of the job, oldest first, several at once: they stand in line one behind the other, for room and for a place at
+// the source. So the bars come to the table about as they ascend, where its index takes them at its end and fills its pages, if no symbol
+// sorts behind theirs; and of a job's slots that have no room one waits, not all.
 func (r *run) pages(ctx context.Context) error {
 	tf := r.job.Series.Timeframe
 	life := market.Range{Start: tf.Floor(r.life.Start), End: min(tf.Ceil(r.life.End), tf.Next(max(r.p.now(), r.job.AskedAt)))}
@@ -316,23 +319,32 @@ func (r *run) pages(ctx context.Context) error {
 	defer group.Wait()
 	window := make(chan struct{}, 2*r.p.config.Concurrency)
 	limit := int64(min(r.info.PageLimit, topic.MaxPageBars))
-	for _, n := range slices.Backward(need) {
-		for end := n.End; end > n.Start; {
-			slot := slotOf(tf, limit, end-1)
+	turn := make(chan struct{})
+	close(turn)
+	for _, n := range need {
+		for start := n.Start; start < n.End; {
+			slot := slotOf(tf, limit, start)
 			select {
 			case window <- struct{}{}:
 			case <-ctx.Done():
 				group.Wait()
 				return context.Cause(ctx)
 			}
-			wanted := n.Intersect(slot)
+			wanted, mine, next := n.Intersect(slot), turn, make(chan struct{})
 			group.Go(func() {
 				defer func() { <-window }()
-				if err := r.slot(ctx, slot.Intersect(life), slot.Start, wanted); err != nil {
+				inLine := sync.OnceFunc(func() { close(next) })
+				defer inLine()
+				select {
+				case <-mine:
+				case <-ctx.Done():
+					return
+				}
+				if err := r.slot(ctx, slot.Intersect(life), slot.Start, wanted, inLine); err != nil {
 					cancel(err)
 				}
 			})
-			end = slot.Start
+			start, turn = slot.End, next
 		}
 	}
 	group.Wait()
@@ -359,8 +371,9 @@ func slotOf(tf market.Timeframe, limit int64, i market.Instant) market.Range {
 	return market.Range{Start: tf.Add(origin, k*limit), End: tf.Add(origin, (k+1)*limit)}
 }
 
-// slot has the wanted part of a slot fetched, by this job or by another that does so already.
-func (r *run) slot(ctx context.Context, whole market.Range, start market.Instant, wanted market.Range) error {
+// slot has the wanted part of a slot fetched, by this job or by another that does so already. It calls inLine once the job's next slot may
+// come: this one is in line at the source, or is another's.
+func (r *run) slot(ctx context.Context, whole market.Range, start market.Instant, wanted market.Range, inLine func()) error {
 	key := slotKey{r.job.Series, r.job.Generation, start}
 	for range maxSlotRounds {
 		if r.missing(market.RangeSet{wanted}).Empty() {
@@ -368,6 +381,7 @@ func (r *run) slot(ctx context.Context, whole market.Range, start market.Instant
 		}
 		mine, other := r.p.slots.claim(key, r)
 		if mine == nil {
+			inLine()
 			select {
 			case <-other.done:
 			case <-ctx.Done():
@@ -379,6 +393,7 @@ func (r *run) slot(ctx context.Context, whole market.Range, start market.Instant
 			}
 			continue
 		}
+		mine.inLine = inLine
 		err := r.fill(ctx, mine, whole, wanted)
 		r.p.slots.release(key, mine, err, ctx.Err() != nil)
 		return err

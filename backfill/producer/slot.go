@@ -34,6 +34,10 @@ type slot struct {
 	// or it was raised.
 	jobs   atomic.Pointer[[]*run]
 	joined chan struct{}
+	// inLine, which may be nil, is called by the owner when the slot stands in line at the source.
+	inLine func()
+	// ahead is whether the slot has had room and its page is not on its way yet, guarded by slotTable.mu.
+	ahead bool
 }
 
 func (s *slot) wanted() []*run {
@@ -180,6 +184,14 @@ func (t *slotTable) release(key slotKey, s *slot, err error, abandoned bool) {
 	s.err, s.abandoned = err, abandoned
 	delete(t.inFlight, key)
 	close(s.done)
+	if !t.aheadLocked(s, false) {
+		return
+	}
+	for _, other := range t.inFlight { // its room is free, though nothing has come to the coverage
+		if other.owner == s.owner {
+			other.poke()
+		}
+	}
 }
 
 // published notes a page that the broker has.
