@@ -92,7 +92,9 @@ func (c *Coordinator) rebind(ctx context.Context, j *job) (bound bool, err error
 		return false, err
 	}
 	base, derivable := b.Base(j.record.Series.Timeframe)
-	if !found || !derivable || b.Source != j.record.Source || b.Generation != j.record.Generation {
+	other := b.Source != j.record.Source || b.Generation != j.record.Generation
+	// Whether others may lend it what lies before its listing only who wants it finds out.
+	if !found || !derivable || other || c.mixed(b.Symbol, b.Source) && beforeListing(&b, j.record.Range) {
 		_, err := c.config.Pool.Exec(ctx, `UPDATE barkeep.job SET state = 'superseded', ended_at = now(), updated_at = now()
 		  WHERE id = $1 AND state IN ('queued', 'fetching')`, j.id)
 		if err != nil {

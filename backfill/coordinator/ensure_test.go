@@ -147,6 +147,7 @@ func (r *rig) coordinatorAt(now func() time.Time) *coordinator.Coordinator {
 	})
 	require.NoError(r.t, err)
 	r.t.Cleanup(c.Close)
+	require.NoError(r.t, c.Mix(r.t.Context()))
 	r.start(store.Run)
 	r.start(c.Run)
 	return c

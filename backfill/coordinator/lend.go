@@ -3,7 +3,12 @@ package coordinator
 import (
 	"context"
 	"errors"
+	"fmt"
+	"maps"
 	"slices"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"barkeep/backfill/coverage"
 	"barkeep/backfill/directory"
@@ -46,12 +51,19 @@ func (f *filling) lend(ctx context.Context, index *coverage.Index) error {
 				return err
 			}
 		}
-		for _, l := range p.lenders {
-			l.need(want)
+		for i, l := range p.lenders {
+			if err := f.bind(ctx, l); err != nil {
+				return err
+			}
+			own := market.RangeSet{market.Always}
+			if i+1 < len(p.lenders) { // what lies before its listing may be the next one's
+				own[0].Start = l.series.Timeframe.Floor(l.binding.Life(market.PosInf).Bounds().Start)
+			}
+			l.need(want.Intersect(own))
 			if err := f.missLent(ctx, index, l); err != nil {
 				return err
 			}
-			each := f.offer(index, l, want, may)
+			each := f.offer(index, l, l.ranges, may.Intersect(own))
 			p.loans = append(p.loans, each)
 			want = want.Subtract(each.has).Subtract(each.comes)
 		}
@@ -84,8 +96,64 @@ func (f *filling) lendable(index *coverage.Index, p *part) market.RangeSet {
 
 // mixed reports whether the part's bars may be of several venues.
 func (f *filling) mixed(p *part) bool {
-	venue, _ := p.series.Symbol.Split()
-	return venue == "" && p.binding != nil && len(f.c.config.Fallback[p.binding.Source]) > 0
+	return p.binding != nil && f.c.mixed(p.series.Symbol, p.binding.Source)
+}
+
+// mixedBefore reports whether another source may stand in for the time before the listing, which a job for r may come to.
+func (f *filling) mixedBefore(ctx context.Context, p *part, r market.Range) (bool, error) {
+	if p.from != nil || !f.mixed(p) || !beforeListing(p.binding, r) {
+		return false, nil
+	}
+	if !p.sought {
+		if err := f.seekLenders(ctx, p); err != nil {
+			return false, err
+		}
+	}
+	return len(p.lenders) > 0, nil
+}
+
+// beforeListing reports whether r may reach to before the listing.
+func beforeListing(b *directory.Binding, r market.Range) bool {
+	return b.Listed == market.NegInf || r.Start < b.Listed
+}
+
+func (c *Coordinator) mixed(symbol market.Symbol, source string) bool {
+	venue, _ := symbol.Split()
+	return venue == "" && len(c.config.Fallback[source]) > 0
+}
+
+// Mix withdraws what is known to be absent before the listings of symbols that others may lend to, from the time before Config.Fallback said so:
+// who asks for it is lent it. Call it before the first Ensure.
+func (c *Coordinator) Mix(ctx context.Context) error {
+	if len(c.config.Fallback) == 0 {
+		return nil
+	}
+	rows, err := c.config.Pool.Query(ctx, `SELECT c.symbol, c.timeframe, c.range_end FROM barkeep.coverage c JOIN barkeep.symbol s USING (symbol, source)
+	 WHERE c.state = $1 AND c.range_start = '-infinity' AND c.derived_from = '' AND c.retry_at IS NULL AND c.source = ANY ($2)
+	   AND position(':' IN c.symbol) = 0`, int16(coverage.Absent), slices.Collect(maps.Keys(c.config.Fallback)))
+	if err != nil {
+		return fmt.Errorf("read what is absent before listings: %w", err)
+	}
+	known := map[market.Series]market.RangeSet{}
+	var symbol, timeframe string
+	var end pgtype.Timestamptz
+	_, err = pgx.ForEachRow(rows, []any{&symbol, &timeframe, &end}, func() error {
+		tf, err := market.ParseTimeframe(timeframe)
+		known[market.Series{Symbol: market.Symbol(symbol), Timeframe: tf}] = market.RangeSet{{Start: market.NegInf, End: coverage.Instant(end)}}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("read what is absent before listings: %w", err)
+	}
+	for series, ranges := range known {
+		if err := pgx.BeginFunc(ctx, c.config.Pool, func(tx pgx.Tx) error { return coverage.Withdraw(ctx, tx, series, ranges) }); err != nil {
+			return fmt.Errorf("withdraw what is absent before the listing of %s: %w", series, err)
+		}
+	}
+	if err := c.config.Coverage.Refresh(ctx); err != nil {
+		return fmt.Errorf("refresh coverage: %w", err)
+	}
+	return nil
 }
 
 // seekLenders finds the sources that have the same pair under the same name, and the timeframe, natively or derived.

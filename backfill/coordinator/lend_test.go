@@ -27,6 +27,8 @@ type venue struct {
 	name  string
 	plus  float64
 	depth atomic.Int64 // a time.Duration, 0 for all there is
+	// older has it list NEWUSD since 2015, with the bars of BTCUSD.
+	older bool
 }
 
 func newVenue(name string, plus float64, native ...market.Timeframe) *venue {
@@ -47,6 +49,19 @@ func (v *venue) Info() source.Info {
 	return info
 }
 
+func (v *venue) Instruments(ctx context.Context) ([]source.Instrument, error) {
+	list, err := v.counted.Instruments(ctx)
+	btc := list[slices.IndexFunc(list, func(i source.Instrument) bool { return i.Symbol == "BTCUSD" })]
+	for i := range list {
+		if list[i].Symbol == "NEWUSD" && v.older {
+			list[i].VendorID, list[i].Listed = btc.VendorID, btc.Listed
+		}
+	}
+	return slices.DeleteFunc(list, func(i source.Instrument) bool {
+		return v.older && i.Symbol == "BTCUSD" || v.plus > 0 && i.Symbol == "GAPUSD"
+	}), err
+}
+
 func (v *venue) Fetch(ctx context.Context, q source.Query) (source.Answer, error) {
 	answer, err := v.counted.Fetch(ctx, q)
 	answer.Bars = v.priced(answer.Bars)
@@ -63,8 +78,12 @@ func (v *venue) priced(bars []market.Bar) []market.Bar {
 
 // bars are those that the venue has of BTCUSD.
 func (v *venue) bars(tf market.Timeframe, r market.Range) []market.Bar {
+	return v.barsOf("BTCUSD", tf, r)
+}
+
+func (v *venue) barsOf(id string, tf market.Timeframe, r market.Range) []market.Bar {
 	coins := sim.Coins()
-	coin := coins[slices.IndexFunc(coins, func(c sim.Coin) bool { return c.Symbol() == "BTCUSD" })]
+	coin := coins[slices.IndexFunc(coins, func(c sim.Coin) bool { return c.Symbol() == id })]
 	return v.priced(coin.Bars(nil, tf, r))
 }
 
@@ -332,4 +351,82 @@ func TestRule10_BarsAreCountedOverVenues(t *testing.T) {
 	require.GreaterOrEqual(t, len(stored), n)
 	edge := seam(t, c, market.H1, market.Range{Start: stored[0].TS, End: market.PosInf}, first, second)
 	require.InDelta(t, 10*24, market.FromTime(time.Now()).Sub(edge).Hours(), 1.1)
+}
+
+// The sequence: a venue lists a coin years after another did. All of its history is the other's before that, in days and in the weeks that are made
+// of them, also where it was known before that the first had nothing; and what both had not is absent, however it is asked for.
+func TestRule10_BeforeTheListing(t *testing.T) {
+	t.Parallel()
+	first, second := newVenue("first", 0, market.D1), newVenue("second", 1000, market.D1)
+	second.older = true
+	r := mixing(t, first, second)
+	first.depth.Store(0)
+	r.consumer()
+	r.producer()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	end := market.W1.Floor(last(market.D1, 2, 2).End)
+	everything := market.Range{Start: market.NegInf, End: end}
+	days, weeks := market.Series{Symbol: "NEWUSD", Timeframe: market.D1}, market.Series{Symbol: "NEWUSD", Timeframe: market.W1}
+	all := func(c *coordinator.Coordinator, series market.Series, r market.Range) error {
+		_, err := c.Ensure(ctx, coordinator.Request{Requirements: []market.Requirement{{Series: series, Ranges: market.RangeSet{r}}}}, nil)
+		return err
+	}
+	listed := at("2023-06-15T00:00:00Z")
+	own := first.barsOf("NEWUSD", market.D1, market.Range{Start: listed, End: end})
+	require.NoError(t, all(r.coordinatorOf(nil), weeks, everything))
+	require.Equal(t, own, r.within(days, everything))
+	require.Zero(t, second.fetches.Load())
+
+	c := r.coordinator()
+	require.NoError(t, all(c, weeks, everything))
+	want := slices.Concat(second.bars(market.D1, market.Range{Start: at("2015-01-01T00:00:00Z"), End: listed}), own)
+	require.Equal(t, want, r.within(days, everything))
+	require.Equal(t, sourcetest.RollUp(want, market.W1), r.within(weeks, everything))
+	segments := c.Snapshot().Segments(days)
+	require.Equal(t, []any{coverage.Absent, "second", market.NegInf}, []any{segments[0].State, segments[0].Source, segments[0].Range.Start})
+	asked := first.fetches.Load() + second.fetches.Load()
+	for _, each := range []market.Series{days, weeks} {
+		require.NoError(t, all(r.coordinator(), each, everything))
+	}
+	require.Equal(t, asked, first.fetches.Load()+second.fetches.Load(), "all of it is known")
+	_, err := c.Ensure(ctx, coordinator.Request{Requirements: []market.Requirement{{
+		Series: days, Counts: []market.Count{{N: 1 << 20, Newest: true, Within: everything}, {N: 10, Within: everything}},
+	}}}, nil)
+	require.NoError(t, err, "who counts comes to an end")
+
+	// The pair that the other venue has not is its own venue's alone, and absent before its listing.
+	gap := market.Series{Symbol: "GAPUSD", Timeframe: market.D1}
+	require.NoError(t, all(c, gap, everything))
+	segments = c.Snapshot().Segments(gap)
+	require.Equal(t, []any{coverage.Absent, "first"}, []any{segments[0].State, segments[0].Source})
+}
+
+// The first lender lists the coin later than the second: what lies before is asked of that one.
+func TestRule10_TheNextLenderIsOlder(t *testing.T) {
+	t.Parallel()
+	first, second, third := newVenue("first", 0, market.D1), newVenue("second", 1000, market.D1), newVenue("third", 2000, market.D1)
+	third.older = true
+	r := mixing(t, first, second)
+	r.others = append(r.others, third)
+	r.fallback["first"] = []string{"second", "third"}
+	r.consumer()
+	r.producer()
+	c := r.coordinator()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	series, end := market.Series{Symbol: "NEWUSD", Timeframe: market.D1}, last(market.D1, 2, 2).End
+	_, err := c.Ensure(ctx, coordinator.Request{Requirements: []market.Requirement{{
+		Series: series, Counts: []market.Count{{N: 2000, Newest: true, Within: market.Range{Start: market.NegInf, End: end}}},
+	}}}, nil)
+	require.NoError(t, err)
+	listed, reach := at("2023-06-15T00:00:00Z"), market.D1.Ceil(market.FromTime(time.Now()).Shift(-10*24*time.Hour))
+	want := slices.Concat(
+		third.bars(market.D1, market.Range{Start: at("2015-01-01T00:00:00Z"), End: listed}),
+		second.barsOf("NEWUSD", market.D1, market.Range{Start: listed, End: reach}),
+		first.barsOf("NEWUSD", market.D1, market.Range{Start: reach, End: end}),
+	)
+	got := r.within(series, market.Range{Start: market.NegInf, End: end})
+	require.GreaterOrEqual(t, len(got), 2000)
+	require.Equal(t, want[len(want)-len(got):], got)
 }

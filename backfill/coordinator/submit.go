@@ -122,8 +122,14 @@ func (f *filling) jobs(ctx context.Context, index *coverage.Index, p *part, gap 
 			f.poke()
 			continue
 		}
+		mixed, err := f.mixedBefore(ctx, p, r)
+		if err != nil {
+			return made, err
+		}
 		j, fresh, err := f.c.jobs.join(shareKey{p.series, r, p.binding.Generation, f.priority(), ""}, f.wake, f.c.config.MaxJobs, func() *job {
-			return f.newJob(p, r)
+			j := f.newJob(p, r)
+			j.record.Mixed = mixed
+			return j
 		})
 		if err != nil {
 			return made, err
@@ -185,7 +191,11 @@ func (c *Coordinator) publish(ctx context.Context, made []submission, limits *qu
 	var fetches, cost int64
 	for _, m := range made {
 		j := m.job
-		bars := (market.RangeSet{j.record.Range}).Intersect(m.part.binding.Life(j.record.AskedAt)).Count(j.record.Series.Timeframe)
+		life := m.part.binding.Life(j.record.AskedAt)
+		if j.lender != "" {
+			life = market.NewRangeSet(j.life)
+		}
+		bars := (market.RangeSet{j.record.Range}).Intersect(life).Count(j.record.Series.Timeframe)
 		costs := int64(0) // of a roll-up or a loan, which fetch nothing
 		if m.part.from == nil && j.lender == "" {
 			costs = bars

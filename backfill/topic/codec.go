@@ -132,6 +132,9 @@ func MarshalJob(j Job) []byte {
 	w.text(9, j.VendorID)
 	w.signed(10, j.Generation)
 	w.signed(11, int64(j.AskedAt))
+	if j.Mixed {
+		w.signed(12, 1)
+	}
 	return w.b
 }
 
@@ -163,6 +166,8 @@ func UnmarshalJob(value []byte) (Job, error) {
 			j.Generation = signed(v)
 		case 11:
 			j.AskedAt = instant(v)
+		case 12:
+			j.Mixed = signed(v) != 0
 		default: // of a later writer
 		}
 		return nil

@@ -25,6 +25,8 @@ type Job struct {
 	Source, VendorID string
 	Generation       int64
 	AskedAt          market.Instant
+	// Mixed says that another source may stand in for this one: what lies before the listing here is unavailable then, and not absent.
+	Mixed bool
 }
 
 // Segment is what a page vouches for in one stretch of its series. Instants of zero mean none.

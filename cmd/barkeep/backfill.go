@@ -65,6 +65,10 @@ func (c *backfillCmd) fill(t *tool, group *group) error {
 	if err != nil {
 		return fmt.Errorf("make the coordinator: %w", err)
 	}
+	if err := coord.Mix(t.ctx); err != nil {
+		coord.Close()
+		return err
+	}
 	group.start("coverage", store.Run)
 	group.start("coordinator", func(ctx context.Context) error {
 		defer coord.Close()

@@ -106,6 +106,10 @@ func (a *app) startProxy(life lifetimes) error {
 	if err != nil {
 		return fmt.Errorf("make the coordinator: %w", err)
 	}
+	if err := coord.Mix(ctx); err != nil {
+		coord.Close()
+		return err
+	}
 	a.metrics.MustRegister(coordinatorCollector{coord})
 	a.group.start("coordinator", func(ctx context.Context) error {
 		defer coord.Close()
