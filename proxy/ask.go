@@ -91,6 +91,9 @@ func (s *session) askData(ctx context.Context, held *hold, u unit, args *planner
 	s.mu.Lock()
 	q.block = s.tx == 'T'
 	s.mu.Unlock()
+	if args.Data == nil {
+		args.Data = map[string]planner.Column{}
+	}
 	for _, d := range list {
 		column, err := q.ask(ctx, d)
 		if err != nil {

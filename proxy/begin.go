@@ -52,11 +52,11 @@ func (s *session) beginsWith(text string) string {
 }
 
 // noteBegin notes the statement of a Bind, in begins: the first of the segment, or one that may end the block.
-func (r *reader) noteBegin(text string) {
+func (r *reader) noteBegin(st *statement) {
 	switch {
-	case !r.used && isBegin(text) && !strings.Contains(text, ";"):
-		r.begins = text
-	case !r.used, mayEnd(text):
+	case !r.used && st.begins:
+		r.begins = st.text
+	case !r.used, st.mayEnd:
 		r.begins = ""
 	}
 }

@@ -60,7 +60,7 @@ func (s *session) bind(body []byte, size int) int {
 		return size
 	}
 	for _, st := range found {
-		r.noteBegin(st.text)
+		r.noteBegin(st)
 		s.reconsider(st)
 		u.fresh = st.ran == r.runs
 		if st.reads {
@@ -100,7 +100,7 @@ func (s *session) bindPart() bool {
 		return false
 	}
 	for _, st := range found {
-		r.noteBegin(st.text)
+		r.noteBegin(st)
 	}
 	delete(r.explained, string(portal))
 	s.bindEffects(string(portal), found)

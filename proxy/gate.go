@@ -239,7 +239,9 @@ func (s *session) planUnits(ctx context.Context, held *hold, units []unit) (need
 		if !template.Reads() {
 			continue
 		}
-		u.args.Prepared, u.args.Read = s.prepared(env), s.readIn(u.stmt)
+		if u.args.Read = s.readIn(u.stmt); u.stmt.executes {
+			u.args.Prepared = s.prepared(env)
+		}
 		plan, err := s.bindPlan(ctx, held, template, u, env)
 		s.passed(plan.Passed)
 		for _, own := range plan.Under {
@@ -254,19 +256,27 @@ func (s *session) planUnits(ctx context.Context, held *hold, units []unit) (need
 			return need{}, s.unplanned(ctx, u, template, plan, err)
 		}
 		s.keepCursors(u, env.Locale(), plan.Opened)
-		out.reasons = append(out.reasons, plan.Reasons...)
-		out.requirements = append(out.requirements, plan.Requirements...)
-		out.warnings = append(out.warnings, plan.Warnings...)
+		out.reasons = joined(out.reasons, plan.Reasons)
+		out.requirements = joined(out.requirements, plan.Requirements)
+		out.warnings = joined(out.warnings, plan.Warnings)
 		if names := template.Columns(); names == nil {
 			out.all = true
 		} else {
-			out.columns = append(out.columns, names...)
+			out.columns = joined(out.columns, names)
 		}
 	}
 	out.requirements = join(out.requirements)
 	var err error
 	out.set, err = s.under(under)
 	return out, err
+}
+
+// joined returns both lists as one, in new memory where each has something: the second is a plan's, which others may have too.
+func joined[T any](list, more []T) []T {
+	if len(list) == 0 {
+		return slices.Clip(more)
+	}
+	return append(list, more...)
 }
 
 // unplanned returns the error of a unit that could not be planned.
@@ -301,9 +311,9 @@ func refusalError(r *planner.Refusal) *Error {
 // planAnswered plans one execution, with the questions that only the database can answer. There is no answer yet to some of what
 // is asked of the user's data where it returns an error.
 func (s *session) planAnswered(ctx context.Context, held *hold, template *planner.Template, u unit, env planner.Env) (planner.Plan, error) {
-	answers, args := planner.Answers{}, u.args
-	args.OIDs = s.types(u.stmt)
-	args.Data, args.Unaskable = map[string]planner.Column{}, s.unaskable(u)
+	var answers planner.Answers
+	args := u.args
+	args.OIDs, args.Unaskable = s.types(u.stmt), s.unaskable(u)
 	plan := template.Bind(args, env, held.bracket, answers)
 	if more, err := s.learnTypes(ctx, u, template, plan); err != nil {
 		return plan, err
@@ -319,6 +329,9 @@ func (s *session) planAnswered(ctx context.Context, held *hold, template *planne
 			more, err := s.server.cfg.Catalog.Answer(ctx, plan.Questions)
 			if err != nil {
 				return plan, err
+			}
+			if answers == nil {
+				answers = planner.Answers{}
 			}
 			maps.Copy(answers, more)
 		} else if err := s.askData(ctx, held, u, &args, plan.Data); err != nil {

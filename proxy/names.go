@@ -83,6 +83,9 @@ func (s *session) lookup(name string) (found candidates, fresh bool) {
 	if s.lookupIn(s.entries[s.first:], name, &found, &certain) {
 		return found, false
 	}
+	if len(found) == 0 {
+		return s.statements[name], false
+	}
 	for _, st := range s.statements[name] {
 		found = found.then(st)
 	}
@@ -94,7 +97,7 @@ func (c candidates) then(st *statement) candidates {
 	if slices.Contains(c, st) {
 		return c
 	}
-	return append(c, st)
+	return append(slices.Clip(c), st)
 }
 
 // lookupIn adds what the entries say of a name, and reports whether older ones do not matter.

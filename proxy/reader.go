@@ -72,6 +72,8 @@ type reader struct {
 	segments        uint64                // that have ended
 	explained       map[string]*explained // portals of EXPLAIN (BARKEEP)
 	settings        settings
+	reported        planner.Env // as of the paramsSeen before reportedAt; zero: none yet
+	reportedAt      uint64
 	runs            int  // messages that execute something, so far
 	shades          bool // the session may have a temporary relation named ohlcv
 	name            int  // what ohlcv means in the units that the gate looks at, see another

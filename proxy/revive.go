@@ -16,8 +16,12 @@ import (
 
 // mayEnd reports whether a piece of a text between semicolons, quoted or not, may be a statement that ends a block or its failure.
 func mayEnd(piece string) bool {
-	word := strings.FieldsFunc(uncommented(piece), func(c rune) bool { return c != '_' && (c < 'A' || c > 'Z') && (c < 'a' || c > 'z') })
-	return len(word) > 0 && slices.Contains([]string{"commit", "end", "rollback", "abort", "prepare"}, strings.ToLower(word[0]))
+	apart := func(c rune) bool { return c != '_' && (c < 'A' || c > 'Z') && (c < 'a' || c > 'z') }
+	word := strings.TrimLeftFunc(uncommented(piece), apart)
+	if end := strings.IndexFunc(word, apart); end >= 0 {
+		word = word[:end]
+	}
+	return slices.Contains([]string{"commit", "end", "rollback", "abort", "prepare"}, strings.ToLower(word))
 }
 
 // uncommented returns the text without white space and comments before it.
@@ -47,18 +51,21 @@ func uncommented(text string) string {
 // revival says of a Query whether something in it comes behind what may end the failure of a block, and whether its first statement
 // ends a block and nothing else.
 func revival(text string) (revived, plainly bool) {
-	pieces := strings.Split(text, ";")
-	at := slices.IndexFunc(pieces, mayEnd)
-	if at < 0 {
-		return false, false
+	first, _, _ := strings.Cut(text, ";")
+	ended := false
+	for piece := range strings.SplitSeq(text, ";") {
+		if ended && uncommented(piece) != "" {
+			return true, isPlain(first, plainEnds)
+		}
+		ended = ended || mayEnd(piece)
 	}
-	return slices.ContainsFunc(pieces[at+1:], func(piece string) bool { return uncommented(piece) != "" }), isPlain(pieces[0], plainEnds)
+	return false, ended && isPlain(first, plainEnds)
 }
 
 // noteEnd notes a Bind of one of the statements, in revives and plainly.
 func (r *reader) noteEnd(found candidates) {
-	r.plainly = r.plainly || !r.revives && !r.used && len(found) == 1 && isPlain(found[0].text, plainEnds)
-	r.revives = r.revives || slices.ContainsFunc(found, func(st *statement) bool { return mayEnd(st.text) })
+	r.plainly = r.plainly || !r.revives && !r.used && len(found) == 1 && found[0].plainEnd
+	r.revives = r.revives || slices.ContainsFunc(found, func(st *statement) bool { return st.mayEnd })
 }
 
 // leaveFailed ends a failed block behind which units are executed, and reports whether there is one.

@@ -25,18 +25,29 @@ type scan struct {
 	shades  bool // may make a temporary relation named ohlcv
 	hides   bool // may make something by which settings are changed unseen
 	listens bool // may change what the session listens to
+
+	executes bool // may EXECUTE a prepared statement
+	begins   bool // is one statement that begins a block
+	mayEnd   bool // begins with a statement that may end a block or its failure
+	plainEnd bool // is one statement that ends a block and nothing else
+	revived  bool // has something behind what may end the failure of a block
+	plainly  bool // and its first statement ends a block and nothing else
 	// level is the isolation level that the text gives its transaction; empty where it gives none, or does more than that.
 	level string
 }
 
 func scanText(text string, known *planner.Catalog) scan {
 	level, modes := transactionModes(text)
+	revived, plainly := revival(text)
 	return scan{
 		known: known, reads: planner.MayRead(text, known), level: level,
 		effects: !modes && planner.Effects(text, known).Settings,
 		control: isControl(text), defines: defines(text), definer: known.MayDefine(text), asks: asks(text),
 		fetches: fetches(text), imports: importsSnapshot(text), ends: endsFirst(text),
 		hides: hides(text), shades: shades(text), listens: planner.MayListen(text),
+		executes: strings.Contains(strings.ToLower(text), "execute"),
+		begins:   isBegin(text) && !strings.Contains(text, ";"), mayEnd: mayEnd(text), plainEnd: isPlain(text, plainEnds),
+		revived: revived, plainly: plainly,
 	}
 }
 

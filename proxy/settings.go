@@ -160,6 +160,9 @@ func (s *session) withOwn(out settings, own planner.Own) settings {
 // under settings that differ.
 func (s *session) under(plans []planner.Own) (settings, error) {
 	set := s.reader.settings
+	if len(plans) == 1 && plans[0] == set.own && set.wrong == nil { // as nearly always
+		return set, nil
+	}
 	var held settings
 	count := 0
 	for _, own := range plans {
@@ -286,19 +289,27 @@ func (s *session) param(name string) string {
 
 // env is the session as the planner sees it.
 func (s *session) env() planner.Env {
-	s.mu.Lock()
-	params := s.params // never changed, only replaced
-	s.mu.Unlock()
 	r := &s.reader
-	return planner.Env{
-		TimeZone: params["TimeZone"], DateStyle: params["DateStyle"], IntervalStyle: params["IntervalStyle"],
-		ClientEncoding: params["client_encoding"], SearchPath: r.settings.searchPath,
-		NonStandardStrings: params["standard_conforming_strings"] == "off",
-		BarLimit:           s.server.limits().MaxBars,
-		Hidden:             r.name != isOurs,
-		Own:                r.settings.own, Unsettled: r.blockEffects && s.inTransaction(),
-		Catalog: s.catalog(),
+	env := s.reported()
+	env.SearchPath, env.Own, env.BarLimit = r.settings.searchPath, r.settings.own, s.server.limits().MaxBars
+	env.Hidden, env.Unsettled, env.Catalog = r.name != isOurs, r.blockEffects && s.inTransaction(), s.catalog()
+	return env
+}
+
+// reported returns the part of the environment that the upstream reports.
+func (s *session) reported() planner.Env {
+	r := &s.reader
+	s.mu.Lock()
+	params, seen := s.params, s.paramsSeen // never changed, only replaced
+	s.mu.Unlock()
+	if r.reportedAt != seen+1 {
+		r.reportedAt = seen + 1
+		r.reported = planner.Env{
+			TimeZone: params["TimeZone"], DateStyle: params["DateStyle"], IntervalStyle: params["IntervalStyle"],
+			ClientEncoding: params["client_encoding"], NonStandardStrings: params["standard_conforming_strings"] == "off",
+		}
 	}
+	return r.reported
 }
 
 // upstreamError is an ErrorResponse as an error.

@@ -117,7 +117,7 @@ func (s *session) affect(st *statement) (defines bool) {
 	r.importing = r.importing || st.imports
 	s.noteMade(st)
 	defines = s.defining(st)
-	if isPlain(st.text, plainEnds) {
+	if st.plainEnd {
 		if r.blockEffects {
 			r.changesSettings()
 		}
@@ -142,7 +142,7 @@ func (s *session) hidden() bool {
 // others see it. Its entry says so, see definer.
 func (s *session) defining(st *statement) bool {
 	r := &s.reader
-	ends := isPlain(st.text, plainEnds)
+	ends := st.plainEnd
 	r.defines = r.defines && !s.definedAll() || !ends && (st.defines || st.definer)
 	defining := r.defines
 	r.defines = defining && !ends
@@ -172,8 +172,8 @@ func (s *session) query(ctx context.Context, body []byte, size int) error {
 		if s.explains(st) && !s.blockFailed() {
 			return s.explainQuery(ctx, st, size)
 		}
-		u := unit{stmt: st, forced: !st.reads, parsed: true, fresh: true, behind: r.used || r.usedUp}
-		if u.revived, u.plainly = revival(st.text); r.revives && r.inSegment {
+		u := unit{stmt: st, forced: !st.reads, parsed: true, fresh: true, behind: r.used || r.usedUp, revived: st.revived, plainly: st.plainly}
+		if r.revives && r.inSegment {
 			u.revived, u.plainly = true, false
 		}
 		switch failure := s.gate(ctx, append(before, u)); {
@@ -332,6 +332,7 @@ func (s *session) release(ctx context.Context, end byte, size int) (ok bool, err
 	case failure != nil:
 		return false, s.fail(ctx, failure, end, size)
 	}
+	r.units = emptied(units)
 	s.settle()
 	return true, nil
 }
