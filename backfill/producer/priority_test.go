@@ -118,7 +118,8 @@ func TestRule16_PagesOnTheWayAreBounded(t *testing.T) {
 		}
 		rest := allPages(window) - window - ownPages(window) - bulkPages(window)
 		require.Equal(t, rest, p.fillUp(t, at(1, true), 4000), "the partitions share the database")
-		require.Equal(t, ownPages(window), p.fillUp(t, at(2, true), 5000))
+		require.Equal(t, 2*ownPages(window), p.fillUp(t, at(2, true), 5000), "its partition has room")
+		require.Equal(t, 2*ownPages(window), p.fillUp(t, at(2, true), 5500), "so it has for another")
 		require.Equal(t, bulkPages(window), p.fillUp(t, at(2, false), 6000))
 		require.Zero(t, p.fillUp(t, at(3, false), 7000))
 		<-time.After(sentFor)

@@ -28,7 +28,8 @@ type way struct {
 }
 
 // allPages bounds the pages of all partitions; ownPages is what a job that a user waits for may have on the way however many
-// others are; bulkPages is what is left to bulk while users take all they can, in a partition, and twice that in all.
+// others are, and twice that while its partition has room: then they are a batch, and each batch costs the database and barkeep something by
+// itself; bulkPages is what is left to bulk while users take all they can, in a partition, and twice that in all.
 func allPages(window int) int { return 2 * window }
 
 func ownPages(window int) int { return max(1, window/8) }
@@ -146,7 +147,11 @@ func (t *slotTable) roomLocked(partition int32, window int, s *slot, fetch bool)
 	if !s.urgent() {
 		return free && t.waiting == 0 || hereBulk+more < bulkPages(window) && allBulk+more < 2*bulkPages(window)
 	}
-	return free || slices.ContainsFunc(s.wanted(), func(r *run) bool { return r.user.Load() && t.ownLocked(r)+ahead(r) < ownPages(window) })
+	own := ownPages(window)
+	if here+more < window {
+		own *= 2
+	}
+	return free || slices.ContainsFunc(s.wanted(), func(r *run) bool { return r.user.Load() && t.ownLocked(r)+ahead(r) < own })
 }
 
 // ownLocked counts the pages of a job that are on the way; t.mu is held.
