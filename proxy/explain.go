@@ -20,6 +20,8 @@ type Explanation struct {
 	Series market.Series
 	// Source serves the symbol, or would; empty where that cannot be said yet.
 	Source string
+	// Fallback are the sources whose bars may stand in for those that it cannot have, in order.
+	Fallback []string
 	// Base is the timeframe that the bars are derived from where the source has not theirs, else zero; BaseMissing is what of
 	// it would be fetched before.
 	Base            market.Timeframe
@@ -241,7 +243,7 @@ func explainLines(plan planner.Plan, list []Explanation, mode string) []string {
 // lines shows one series.
 func (e *Explanation) lines() []string {
 	tf := e.Series.Timeframe
-	from := " from " + e.Source
+	from := " from " + strings.Join(append([]string{e.Source}, e.Fallback...), ", else ")
 	if e.Source == "" && e.Failure == nil {
 		from = ", from a source that is not known yet"
 	} else if e.Source == "" {

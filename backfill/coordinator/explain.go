@@ -15,6 +15,8 @@ type Explanation struct {
 	Series market.Series
 	// Source is the one that serves the symbol, or would; empty where that cannot be said yet.
 	Source string
+	// Fallback are the sources that may stand in for it, in order.
+	Fallback []string
 	// Base is the timeframe that the bars are rolled up from where the source has not theirs, else zero; BaseMissing is what of
 	// it would be fetched before.
 	Base        market.Timeframe
@@ -69,6 +71,9 @@ func (c *Coordinator) explain(ctx context.Context, r market.Requirement, fresh t
 			e.Base, least = base, 1
 		}
 		life = b.Life(r.Series.Timeframe.Next(now))
+		if e.Fallback, life, err = c.lenders(ctx, r.Series, &b, life); err != nil {
+			return e, err
+		}
 	}
 	e.Needed = r.Ranges.Outward(r.Series.Timeframe)
 	for _, n := range r.Counts {
@@ -94,7 +99,7 @@ func (c *Coordinator) explain(ctx context.Context, r market.Requirement, fresh t
 	fetched, tf := e.Missing, r.Series.Timeframe
 	if e.Base.Valid() {
 		base := market.Series{Symbol: r.Series.Symbol, Timeframe: e.Base}
-		alive := b.Life(e.Base.Next(now)).Outward(e.Base)
+		alive := b.Life(e.Base.Next(now)).Union(life).Outward(e.Base)
 		e.BaseMissing = index.Missing(base, e.Missing.Intersect(alive), fresh, now)
 		fetched, tf = e.BaseMissing, e.Base
 	}
@@ -104,6 +109,30 @@ func (c *Coordinator) explain(ctx context.Context, r market.Requirement, fresh t
 	e.Pages = pages(fetched, tf, b.Declared.PageLimit)
 	e.Took, err = c.duration(ctx, &b, fetched.Count(tf))
 	return e, err
+}
+
+// lenders returns the sources that may lend to a series, as far as their lists are known, and the life of its instrument with theirs.
+func (c *Coordinator) lenders(ctx context.Context, series market.Series, b *directory.Binding, life market.RangeSet) (names []string, whole market.RangeSet, err error) {
+	if !c.mixed(series.Symbol, b.Source) {
+		return nil, life, nil
+	}
+	for _, name := range c.config.Fallback[b.Source] {
+		l, found, err := directory.Find(ctx, c.config.Pool, lenderOf(series.Symbol, name))
+		if _, unknown := errors.AsType[*directory.UnknownSymbolError](err); unknown || err == nil && !found {
+			continue
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+		same, err := directory.Same(ctx, c.config.Pool, b, &l)
+		if err != nil {
+			return nil, nil, err
+		}
+		if _, can := l.Base(series.Timeframe); same && can {
+			names, life = append(names, name), life.Union(l.Life(life.Bounds().End))
+		}
+	}
+	return names, life, nil
 }
 
 // pages returns about how many pages of at most limit bars the ranges take.

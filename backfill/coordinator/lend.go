@@ -99,6 +99,11 @@ func (f *filling) mixed(p *part) bool {
 	return p.binding != nil && f.c.mixed(p.series.Symbol, p.binding.Source)
 }
 
+// lenderOf returns the symbol under which another source has what an unprefixed one names.
+func lenderOf(symbol market.Symbol, source string) market.Symbol {
+	return market.Symbol(source + ":" + string(symbol))
+}
+
 // mixedBefore reports whether another source may stand in for the time before the listing, which a job for r may come to.
 func (f *filling) mixedBefore(ctx context.Context, p *part, r market.Range) (bool, error) {
 	if p.from != nil || !f.mixed(p) || !beforeListing(p.binding, r) {
@@ -160,7 +165,7 @@ func (c *Coordinator) Mix(ctx context.Context) error {
 func (f *filling) seekLenders(ctx context.Context, p *part) error {
 	var lenders []*part
 	for _, name := range f.c.config.Fallback[p.binding.Source] {
-		l := &part{series: market.Series{Symbol: market.Symbol(name + ":" + string(p.series.Symbol)), Timeframe: p.series.Timeframe}, lends: p}
+		l := &part{series: market.Series{Symbol: lenderOf(p.series.Symbol, name), Timeframe: p.series.Timeframe}, lends: p}
 		before := len(f.parts)
 		err := f.bind(ctx, l)
 		if _, unknown := errors.AsType[*directory.UnknownSymbolError](err); unknown || errors.Is(err, errNoTimeframe) {

@@ -145,6 +145,11 @@ func TestRule10_AnotherVenueLends(t *testing.T) {
 	require.ErrorAs(t, err, &told)
 	require.Contains(t, told.Hint(), "second:BTCUSD")
 	require.Zero(t, second.fetches.Load(), "without configuration nobody else is asked")
+	for _, each := range []*coordinator.Coordinator{c, plain} {
+		list, err := each.Explain(ctx, asking(market.H1, whole))
+		require.NoError(t, err)
+		require.Equal(t, each == c, slices.Equal([]string{"second"}, list[0].Fallback))
+	}
 
 	var group sync.WaitGroup
 	for range 20 {
@@ -379,6 +384,10 @@ func TestRule10_BeforeTheListing(t *testing.T) {
 	require.Zero(t, second.fetches.Load())
 
 	c := r.coordinator()
+	list, err := c.Explain(ctx, coordinator.Request{Requirements: []market.Requirement{{Series: weeks, Ranges: market.RangeSet{everything}}}})
+	require.NoError(t, err)
+	require.Equal(t, market.W1.Floor(at("2015-01-01T00:00:00Z")), list[0].Missing.Bounds().Start)
+	require.Equal(t, at("2015-01-01T00:00:00Z"), list[0].BaseMissing.Bounds().Start)
 	require.NoError(t, all(c, weeks, everything))
 	want := slices.Concat(second.bars(market.D1, market.Range{Start: at("2015-01-01T00:00:00Z"), End: listed}), own)
 	require.Equal(t, want, r.within(days, everything))
@@ -390,7 +399,7 @@ func TestRule10_BeforeTheListing(t *testing.T) {
 		require.NoError(t, all(r.coordinator(), each, everything))
 	}
 	require.Equal(t, asked, first.fetches.Load()+second.fetches.Load(), "all of it is known")
-	_, err := c.Ensure(ctx, coordinator.Request{Requirements: []market.Requirement{{
+	_, err = c.Ensure(ctx, coordinator.Request{Requirements: []market.Requirement{{
 		Series: days, Counts: []market.Count{{N: 1 << 20, Newest: true, Within: everything}, {N: 10, Within: everything}},
 	}}}, nil)
 	require.NoError(t, err, "who counts comes to an end")

@@ -355,3 +355,29 @@ func TestKeeperRuns(t *testing.T) {
 	_, err = removal.New(removal.Config{})
 	require.Error(t, err)
 }
+
+// The sequence: some of what is forgotten was lent. Were it not forgotten where it was lent from, the very bars would be lent again; what that
+// symbol has besides, and what was lent elsewhere, stays.
+func TestRule8_WhatWasLentIsForgottenAtTheLender(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.exec(`INSERT INTO barkeep.symbol (symbol, source, vendor_id) VALUES ('alt:BTCUSD', 'alt', 'Y')`)
+	known := func(symbol market.Symbol, r market.Range, source string, retry any) {
+		s.exec(`INSERT INTO barkeep.coverage (symbol, timeframe, range_start, range_end, state, source, generation, fetched_at, retry_at)
+		  VALUES ($1, '1h', $2, $3, 1, $4, 1, '2024-01-01', $5)`, string(symbol), coverage.Timestamptz(r.Start), coverage.Timestamptz(r.End), source, retry)
+	}
+	known(btc, span(40, 30), "alt", time.Now().Add(time.Hour))
+	known(btc, span(30, 20), "binance", nil)
+	known("alt:BTCUSD", span(50, 10), "alt", nil)
+	out, err := removal.Forget(t.Context(), s.db.Pool, removal.Order{Symbol: btc, Timeframe: market.H1, Range: span(35, 25)})
+	require.NoError(t, err)
+	require.Equal(t, []market.Symbol{"alt:BTCUSD"}, out.Lenders)
+	now := market.FromTime(time.Now())
+	for symbol, gone := range map[market.Symbol]market.Range{btc: span(35, 25), "alt:BTCUSD": span(35, 30)} {
+		whole := market.RangeSet{span(40, 20)}
+		require.Equal(t, market.RangeSet{gone}, s.index().Missing(market.Series{Symbol: symbol, Timeframe: market.H1}, whole, 0, now), "%s", symbol)
+	}
+	out, err = removal.Forget(t.Context(), s.db.Pool, removal.Order{Symbol: btc, Range: span(30, 20)})
+	require.NoError(t, err)
+	require.Empty(t, out.Lenders)
+}

@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 
@@ -42,6 +43,11 @@ func TestRule10_Fallback(t *testing.T) {
 	require.Zero(t, s.pages("bitstamp", hours.Timeframe))
 
 	conn = s.connect(mixing)
+	rows, err := conn.Query(t.Context(), `explain (barkeep) select * from ohlcv where symbol = 'BTCUSD' and timeframe = '1h' and ts >= now() - interval '40 days'`)
+	require.NoError(t, err)
+	lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	require.NoError(t, err)
+	require.Contains(t, lines, "BTCUSD 1h from kraken, else bitstamp")
 	bars, err := askFor(t.Context(), conn, hours, r)
 	require.NoError(t, err)
 	s.same(truth, bars, "answer")
