@@ -83,6 +83,10 @@ var (
 		HintText: "Run the statement again.",
 	}
 
+	errPlanKept = &Error{
+		Code: pgerrcode.SerializationFailure, Message: "bars came while the pipeline was under way, which the plan that the database has of the statement may not show",
+		HintText: "Retry the transaction, or send Sync before the statement.",
+	}
 	errNoProof        = startupError("the database asked for no proof of who you are; barkeep lets only clients on its own machine in like that")
 	errOurCertificate = startupError("the database asked for no proof of who you are but barkeep's own certificate, which is proof of nobody else")
 	errByProcess      = &Error{

@@ -63,6 +63,8 @@ func (s *session) bind(body []byte, size int) int {
 		r.noteBegin(st)
 		s.reconsider(st)
 		u.fresh = st.ran == r.runs
+		u.planned = st.planned
+		st.planned = true
 		if st.reads {
 			// What was changed by this very segment cannot be read before it is executed: gate refuses that.
 			r.gated, u.stmt, u.portal = true, st, true

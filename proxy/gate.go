@@ -96,8 +96,10 @@ func (s *session) rounds(ctx context.Context, held *hold) error {
 	s.reader.name = name
 	defer func() { s.reader.name = isOurs }()
 	for round := range s.server.cfg.MaxRounds {
-		if done, err := s.round(held.within(ctx), held, round); err != nil || done {
+		if done, err := s.round(held.within(ctx), held, round); err != nil {
 			return err
+		} else if done {
+			return s.replan(held.within(ctx), held.units)
 		}
 	}
 	return errUnsettled
@@ -140,7 +142,7 @@ func (s *session) try(ctx context.Context, units []unit) error {
 	if done, err := s.round(ctx, held, 0); err != nil || !done {
 		return errWouldWait // the error is found again, where it can be told
 	}
-	return nil
+	return s.replan(ctx, units)
 }
 
 // round plans once and waits for what is missing. It reports whether the units may go.
@@ -479,6 +481,7 @@ func (s *session) fails(ctx context.Context, u *unit) (bool, error) {
 		u.doomed = u.behind
 		return !u.behind, nil
 	}
+	u.planned = u.planned || u.portal && !u.parsed
 	return false, s.checkUnit(ctx, *u)
 }
 

@@ -15,6 +15,8 @@ type statement struct {
 	// ran is how many executions came before it was parsed; meant is the relation that its ohlcv was proven to be, see another.
 	ran   int
 	meant string
+	// planned says that the upstream may have planned it, so that it has a plan of it.
+	planned bool
 
 	// Under the session's mu: registered says that the upstream has it, since is the number of the settings it was parsed in,
 	// unsettled that they may have been others, which nobody knows.

@@ -41,6 +41,7 @@ func (s *session) renames(st *statement, unsettled bool) []rename {
 		if each.Prepared != nil {
 			r.stmt = s.classify(each.Prepared.Text, each.Prepared.OIDs)
 			r.stmt.unsettled = unsettled || each.Unsettled
+			r.stmt.planned = true // an EXECUTE is not told from others
 		}
 		list = append(list, r)
 	}

@@ -74,9 +74,10 @@ type reader struct {
 	settings        settings
 	reported        planner.Env // as of the paramsSeen before reportedAt; zero: none yet
 	reportedAt      uint64
-	runs            int  // messages that execute something, so far
-	shades          bool // the session may have a temporary relation named ohlcv
-	name            int  // what ohlcv means in the units that the gate looks at, see another
+	runs            int     // messages that execute something, so far
+	shades          bool    // the session may have a temporary relation named ohlcv
+	name            int     // what ohlcv means in the units that the gate looks at, see another
+	noticed         Version // the coverage of which all is noticed by the open transaction, see replan
 	snapshotTaken   bool
 	snapshotVersion Version
 	importing       bool      // what waits to be written imports a snapshot
@@ -417,7 +418,7 @@ func (s *session) forward() error {
 		return err
 	}
 	if r.restarts || s.waiting == 0 && s.tx == 'I' && !r.open {
-		r.began, r.snapshotTaken, r.imported = time.Now(), false, false
+		r.began, r.snapshotTaken, r.imported, r.noticed = time.Now(), false, false, s.server.cfg.Coordinator.Snapshot()
 	}
 	r.imported = r.imported || r.importing
 	if r.snapshot && !r.snapshotTaken {

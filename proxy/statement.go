@@ -32,6 +32,8 @@ type unit struct {
 	doomed bool
 	// refused says why it must not be executed.
 	refused *Error
+	// planned says that the upstream may have a plan of it from before.
+	planned bool
 	// portal says that it is a Bind, cursor that it goes on with a portal that was planned before.
 	portal, cursor bool
 	// channels are those of live bars that it listens to.
