@@ -61,6 +61,9 @@ type Catalog struct {
 	// Definers holds, in lower case and without schema, the functions that may define, change or drop something by SQL of their own, and
 	// everything by which one is called.
 	Definers map[string]struct{}
+	// Known reports whether everything of a name, whatever its schema, is a plain table, or came with PostgreSQL or an extension: there is no
+	// definition of a user's that gives it a meaning. Nil is a catalog that knows of none.
+	Known func(name string) bool
 	// Events says that an event trigger reads ohlcv: every definition may.
 	Events bool
 	// Dependents returns the names given with those of what reads the objects of these names, as far as the catalog knows: for

@@ -3,6 +3,7 @@ package planner
 import (
 	"errors"
 	"maps"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -12,10 +13,16 @@ var errUnreadable = errors.New("the text cannot be parsed safely")
 
 // MayRead reports whether the text may read ohlcv, by a scan of the text (PLANNER 3). A text for which it is false is
 // forwarded unparsed. It is true for every text with the name ohlcv in it, with a name in c, with an identifier or
-// string in Unicode escapes, with EXECUTE, or with a function that reads whole schemas; and for EXPLAIN (BARKEEP), which is not
+// string in Unicode escapes, with EXECUTE, with a function that reads whole schemas, or with several statements that may conceal a definition; and for EXPLAIN (BARKEEP), which is not
 // the upstream's to answer.
 func MayRead(text string, c *Catalog) bool {
-	return containsFold(text, "execute") || named(text, c, 0) || c.callsDynamic(text) || c.fires(text) || containsFold(text, "barkeep") && containsFold(text, "explain")
+	return mayReadItself(text, c) || several(text) && c.Conceals(text)
+}
+
+// mayReadItself is MayRead but for what may have been defined in the same text.
+func mayReadItself(text string, c *Catalog) bool {
+	return containsFold(text, "execute") || named(text, c, 0) || c.callsDynamic(text) || c.fires(text) ||
+		containsFold(text, "barkeep") && containsFold(text, "explain")
 }
 
 const maxStringDepth = 4
@@ -78,6 +85,9 @@ var definingWords = map[string]bool{ //nolint:gochecknoglobals // a table
 	"import": true, "reindex": true, "into": true, "reassign": true,
 }
 
+// DefiningWords returns those words.
+func DefiningWords() []string { return slices.Sorted(maps.Keys(definingWords)) }
+
 // callsDynamic reports whether a text, or a string in it, may call a function that makes SQL of its arguments.
 func (c *Catalog) callsDynamic(text string) bool {
 	return c != nil && len(c.Dynamic) > 0 && anyWord(text, func(word string) bool {
@@ -127,7 +137,7 @@ func (c *Catalog) With(version uint64, names ...string) *Catalog {
 		out.Written = maps.Clone(c.Written)
 		out.Dynamic, out.Rows, out.Calls, out.Users = c.Dynamic, c.Rows, c.Calls, c.Users
 		out.Dependents, out.Events, out.Overload, out.Folds, out.Setters = c.Dependents, c.Events, c.Overload, c.Folds, c.Setters
-		out.Definers = c.Definers
+		out.Definers, out.Known = c.Definers, c.Known
 		if c.Dependents != nil && len(names) > 0 {
 			names = c.Dependents(names)
 		}

@@ -104,9 +104,17 @@ func (t *Template) parse(env Env) ([]*pg.RawStmt, error) {
 		return nil, fmt.Errorf("parse the statement: %w", err)
 	}
 	t.Statements = len(tree.GetStmts())
-	created := map[string]bool{}
+	created, before := map[string]bool{}, newConcealment(env.Catalog)
+	itself := t.Statements == 1 || mayReadItself(t.Text, env.Catalog)
 	for _, raw := range tree.GetStmts() {
-		t.list = append(t.list, analyzeStatement(text, raw, env.Catalog, created, t.oids))
+		s := analyzeStatement(text, raw, env.Catalog, created, t.oids)
+		if !itself {
+			s.opaque = nil // what it makes itself reads nothing of ohlcv
+		}
+		if t.Statements > 1 && !before.next(raw.GetStmt(), statementText(text, raw)) {
+			s.opaque = append(s.opaque, "what it uses may have been defined before it in the same Query, by SQL that is made as it is executed")
+		}
+		t.list = append(t.list, s)
 	}
 	t.noteLate(tree.GetStmts())
 	for _, s := range t.list {
@@ -115,7 +123,9 @@ func (t *Template) parse(env Env) ([]*pg.RawStmt, error) {
 		}
 	}
 	for name := range created {
-		t.created = append(t.created, name)
+		if itself {
+			t.created = append(t.created, name)
+		}
 	}
 	slices.Sort(t.created)
 	t.columns = t.readColumns()

@@ -44,6 +44,9 @@ func shades(text string) bool {
 // another says what the name ohlcv means in the units. The settings are known.
 func (s *session) another(ctx context.Context, units []unit) (int, error) {
 	r := &s.reader
+	if r.inside.moves {
+		return isOurs, nil
+	}
 	path := strings.ToLower(r.settings.searchPath)
 	public := path == "" || strings.Contains(path, namePublic) // PostgreSQL shows a path of nothing as ""
 	if public && !r.shades {

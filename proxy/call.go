@@ -28,6 +28,7 @@ func (s *session) call(ctx context.Context, body []byte, size int) error {
 	call := entry{kind: kindCall}
 	if c := s.catalog(); c != nil && len(c.Definers) > 0 {
 		call.defines = s.defining(definingCall) // which function it is matters little: calls are rare
+		r.inside.note(definingCall)
 	}
 	r.pending = append(r.pending, call)
 	r.snapshot, r.dirty = true, true
@@ -39,7 +40,7 @@ func (s *session) call(ctx context.Context, body []byte, size int) error {
 }
 
 // definingCall stands for a call of what may define something.
-var definingCall = &statement{scan: scan{definer: true}}
+var definingCall = &statement{scan: scan{definer: true, conceals: true}}
 
 // calls returns what has to be planned, or held, before the call goes upstream.
 func (s *session) calls(body []byte) []unit {

@@ -65,6 +65,15 @@ var (
 		Code: pgerrcode.FeatureNotSupported, Message: "settings change in the pipeline that reads ohlcv",
 		HintText: "Send Sync between the statement that changes settings and the one that reads ohlcv.",
 	}
+	errConcealed = &Error{
+		Code:     pgerrcode.FeatureNotSupported,
+		Message:  "what the statement uses may have been defined before it in the same pipeline or Query, by SQL that is made as it is executed",
+		HintText: "Send the statement once the one before it is answered (in a pipeline: behind a Sync), or set barkeep.mode to stored.",
+	}
+	errTooManyDefinitions = &Error{
+		Code: pgerrcode.ProgramLimitExceeded, Message: "the transaction has defined more than barkeep can look at",
+		HintText: "Commit before ohlcv is read.",
+	}
 	errBehindEnd = &Error{
 		Code: pgerrcode.FeatureNotSupported, Message: "a failed block is ended, or taken back to a savepoint, before ohlcv is read in the same Query or pipeline",
 		HintText: "Send what ends it by itself.",
@@ -73,6 +82,10 @@ var (
 		Code:     pgerrcode.FeatureNotSupported,
 		Message:  "TimeZone, DateStyle or IntervalStyle has changed since a cursor that reads ohlcv was opened",
 		HintText: "Open the cursor anew, or set them back.",
+	}
+	errPlanKept = &Error{
+		Code: pgerrcode.SerializationFailure, Message: "bars came while the pipeline was under way, which the plan that the database has of the statement may not show",
+		HintText: "Retry the transaction, or send Sync before the statement.",
 	}
 	errSettingsDiffer = &Error{
 		Code: pgerrcode.FeatureNotSupported, Message: "barkeep's settings change between statements of one Query that read ohlcv",
@@ -83,10 +96,6 @@ var (
 		HintText: "Run the statement again.",
 	}
 
-	errPlanKept = &Error{
-		Code: pgerrcode.SerializationFailure, Message: "bars came while the pipeline was under way, which the plan that the database has of the statement may not show",
-		HintText: "Retry the transaction, or send Sync before the statement.",
-	}
 	errNoProof        = startupError("the database asked for no proof of who you are; barkeep lets only clients on its own machine in like that")
 	errOurCertificate = startupError("the database asked for no proof of who you are but barkeep's own certificate, which is proof of nobody else")
 	errByProcess      = &Error{

@@ -138,6 +138,7 @@ func (s *session) bindEffects(portal string, found candidates) {
 			changes = append(changes, s.renames(st, r.segmentEffects || portal != "")...)
 		}
 		defines = s.affect(st) || defines
+		r.inside.later = r.inside.later || st.conceals
 		s.live.segment, s.live.portal = s.live.segment || st.listens, s.live.portal || st.listens
 	}
 	if defines {
@@ -192,6 +193,7 @@ func (s *session) execute(body []byte, size int) int {
 		r.pending = append(r.pending, entry{kind: kindClose, instead: &shown{explained: x, limit: limit}})
 		return r.replace(size, encode(&pgproto3.Close{ObjectType: 'P', Name: ownName}))
 	}
+	r.inside.execute(len(portal) == 0 && r.used)
 	executed := r.unnamed
 	if len(portal) > 0 {
 		executed = r.portals[string(portal)]

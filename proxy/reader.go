@@ -61,6 +61,7 @@ type reader struct {
 	made            []string         // names that this session defined over ohlcv in the open block
 	overlay         *planner.Catalog // the catalog with made, and overlaid the one it was made from; nil: to be made
 	overlaid        *planner.Catalog
+	inside          inside                // what the open block has defined out of sight
 	defines         bool                  // a view or function may have been defined since the last plain end of a block
 	hidden          bool                  // the block may have made a function that changes settings
 	blockEffects    bool                  // settings were changed since the last plain end of a block
@@ -337,6 +338,9 @@ func (s *session) take(ctx context.Context, kind byte, size int) error {
 	r := &s.reader
 	if r.skipping && kind != 'S' && kind != 'X' {
 		return s.discard(size)
+	}
+	if err := s.lookInside(ctx, kind); err != nil {
+		return err
 	}
 	body := r.buf[r.scan+5 : r.scan+size]
 	switch kind {

@@ -17,7 +17,7 @@ func TestRule19_APlanThatIsKeptShowsWhatWasFilled(t *testing.T) {
 	t.Parallel()
 	const (
 		of      = "select count(*) from ohlcv where symbol = 'sim:KPTUSD' and timeframe = '1m' and ts >= '2024-01-01 00:00Z' and ts < '2024-01-01 00:10Z'"
-		any     = "select count(*) from ohlcv where symbol = $1 and timeframe = '1m' and ts >= '2024-01-01 00:00Z' and ts < '2024-01-01 00:10Z'"
+		each    = "select count(*) from ohlcv where symbol = $1 and timeframe = '1m' and ts >= '2024-01-01 00:00Z' and ts < '2024-01-01 00:10Z'"
 		generic = "Q set plan_cache_mode = force_generic_plan\nwait Z\n"
 		stored  = "Q set local barkeep.mode = stored\nwait Z\n"
 		wait    = "Q set local barkeep.mode = wait\nwait Z\n"
@@ -26,7 +26,7 @@ func TestRule19_APlanThatIsKeptShowsWhatWasFilled(t *testing.T) {
 		"parsed in the block":          "Q begin\nwait Z\nP v " + of + "\nD S v\nS\nwait Z\nB - v\nE -\nS\nwait Z",
 		"parsed before it":             "P v " + of + "\nS\nwait Z\nQ begin\nwait Z\nQ select 1\nwait Z\nB - v\nE -\nS\nwait Z",
 		"unnamed":                      "Q begin\nwait Z\nP - " + of + "\nS\nwait Z\nB - -\nE -\nS\nwait Z",
-		"with parameters":              generic + "Q begin\nwait Z\nP v " + any + "\nS\nwait Z\nB - v sim:KPTUSD\nE -\nS\nwait Z",
+		"with parameters":              generic + "Q begin\nwait Z\nP v " + each + "\nS\nwait Z\nB - v sim:KPTUSD\nE -\nS\nwait Z",
 		"in a portal":                  "Q begin\nwait Z\nP v " + of + "\nS\nwait Z\nB p v\nS\nwait Z\nE p\nS\nwait Z",
 		"executed before":              "Q begin\nwait Z\n" + stored + "P v " + of + "\nB - v\nE -\nS\nwait Z\n" + wait + "B - v\nE -\nS\nwait Z",
 		"by EXECUTE":                   "Q begin\nwait Z\n" + stored + "Q prepare v as " + of + "\nwait Z\nQ execute v\nwait Z\n" + wait + "Q execute v\nwait Z",

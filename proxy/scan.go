@@ -26,6 +26,7 @@ type scan struct {
 	hides   bool // may make something by which settings are changed unseen
 	listens bool // may change what the session listens to
 
+	conceals bool // may define something that only the transaction itself can tell
 	executes bool // may EXECUTE a prepared statement
 	begins   bool // is one statement that begins a block
 	mayEnd   bool // begins with a statement that may end a block or its failure
@@ -42,7 +43,7 @@ func scanText(text string, known *planner.Catalog) scan {
 	return scan{
 		known: known, reads: planner.MayRead(text, known), level: level,
 		effects: !modes && planner.Effects(text, known).Settings,
-		control: isControl(text), defines: defines(text), definer: known.MayDefine(text), asks: asks(text),
+		control: isControl(text), defines: defines(text), definer: known.MayDefine(text), conceals: known.Conceals(text), asks: asks(text),
 		fetches: fetches(text), imports: importsSnapshot(text), ends: endsFirst(text),
 		hides: hides(text), shades: shades(text), listens: planner.MayListen(text),
 		executes: strings.Contains(strings.ToLower(text), "execute"),

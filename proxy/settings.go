@@ -44,6 +44,9 @@ func (r *reader) repeatable() bool {
 	return level == repeatableRead || level == serializable
 }
 
+// lenient reports whether what cannot be seen through is read as it is stored.
+func (s settings) lenient() bool { return s.mode == "stored" || s.mode == "partial" }
+
 // notices reports whether the session wants messages of that severity.
 func (s settings) notices(severity string) bool {
 	switch s.messages {

@@ -30,8 +30,9 @@ type unit struct {
 	unsettled bool
 	// doomed says that it fails for certain, and is never executed.
 	doomed bool
-	// refused says why it must not be executed.
+	// refused says why it must not be executed; unless says that it may be where nothing need be fetched.
 	refused *Error
+	unless  bool
 	// planned says that the upstream may have a plan of it from before.
 	planned bool
 	// portal says that it is a Bind, cursor that it goes on with a portal that was planned before.
@@ -59,26 +60,35 @@ func (s *session) classify(text string, oids []uint32) *statement {
 func (s *session) catalog() *planner.Catalog {
 	base := s.server.cfg.Catalog.Current()
 	r := &s.reader
-	if len(r.made) == 0 {
+	if len(r.made) == 0 && r.inside.own == nil {
 		return base
 	}
 	if r.overlay == nil || r.overlaid != base {
-		r.overlay, r.overlaid = base.With(s.server.overlays.Add(1)|overlayBit, r.made...), base
+		r.overlay, r.overlaid = base, base
+		if r.inside.own != nil {
+			r.overlay = s.insider().Including(r.inside.own, s.overlayVersion())
+		}
+		if len(r.made) > 0 {
+			r.overlay = r.overlay.With(s.overlayVersion(), r.made...)
+		}
 	}
 	return r.overlay
 }
+
+// overlayVersion returns a version for a catalog of the session's own.
+func (s *session) overlayVersion() uint64 { return s.server.overlays.Add(1) | overlayBit }
 
 // forgetMade drops what the session made where its block is over: the database shows it to all by now, or has taken it
 // back.
 func (s *session) forgetMade() {
 	r := &s.reader
-	if len(r.made) == 0 || r.inSegment || r.open || len(r.batch)+len(r.pending) > 0 {
+	if len(r.made) == 0 && r.inside == (inside{}) || r.inSegment || r.open || len(r.batch)+len(r.pending) > 0 {
 		return
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.waiting == 0 && s.tx == 'I' {
-		r.made, r.overlay, r.overlaid = nil, nil, nil
+		r.made, r.overlay, r.overlaid, r.inside = nil, nil, nil, inside{}
 	}
 }
 
@@ -108,6 +118,7 @@ func (s *session) noteMade(st *statement) {
 // affect notes what a statement about to go upstream may change, and reports whether that may be a definition that others see.
 func (s *session) affect(st *statement) (defines bool) {
 	r := &s.reader
+	r.inside.note(st)
 	if !st.control {
 		r.snapshot = true
 	}
@@ -217,12 +228,15 @@ func (s *session) sendQuery(st *statement, query entry, size int) error {
 	return nil
 }
 
-// before returns the units of a text that must not be executed as it is, or only after a look at the settings: it may FETCH from
-// a cursor that reads ohlcv, give a setting of barkeep's a value that it cannot have, or listen to live bars.
+// before returns the units of a text that must not be executed as it is, or only after a look at the settings: it may use what was
+// defined out of sight, FETCH from a cursor that reads ohlcv, give a setting of barkeep's a value that it cannot have, or listen to live bars.
 func (s *session) before(st *statement) []unit {
 	refused := s.wrongSet(st)
 	cursor := st.fetches && len(s.reader.cursors) > 0
 	units := s.listens(st)
+	if why := s.unsettled(st); why != nil {
+		units = append(units, unit{stmt: st, refused: why, unless: true})
+	}
 	if refused != nil || cursor {
 		units = append(units, unit{stmt: st, refused: refused, cursor: cursor, unsettled: cursor && s.reader.segmentEffects})
 	}
@@ -259,7 +273,8 @@ func (s *session) keepCursors(u unit, now planner.Locale, opened []planner.Local
 // goOn fails where a unit must not be executed, or a portal that was planned in other settings goes on: what its execution
 // compares ts with would be another time now, and bars would be read that nobody asked for.
 func (s *session) goOn(units []unit) error {
-	if at := slices.IndexFunc(units, func(u unit) bool { return u.refused != nil }); at >= 0 {
+	lenient := s.reader.settings.lenient()
+	if at := slices.IndexFunc(units, func(u unit) bool { return u.refused != nil && (!u.unless || !lenient) }); at >= 0 {
 		return units[at].refused
 	}
 	if !slices.ContainsFunc(units, func(u unit) bool { return u.cursor }) {

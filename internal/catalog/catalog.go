@@ -62,6 +62,8 @@ type Catalog struct {
 	listing string
 
 	current atomic.Pointer[planner.Catalog]
+	// loaded is what the newest was made of.
+	loaded atomic.Pointer[loaded]
 	// defining counts the definitions that are on their way, defined those that have ended, and seen is how many had when the newest
 	// look began; see Defining.
 	defining      atomic.Int64
@@ -81,7 +83,6 @@ type Catalog struct {
 	poll  time.Duration
 	// What follows is the business of the refresh that is under way.
 	known      looked    // the newest, and its fingerprint is that of current
-	shelf      shelf     // what current was made of
 	configured time.Time // when a connection of the pool last took up the server's configuration files
 
 	mayRead struct {
@@ -102,6 +103,9 @@ func New(pool *pgxpool.Pool, log *slog.Logger, listing string) *Catalog {
 	c.mayRead.known = map[readKey]readAnswer{}
 	return c
 }
+
+// loaded is what was read last. It is never written to.
+type loaded struct{ shelf shelf }
 
 // Current returns the newest catalog, or nil before the first successful Refresh. It costs an atomic load.
 func (c *Catalog) Current() *planner.Catalog { return c.current.Load() }
@@ -233,7 +237,10 @@ func (c *Catalog) refresh(ctx context.Context) error {
 		c.seen.Store(defined)
 		return nil
 	}
-	next := c.shelf
+	var next shelf
+	if before := c.loaded.Load(); before != nil {
+		next = before.shelf
+	}
 	err = pgx.BeginTxFunc(ctx, c.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
 		// The fingerprint is looked at again in the snapshot that the closure is read in, so that the two belong together.
 		if found, err = lookFrom(ctx, tx, found); err != nil {
@@ -248,8 +255,9 @@ func (c *Catalog) refresh(ctx context.Context) error {
 	if old != nil {
 		version = old.Version + 1
 	}
+	c.loaded.Store(&loaded{shelf: next})
 	c.current.Store(next.graph().catalog(version))
-	c.known, c.shelf = found, next
+	c.known = found
 	if own := c.seen.Swap(defined) != defined || c.defining.Load() > 0; own && !sameNames(old, c.current.Load()) {
 		c.tell(ctx)
 	}

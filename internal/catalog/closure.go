@@ -16,9 +16,13 @@ type node struct {
 	source string
 	// view says that source is the definition of a plain view that the planner can see through.
 	view bool
+	// shut says that it is a view that a transaction has defined or changed, so that its definition is not known.
+	shut bool
 	// passing says that it is a temporary table.
 	passing bool
-	taken   taken
+	// plain says that it is a table, whose rows alone are what is read of it.
+	plain bool
+	taken taken
 	// words are the words of source, and mentions says that ohlcv is among them or may be, in Unicode escapes.
 	words    map[string]struct{}
 	mentions bool
@@ -46,6 +50,8 @@ type graph struct {
 	folds bool
 	// calls are functions that may read ohlcv, by oid.
 	calls map[uint32]string
+	// builtin are the names of what came with PostgreSQL or an extension.
+	builtin map[string]struct{}
 }
 
 func wrap(operation string, err error) error {
@@ -78,7 +84,7 @@ func (g *graph) catalog(version uint64) *planner.Catalog {
 			continue
 		}
 		if n.taken.job {
-			names["run_job"] = struct{}{} // TimescaleDB's, which calls what a number stands for
+			names[runJob] = struct{}{}
 		}
 		if _, in := names[n.name]; in && n.view && count[n.name] == 1 && n.name != table {
 			views[n.name] = strings.TrimSuffix(strings.TrimSpace(n.source), ";")
@@ -91,12 +97,15 @@ func (g *graph) catalog(version uint64) *planner.Catalog {
 	g.noteCalls(reached, dynamic)
 	return &planner.Catalog{
 		Version: version, Names: names, Written: g.written(reached, count), Views: views, Users: users, Dynamic: dynamic,
-		Rows: g.rows(reached, dynamic), Calls: g.calls, Setters: g.setters(), Definers: g.definers(),
+		Rows: g.rows(reached, dynamic), Calls: g.calls, Setters: g.setters(), Definers: g.definers(), Known: g.known(),
 		Overload: g.overload, Folds: g.folds, Dependents: g.dependents, Events: slices.ContainsFunc(g.events, func(key string) bool { return contains(reached, key) }),
 	}
 }
 
 const table = "ohlcv"
+
+// runJob is a procedure of TimescaleDB's that calls what a number stands for.
+const runJob = "run_job"
 
 // reach follows dependencies and mentions from ohlcv until nothing is added.
 func (g *graph) reach() (reached, names map[string]struct{}) {

@@ -52,13 +52,15 @@ func (g *graph) dynamic(reached, names map[string]struct{}, views map[string]str
 		for key, n := range g.nodes {
 			_, known := reached[key]
 			_, in := found[key]
-			if known || in || !n.view && n.taken.positions == 0 ||
+			if known || in || !n.view && !n.shut && n.taken.positions == 0 ||
 				!n.taken.runs && !readsAny(n.reads, found) && !readsAny(n.writes, found) && !meet(n.words, words) {
 				continue
 			}
 			grown = true
 			found[key] = struct{}{}
 			switch {
+			case n.shut:
+				names[n.name] = struct{}{}
 			case n.view:
 				names[n.name] = struct{}{}
 				if count[n.name] == 1 {
@@ -92,6 +94,18 @@ func (g *graph) rows(reached map[string]struct{}, dynamic map[string]uint64) map
 const runnersSQL = `
 select oid, proname::text from pg_proc
  where proname ~ '_to_xml(schema|_and_xmlschema)?$|^crosstab|^connectby|^dblink|^ts_stat|^ts_rewrite|^refresh_continuous_aggregate$'`
+
+// builtinSQL lists the names of the functions, operators, types and relations that came with PostgreSQL or an extension.
+const builtinSQL = `
+with member as materialized (select classid, objid from pg_depend where deptype = 'e')
+select proname::text from pg_proc where oid < 16384 or oid in (select objid from member where classid = 'pg_proc'::regclass)
+union
+select oprname::text from pg_operator where oid < 16384 or oid in (select objid from member where classid = 'pg_operator'::regclass)
+union
+select typname::text from pg_type where oid < 16384 or oid in (select objid from member where classid = 'pg_type'::regclass)
+union
+select relname::text from pg_class where relkind in ('r','p','v','m','f')
+   and (oid < 16384 or oid in (select objid from member where classid = 'pg_class'::regclass))`
 
 // eventsSQL lists the functions of the event triggers that are fired by definitions.
 const eventsSQL = `select 'f' || evtfoid from pg_event_trigger where evtenabled <> 'D' and evtevent <> 'login'`

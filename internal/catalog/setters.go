@@ -1,5 +1,12 @@
 package catalog
 
+import (
+	"strings"
+	"sync"
+
+	"barkeep/planner"
+)
+
 // setters returns the names by which settings of the session may be changed (planner.Catalog.Setters). A session whose search_path
 // or level of isolation changes unseen would be planned in settings that it has no more.
 func (g *graph) setters() map[string]struct{} {
@@ -16,8 +23,39 @@ func (g *graph) setters() map[string]struct{} {
 
 // definers returns the names by which something may be defined out of sight (planner.Catalog.Definers).
 func (g *graph) definers() map[string]struct{} {
-	_, names := g.callers(func(n *node) bool { return n.defines })
+	reached, names := g.callers(func(n *node) bool { return n.defines })
+	for _, key := range g.events {
+		if contains(reached, key) {
+			for _, word := range planner.DefiningWords() {
+				names[word] = struct{}{}
+			}
+		}
+	}
+	for key := range reached {
+		if n := g.nodes[key]; n != nil && n.taken.job {
+			names[runJob] = struct{}{}
+		}
+	}
 	return names
+}
+
+// known returns planner.Catalog.Known. It looks at the names when it is asked for the first time: that is seldom.
+func (g *graph) known() func(name string) bool {
+	user := sync.OnceValue(func() map[string]bool { // whether all of the name are tables
+		plain := make(map[string]bool, len(g.nodes))
+		for _, n := range g.nodes {
+			before, in := plain[n.name]
+			plain[n.name] = n.plain && (before || !in)
+		}
+		return plain
+	})
+	return func(name string) bool {
+		plain, in := user()[strings.ToLower(name)]
+		if in {
+			return plain
+		}
+		return contains(g.builtin, name)
+	}
 }
 
 // callers returns the objects that are such, and all by which one of them is called; nothing where there are none.

@@ -38,6 +38,8 @@ type shelf struct {
 	// aggregated are the dependencies of continuous aggregates; aggregates says that there are some.
 	aggregated []edge
 	aggregates bool
+	// timescale says that there can be some.
+	timescale bool
 
 	// sources are the definitions of views, by key.
 	sources map[string]source
@@ -45,6 +47,7 @@ type shelf struct {
 	routines  []object
 	taken     map[string]takes
 	runners   map[uint32]string
+	builtin   map[string]struct{}
 	overload  string
 	overloads []string
 	folds     bool
@@ -60,6 +63,7 @@ type object struct {
 	key, name           string
 	source              source
 	view, root, passing bool
+	plain               bool // a table, of whatever persistence
 }
 
 // edge says that from depends on upon, or does only when it is written.
@@ -109,6 +113,11 @@ func (s *shelf) load(ctx context.Context, tx pgx.Tx, changed changes) error {
 			return err
 		}
 	}
+	if s.builtin == nil || changed.any(partExtension) {
+		if err := s.loadBuiltin(ctx, tx); err != nil {
+			return err
+		}
+	}
 	if changed.any(
 		partRule, partRoutine, partTrigger, partPolicy, partOperator, partDefault, partConstraint, partType, partCast, partEvent,
 		partIndex, partDependency, partParent, partRoot, partExtension,
@@ -121,7 +130,7 @@ func (s *shelf) load(ctx context.Context, tx pgx.Tx, changed changes) error {
 func (s *shelf) loadRelations(ctx context.Context, tx pgx.Tx) (err error) {
 	s.relations, err = list(ctx, tx, relationsSQL, func(row pgx.CollectableRow) (o object, err error) {
 		var options *string
-		err = row.Scan(&o.key, &o.name, &options, &o.view, &o.root, &o.passing)
+		err = row.Scan(&o.key, &o.name, &options, &o.view, &o.root, &o.passing, &o.plain, new(bool))
 		o.source = sourceOf(options)
 		return o, err
 	})
@@ -129,8 +138,9 @@ func (s *shelf) loadRelations(ctx context.Context, tx pgx.Tx) (err error) {
 		return fmt.Errorf("read relations: %w", err)
 	}
 	s.aggregated = nil
-	err = tx.QueryRow(ctx, `select to_regclass('_timescaledb_catalog.continuous_agg') is not null`).Scan(&s.aggregates)
-	if err == nil && s.aggregates {
+	err = tx.QueryRow(ctx, `select to_regclass('_timescaledb_catalog.continuous_agg') is not null`).Scan(&s.timescale)
+	s.aggregates = false
+	if err == nil && s.timescale {
 		s.aggregated, err = list(ctx, tx, aggregatesSQL, func(row pgx.CollectableRow) (e edge, err error) {
 			return e, row.Scan(&e.from, &e.upon)
 		})
@@ -210,6 +220,18 @@ func (s *shelf) loadRoutines(ctx context.Context, tx pgx.Tx) (err error) {
 	return s.loadOverloads(ctx, tx)
 }
 
+func (s *shelf) loadBuiltin(ctx context.Context, tx pgx.Tx) error {
+	names, err := list(ctx, tx, builtinSQL, pgx.RowTo[string])
+	if err != nil {
+		return fmt.Errorf("read names: %w", err)
+	}
+	s.builtin = make(map[string]struct{}, len(names))
+	for _, name := range names {
+		s.builtin[name] = struct{}{}
+	}
+	return nil
+}
+
 func (s *shelf) loadOverloads(ctx context.Context, tx pgx.Tx) error {
 	operators, err := list(ctx, tx, overloadSQL, pgx.RowTo[string])
 	if err != nil {
@@ -255,7 +277,7 @@ func list[T any](ctx context.Context, tx pgx.Tx, sql string, one pgx.RowToFunc[T
 func (s *shelf) graph() *graph {
 	g := &graph{
 		nodes: make(map[string]*node, len(s.relations)+len(s.routines)+len(s.types)), aggregates: s.aggregates, events: s.events,
-		overload: s.overload, overloads: s.overloads, folds: s.folds, calls: maps.Clone(s.runners),
+		overload: s.overload, overloads: s.overloads, folds: s.folds, calls: maps.Clone(s.runners), builtin: s.builtin,
 	}
 	for _, part := range [][]object{s.relations, s.routines, s.types} {
 		for _, o := range part {
@@ -263,10 +285,7 @@ func (s *shelf) graph() *graph {
 			if printed, in := s.sources[o.key]; in {
 				from = printed
 			}
-			g.nodes[o.key] = &node{
-				name: strings.ToLower(o.name), view: o.view, passing: o.passing,
-				source: from.text, words: from.words, mentions: from.mentions, sets: from.sets, defines: from.defines,
-			}
+			g.nodes[o.key] = nodeOf(o, from)
 			if o.root {
 				g.roots = append(g.roots, o.key)
 			}
@@ -276,12 +295,7 @@ func (s *shelf) graph() *graph {
 		g.depends(e, false)
 	}
 	for key, t := range s.taken {
-		if n := g.nodes[key]; n != nil {
-			n.taken = t.taken
-			if t.all {
-				n.reads = append(n.reads, textKey)
-			}
-		}
+		g.take(key, t)
 	}
 	for _, key := range s.setters {
 		if n := g.nodes[key]; n != nil {
@@ -292,6 +306,26 @@ func (s *shelf) graph() *graph {
 		g.depends(e, true)
 	}
 	return g
+}
+
+// nodeOf returns the node of an object that runs that source.
+func nodeOf(o object, from source) *node {
+	return &node{
+		name: strings.ToLower(o.name), view: o.view, passing: o.passing, plain: o.plain,
+		source: from.text, words: from.words, mentions: from.mentions, sets: from.sets, defines: from.defines,
+	}
+}
+
+// take notes what a function takes.
+func (g *graph) take(key string, t takes) {
+	n := g.nodes[key]
+	if n == nil {
+		return
+	}
+	n.taken = t.taken
+	if t.all {
+		n.reads = append(n.reads, textKey)
+	}
 }
 
 // depends takes up an edge; opaque says that a view on which it ends cannot be seen through.

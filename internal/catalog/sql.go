@@ -3,13 +3,13 @@ package catalog
 import "barkeep/internal/schema"
 
 // relationsSQL lists every relation that did not come with PostgreSQL or with an extension, and the chunk tables, which did not either:
-// key, name, the options of a foreign table, whether it is a view that can be seen through, whether it is ohlcv, and whether it is a
-// temporary table. Those are listed for their triggers, defaults and rules: a name of another session's does no harm.
+// key, name, the options of a foreign table, whether it is a view that can be seen through, whether it is ohlcv, whether it is a
+// temporary table, whether it is a table, and whether it is a view. Temporary ones are listed for their triggers, defaults and rules: a name of another session's does no harm.
 const relationsSQL = `
 select 'r' || c.oid, c.relname::text, case when c.relkind = 'f' then (select array_to_string(ftoptions, ' ') from pg_foreign_table where ftrelid = c.oid) end,
        c.relkind = 'v' and not coalesce('security_barrier=true' = any(c.reloptions), false)
          and n.nspname not like '\_timescaledb%',
-       c.oid is not distinct from to_regclass('public.ohlcv'), c.relkind in ('r','p') and c.relpersistence = 't'
+       c.oid is not distinct from to_regclass('public.ohlcv'), c.relkind in ('r','p') and c.relpersistence = 't', c.relkind in ('r','p'), c.relkind = 'v'
   from pg_class c join pg_namespace n on n.oid = c.relnamespace
  where c.relkind in ('r','p','v','m','f','c') and c.oid >= 16384 and n.nspname <> 'pg_toast'
    and c.oid not in (select objid from pg_depend where deptype = 'e' and classid = 'pg_class'::regclass)`
