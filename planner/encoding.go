@@ -47,6 +47,10 @@ func decodeText(text, name string) (string, bool) {
 	return decoded, err == nil && !strings.ContainsRune(decoded, utf8.RuneError)
 }
 
+// Decode returns a text in UTF-8, as the catalog has its names (PLANNER 4); false where its encoding is not known here, or it is not in that
+// encoding.
+func Decode(text, encoding string) (string, bool) { return decodeText(text, encoding) }
+
 // encodeText is the inverse of decodeText, for a part of a text.
 func encodeText(text, name string) string {
 	if known := clientEncodings[strings.ToUpper(name)]; known != nil && !ascii(text) {

@@ -74,7 +74,8 @@ func prepare(text string, paramOIDs []uint32, env Env, p parser) (*Template, []*
 		Text: text, Statements: 1, oids: slices.Clone(paramOIDs), catalog: env.Catalog,
 		encoding: env.ClientEncoding, nonStandard: env.NonStandardStrings, parser: p,
 	}
-	may := MayRead(text, env.Catalog)
+	decoded, readable := decodeText(text, env.ClientEncoding)
+	may := !readable || MayRead(decoded, env.Catalog)
 	if !may && !renames(text) && !containsFold(text, ownPrefix) {
 		return t, nil
 	}
@@ -105,7 +106,7 @@ func (t *Template) parse(env Env) ([]*pg.RawStmt, error) {
 	}
 	t.Statements = len(tree.GetStmts())
 	created, before := map[string]bool{}, newConcealment(env.Catalog)
-	itself := t.Statements == 1 || mayReadItself(t.Text, env.Catalog)
+	itself := t.Statements == 1 || mayReadItself(text, env.Catalog)
 	for _, raw := range tree.GetStmts() {
 		s := analyzeStatement(text, raw, env.Catalog, created, t.oids)
 		if !itself {

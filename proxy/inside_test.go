@@ -226,6 +226,21 @@ func TestRule3_WhatABlockHasDefinedOutOfSightIsPlannedOnceItIsCommitted(t *testi
 	require.Len(t, b.requested(), 2)
 }
 
+// TestRule3_ABlockIsAskedAsWhoeverItIs: in the session of a role that may do little, with another encoding, with a search_path and temporary
+// relations that shadow those of pg_catalog, and with hardly any time for a statement.
+func TestRule3_ABlockIsAskedAsWhoeverItIs(t *testing.T) {
+	t.Parallel()
+	b := startConcealed(t, `create temp view "häuser" as select * from public.ohlcv`, "create temp table pg_class (oid oid)")
+	conn := b.connectWith(t, b.newRole(t, true), "&client_encoding=LATIN1")
+	for _, sql := range []string{"set search_path = pg_temp, public", "begin", "select public.make_it()", "set local statement_timeout = '200ms'"} {
+		require.NoError(t, simpleExec(conn, sql))
+	}
+	require.NoError(t, simpleExec(conn, "select count(*) from public.ohlcv"+gapOf))
+	err := simpleExec(conn, "select count(*) from \"h\xe4user\""+gapOf)
+	require.Equal(t, "0A000", code(err), "%v", err)
+	require.NoError(t, simpleExec(conn, "rollback"))
+}
+
 // TestRule3_ABlockThatCannotBeAskedIsNotGuessedAt: what is not settled is refused with what kept the block from being asked, and only once
 // something is asked for that is not.
 func TestRule3_ABlockThatCannotBeAskedIsNotGuessedAt(t *testing.T) {

@@ -49,7 +49,7 @@ type unit struct {
 
 // classify says what a text may do, by a scan.
 func (s *session) classify(text string, oids []uint32) *statement {
-	st := &statement{text: text, oids: oids, ran: s.reader.runs, scan: s.server.scans.of(text, s.catalog())}
+	st := &statement{text: text, oids: oids, ran: s.reader.runs, scan: s.scanned(text, s.param("client_encoding"), s.catalog())}
 	s.reader.shades = s.reader.shades || st.shades
 	s.noteMade(st)
 	return st
@@ -96,8 +96,25 @@ func (s *session) forgetMade() {
 // view it names may read it now.
 func (s *session) reconsider(st *statement) {
 	if known := s.catalog(); st.known != known {
-		st.scan = s.server.scans.of(st.text, known)
+		s.mu.Lock()
+		encoding := s.params["client_encoding"]
+		if st.registered {
+			encoding = st.encoding
+		}
+		s.mu.Unlock()
+		st.scan = s.scanned(st.text, encoding, known)
 	}
+}
+
+// scanned returns the scan of a text in a client's encoding. What cannot be read may be anything.
+func (s *session) scanned(text, encoding string, known *planner.Catalog) scan {
+	decoded, readable := planner.Decode(text, encoding)
+	if readable {
+		return s.server.scans.of(decoded, known)
+	}
+	out := s.server.scans.of(text, known)
+	out.reads = true
+	return out
 }
 
 // overlayBit keeps the versions of sessions' own catalogs apart from the database's: templates are cached by version.
