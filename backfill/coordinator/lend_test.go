@@ -439,3 +439,30 @@ func TestRule10_TheNextLenderIsOlder(t *testing.T) {
 	require.GreaterOrEqual(t, len(got), 2000)
 	require.Equal(t, want[len(want)-len(got):], got)
 }
+
+// The first lender makes what is asked for of bars that reach back for a while only. It gives what those make, and the next one what is before.
+func TestRule10_ALenderThatRollsUpForAWhile(t *testing.T) {
+	t.Parallel()
+	first, second, third := newVenue("first", 0, market.H6), newVenue("second", 1000, market.H1), newVenue("third", 2000, market.H6)
+	r := mixing(t, first, second)
+	second.depth.Store(int64(20 * 24 * time.Hour))
+	r.others = append(r.others, third)
+	r.fallback["first"] = []string{"second", "third"}
+	r.consumer()
+	r.producer()
+	c := r.coordinator()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	whole := last(market.H6, 30, 2)
+	_, err := c.Ensure(ctx, asking(market.H6, whole), nil)
+	require.NoError(t, err)
+	now := market.FromTime(time.Now())
+	reach := func(days int) market.Instant { return market.H6.Ceil(now.Shift(-time.Duration(days) * 24 * time.Hour)) }
+	deep := market.H6.Ceil(market.H1.Ceil(now.Shift(-20 * 24 * time.Hour)))
+	want := slices.Concat(
+		third.bars(market.H6, market.Range{Start: whole.Start, End: deep}),
+		sourcetest.RollUp(second.bars(market.H1, market.Range{Start: deep, End: reach(10)}), market.H6),
+		first.bars(market.H6, market.Range{Start: reach(10), End: whole.End}),
+	)
+	require.Equal(t, want, r.within(btcusd(market.H6), whole))
+}
