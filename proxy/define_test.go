@@ -121,3 +121,22 @@ func TestRule3_ADefinitionWhoseSessionIsGone(t *testing.T) {
 	require.NoError(t, names.Refresh(t.Context()))
 	require.True(t, names.Suspected())
 }
+
+// TestRule3_DefinitionsInAPipelineReadNothing: they need no settings, which others before them may change.
+func TestRule3_DefinitionsInAPipelineReadNothing(t *testing.T) {
+	t.Parallel()
+	b := start(t, nil)
+	const view, read = "P - create view s.v as select * from public.ohlcv\nB - -\nE -\n", "P - select count(*) from public.ohlcv" + gapOf + "\nB - -\nE -\n"
+	for _, c := range []struct{ script, last string }{
+		{"P - create schema s\nB - -\nE -\n" + view + "S\nwait Z", "C CREATE VIEW"},
+		{"P - drop view s.v\nB - -\nE -\n" + view + "S\nwait Z", "C CREATE VIEW"},
+		{"P - set search_path = s\nB - -\nE -\nP - create view w as select * from public.ohlcv\nB - -\nE -\nS\nwait Z", "C CREATE VIEW"},
+		{"P - drop view s.v\nB - -\nE -\n" + view + read + "S\nwait Z", "E ERROR 0A000 " + errSettingsInSegment.Message},
+		{"P - drop view s.v\nB - -\nE -\nP - create table s.t as select * from public.ohlcv" + gapOf + "\nB - -\nE -\nS\nwait Z", "E ERROR 0A000 " + errSettingsInSegment.Message},
+	} {
+		got, err := pgtest.Seen(t.Context(), b.url, c.script)
+		require.NoError(t, err)
+		require.GreaterOrEqual(t, len(got), 2, "%s: %q", c.script, got)
+		require.Contains(t, got[len(got)-2], c.last, "%s: %q", c.script, got)
+	}
+}

@@ -105,9 +105,15 @@ func (s *session) rounds(ctx context.Context, held *hold) error {
 	return errUnsettled
 }
 
+// needsSettings reports whether what the unit reads depends on settings that its own segment changes before it. A definition that evaluates
+// nothing reads nothing, whatever they are.
+func (s *session) needsSettings(u unit) bool {
+	return u.unsettled && (u.cursor || u.stmt.executes || !u.stmt.defines || s.template(u.stmt, s.env()).Reads())
+}
+
 // refreshed reads the settings anew where they may have changed. It reports false where the upstream's block has failed by then.
 func (s *session) refreshed(ctx context.Context, units []unit) (bool, error) {
-	if slices.ContainsFunc(units, func(u unit) bool { return u.unsettled }) {
+	if slices.ContainsFunc(units, s.needsSettings) {
 		return false, errSettingsInSegment
 	}
 	if !s.stale() {
