@@ -55,7 +55,9 @@ type shareKey struct {
 	generation int64
 	// priority keeps a user from waiting for a bulk job.
 	priority int
-	lender   market.Symbol
+	// newest keeps who would rather have the newest bars first from the job of who needs all.
+	newest bool
+	lender market.Symbol
 }
 
 // board holds the awaited jobs.
@@ -116,7 +118,7 @@ func (b *board) unshare(j *job) {
 }
 
 func (j *job) key() shareKey {
-	return shareKey{j.record.Series, j.record.Range, j.record.Generation, j.record.Priority, j.lender}
+	return shareKey{j.record.Series, j.record.Range, j.record.Generation, j.record.Priority, j.record.NewestFirst, j.lender}
 }
 
 // settle notes how a job ended and wakes its waiters.

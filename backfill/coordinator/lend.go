@@ -236,7 +236,7 @@ func (f *filling) borrow(p *part) (made []*job, err error) {
 			ranges = market.RangeSet{ranges.Bounds()} // ingest takes no more than may be lent
 		}
 		for _, r := range ranges {
-			key := shareKey{p.series, r, p.binding.Generation, f.priority(), each.lender.series.Symbol}
+			key := shareKey{p.series, r, p.binding.Generation, f.priority(), f.newestFirst(), each.lender.series.Symbol}
 			j, fresh, err := f.c.jobs.join(key, f.wake, f.c.config.MaxJobs, func() *job { return f.newLoan(p, each.lender, r) })
 			if err != nil {
 				return made, err

@@ -279,9 +279,35 @@ func TestRule16_OneDayDoesNotWaitForTenYears(t *testing.T) {
 	r.gated(2, func(context.Context, source.Query) error { return nil })
 	r.bulk("sim:BTCUSD", "BTCUSD", "2015-01-01T00:00:00Z", "2024-12-31T00:00:00Z")
 	require.Eventually(t, func() bool { return r.source.fetches.Load() > 10 }, 10*time.Second, time.Millisecond)
-	_, err := c.Ensure(ctx, need("sim:BTCUSD", market.M1, "2015-03-01T00:00:00Z", "2015-03-02T00:00:00Z"), nil)
+	_, err := c.Ensure(ctx, need("sim:BTCUSD", market.M1, "2024-11-01T00:00:00Z", "2024-11-02T00:00:00Z"), nil)
 	require.NoError(t, err)
 	require.Less(t, r.source.fetches.Load(), int64(3000), "of 14,600 pages")
+}
+
+// A statement that may be answered before all is there gets the newest bars first, one that needs all the oldest.
+func TestWhatIsFetchedFirst(t *testing.T) {
+	t.Parallel()
+	for mode, first := range map[string]string{coordinator.ModeWait: "2024-01-01T00:00:00Z", coordinator.ModePartial: "2024-01-01T18:00:00Z"} {
+		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, sim.Config{PageLimit: 360})
+			r.bind("sim:BTCUSD", "BTCUSD")
+			r.consumer()
+			c := r.coordinator()
+			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+			defer cancel()
+			var order []market.Instant
+			r.gated(1, func(_ context.Context, q source.Query) error {
+				order = append(order, q.Range.Start) // one request at a time
+				return nil
+			})
+			req := need("sim:BTCUSD", market.M1, "2024-01-01T00:00:00Z", "2024-01-02T00:00:00Z")
+			req.Mode = mode
+			_, err := c.Ensure(ctx, req, nil)
+			require.NoError(t, err)
+			require.Equal(t, at(first), order[0])
+		})
+	}
 }
 
 // The only waiter leaves: what is left of its job goes on as bulk.

@@ -126,7 +126,7 @@ func (f *filling) jobs(ctx context.Context, index *coverage.Index, p *part, gap 
 		if err != nil {
 			return made, err
 		}
-		j, fresh, err := f.c.jobs.join(shareKey{p.series, r, p.binding.Generation, f.priority(), ""}, f.wake, f.c.config.MaxJobs, func() *job {
+		j, fresh, err := f.c.jobs.join(shareKey{p.series, r, p.binding.Generation, f.priority(), f.newestFirst(), ""}, f.wake, f.c.config.MaxJobs, func() *job {
 			j := f.newJob(p, r)
 			j.record.Mixed = mixed
 			return j
@@ -162,6 +162,7 @@ func (f *filling) newJob(p *part, r market.Range) *job {
 	j := &job{id: id, askedBy: f.req.AskedBy, published: now, record: topic.Job{
 		ID: id.String(), Deployment: f.c.config.Deployment, Series: p.series, Range: r, Priority: f.priority(),
 		Source: p.binding.Source, VendorID: p.binding.VendorID, Generation: p.binding.Generation, AskedAt: market.FromTime(now),
+		NewestFirst: f.newestFirst(),
 	}}
 	if p.from != nil {
 		// The bucket that forms is that of the statement: the base may have taken longer to fetch than the bucket to close.
@@ -177,6 +178,9 @@ func (f *filling) priority() int {
 	}
 	return 1
 }
+
+// newestFirst reports whether the statement may be answered before all bars are there: then those that it has are to be the newest.
+func (f *filling) newestFirst() bool { return f.req.Mode == ModePartial }
 
 // publish inserts the rows, if the asker's quota allows them all, then publishes the records. A job that could not be published is failed here and in its row,
 // so that those who joined it meanwhile are not left waiting; those who joined one that the quota refused look again, for themselves.

@@ -28,32 +28,38 @@ func (s *still) Fetch(_ context.Context, q source.Query) (source.Answer, error) 
 	return source.Answer{Full: true, Backwards: true, Bars: []market.Bar{{TS: q.Range.End}}}, nil
 }
 
-// TestSlotsAreFetchedOldestFirst: the slots of a job are asked for as they ascend, each once, holes between what is needed or not.
-func TestSlotsAreFetchedOldestFirst(t *testing.T) {
+// TestSlotsAreFetchedInOrder: the slots of a job are asked for as they ascend, or as they descend where who waits would rather have the newest,
+// each once, with holes between what is needed.
+func TestSlotsAreFetchedInOrder(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		const slots, limit = 40, 10
-		src := &still{asked: make(chan market.Instant, slots)}
-		p, _ := bench(src)
-		p.config.setDefaults()
-		p.hints.Store(maxHints) // no broker is told
-		r := p.runOf(newLane(src, 1, 1, nil), true)
-		r.id = uuid.New()
-		r.info = source.Info{PageLimit: limit}
-		r.life = market.Range{End: market.PosInf}
-		r.job.Series = market.Series{Symbol: "still:X", Timeframe: market.M1}
-		start := market.M1.Add(0, 1_000_000*limit)
-		r.job.Range = market.Range{Start: start, End: market.M1.Add(start, slots*limit)}
-		require.NoError(t, r.pages(t.Context()))
-		var got []market.Instant
-		for range slots {
-			got = append(got, <-src.asked)
-		}
-		require.True(t, slices.IsSorted(got), "%v", got)
-		require.Equal(t, start, got[0])
-		require.Len(t, slices.Compact(got), slots)
-		require.Zero(t, r.ahead)
-	})
+	for _, newest := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			const slots, limit = 40, 10
+			src := &still{asked: make(chan market.Instant, slots)}
+			p, _ := bench(src)
+			p.config.setDefaults()
+			p.hints.Store(maxHints) // no broker is told
+			r := p.runOf(newLane(src, 1, 1, nil), true)
+			r.id = uuid.New()
+			r.info = source.Info{PageLimit: limit}
+			r.life = market.Range{End: market.PosInf}
+			r.job.Series, r.job.NewestFirst = market.Series{Symbol: "still:X", Timeframe: market.M1}, newest
+			start := market.M1.Add(0, 1_000_000*limit)
+			r.job.Range = market.Range{Start: start, End: market.M1.Add(start, slots*limit)}
+			require.NoError(t, r.pages(t.Context()))
+			var got []market.Instant
+			for range slots {
+				got = append(got, <-src.asked)
+			}
+			if newest {
+				slices.Reverse(got)
+			}
+			require.True(t, slices.IsSorted(got), "%v", got)
+			require.Equal(t, start, got[0])
+			require.Len(t, slices.Compact(got), slots)
+			require.Zero(t, r.ahead)
+		})
+	}
 }
 
 // TestRule16_NoMoreIsFetchedThanThereIsRoomFor: slots that have had room count for their job before their page is on its way, and no

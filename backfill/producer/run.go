@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -302,9 +304,10 @@ func (r *run) missing(set market.RangeSet) market.RangeSet {
 	return r.p.slots.missing(r.job.Series, r.job.Generation, set, r.job.AskedAt)
 }
 
-// pages fetches the slots of the job, oldest first, several at once: they stand in line one behind the other, for room and for a place at
-// the source. So the bars come to the table about as they ascend, where its index takes them at its end and fills its pages, if no symbol
-// sorts behind theirs; and of a job's slots that have no room one waits, not all.
+// pages fetches the slots of the job, several at once: they stand in line one behind the other, for room and for a place at the source, so
+// that of those that have no room one waits, not all. Who needs them all gets the oldest first: then the bars come to the table about as they
+// ascend, where its index takes them at its end and fills its pages, if no symbol sorts behind theirs. Who goes on with what there is at
+// a deadline gets the newest first.
 func (r *run) pages(ctx context.Context) error {
 	tf := r.job.Series.Timeframe
 	life := market.Range{Start: tf.Floor(r.life.Start), End: min(tf.Ceil(r.life.End), tf.Next(max(r.p.now(), r.job.AskedAt)))}
@@ -321,37 +324,65 @@ func (r *run) pages(ctx context.Context) error {
 	limit := int64(min(r.info.PageLimit, topic.MaxPageBars))
 	turn := make(chan struct{})
 	close(turn)
-	for _, n := range need {
-		for start := n.Start; start < n.End; {
-			slot := slotOf(tf, limit, start)
-			select {
-			case window <- struct{}{}:
-			case <-ctx.Done():
-				group.Wait()
-				return context.Cause(ctx)
-			}
-			wanted, mine, next := n.Intersect(slot), turn, make(chan struct{})
-			group.Go(func() {
-				defer func() { <-window }()
-				inLine := sync.OnceFunc(func() { close(next) })
-				defer inLine()
-				select {
-				case <-mine:
-				case <-ctx.Done():
-					return
-				}
-				if err := r.slot(ctx, slot.Intersect(life), slot.Start, wanted, inLine); err != nil {
-					cancel(err)
-				}
-			})
-			start, turn = slot.End, next
+	for slot, wanted := range r.slotsOf(need, limit) {
+		select {
+		case window <- struct{}{}:
+		case <-ctx.Done():
+			group.Wait()
+			return context.Cause(ctx)
 		}
+		mine, next := turn, make(chan struct{})
+		turn = next
+		group.Go(func() {
+			defer func() { <-window }()
+			inLine := sync.OnceFunc(func() { close(next) })
+			defer inLine()
+			select {
+			case <-mine:
+			case <-ctx.Done():
+				return
+			}
+			if err := r.slot(ctx, slot.Intersect(life), slot.Start, wanted, inLine); err != nil {
+				cancel(err)
+			}
+		})
 	}
 	group.Wait()
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
 	return nil
+}
+
+// slotsOf yields the slots that need lies in, with what each has of a range of it, in the order in which they are fetched.
+func (r *run) slotsOf(need market.RangeSet, limit int64) iter.Seq2[market.Range, market.Range] {
+	tf := r.job.Series.Timeframe
+	ascending := func(yield func(slot, wanted market.Range) bool) {
+		for _, n := range need {
+			for start := n.Start; start < n.End; {
+				slot := slotOf(tf, limit, start)
+				if !yield(slot, n.Intersect(slot)) {
+					return
+				}
+				start = slot.End
+			}
+		}
+	}
+	descending := func(yield func(slot, wanted market.Range) bool) {
+		for _, n := range slices.Backward(need) {
+			for end := n.End; end > n.Start; {
+				slot := slotOf(tf, limit, end-1)
+				if !yield(slot, n.Intersect(slot)) {
+					return
+				}
+				end = slot.Start
+			}
+		}
+	}
+	if r.job.NewestFirst {
+		return descending
+	}
+	return ascending
 }
 
 // slotOf returns the slot that i lies in: limit bars, counted from the epoch (PIPELINE 16).

@@ -135,6 +135,9 @@ func MarshalJob(j Job) []byte {
 	if j.Mixed {
 		w.signed(12, 1)
 	}
+	if j.NewestFirst {
+		w.signed(13, 1)
+	}
 	return w.b
 }
 
@@ -168,6 +171,8 @@ func UnmarshalJob(value []byte) (Job, error) {
 			j.AskedAt = instant(v)
 		case 12:
 			j.Mixed = signed(v) != 0
+		case 13:
+			j.NewestFirst = signed(v) != 0
 		default: // of a later writer
 		}
 		return nil

@@ -27,6 +27,8 @@ type Job struct {
 	AskedAt          market.Instant
 	// Mixed says that another source may stand in for this one: what lies before the listing here is unavailable then, and not absent.
 	Mixed bool
+	// NewestFirst says that who waits may go on with a part, and would rather have the newest.
+	NewestFirst bool
 }
 
 // Segment is what a page vouches for in one stretch of its series. Instants of zero mean none.

@@ -98,7 +98,7 @@ func TestOtherRecordsSurviveTheWire(t *testing.T) {
 	series := market.Series{Symbol: "BTCUSD", Timeframe: market.D1}
 	j := topic.Job{
 		ID: "a", Deployment: "b", Series: series, Range: market.Always, Priority: 1, Source: "s", VendorID: "v", Generation: 7,
-		AskedAt: 5, Mixed: true,
+		AskedAt: 5, Mixed: true, NewestFirst: true,
 	}
 	job, err := topic.UnmarshalJob(topic.MarshalJob(j))
 	require.NoError(t, err)
