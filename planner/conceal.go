@@ -49,7 +49,6 @@ func runsDefiner(text string, definers bool) bool {
 
 // bodyDefines reports whether the body of a function, which is a string in the text or follows it, may define something.
 func bodyDefines(text string) bool {
-	text = withoutNames(text)
 	if DefinesInside(text) {
 		return true
 	}
@@ -60,23 +59,6 @@ func bodyDefines(text string) bool {
 			return ok
 		}
 	}
-}
-
-// withoutNames returns the text without what is in double quotes: a parameter may be named "drop table".
-func withoutNames(text string) string {
-	var out strings.Builder
-	kept := 0
-	for lex := (lexer{src: text}); ; {
-		tok, ok := lex.next()
-		if !ok {
-			break
-		}
-		if tok.kind == tokenQuoted && !tok.unicode {
-			out.WriteString(text[kept:tok.start] + `"x"`)
-			kept = tok.end
-		}
-	}
-	return out.String() + text[kept:]
 }
 
 // several reports whether a text may hold more than one statement.

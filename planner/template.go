@@ -106,7 +106,7 @@ func (t *Template) parse(env Env) ([]*pg.RawStmt, error) {
 	}
 	t.Statements = len(tree.GetStmts())
 	created, before := map[string]bool{}, newConcealment(env.Catalog)
-	itself := t.Statements == 1 || mayReadItself(text, env.Catalog)
+	itself := mayReadItself(text, env.Catalog) || t.Statements == 1 && !several(text) // a semicolon may be in the body of a function
 	for _, raw := range tree.GetStmts() {
 		s := analyzeStatement(text, raw, env.Catalog, created, t.oids)
 		if !itself {

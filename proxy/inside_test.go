@@ -177,7 +177,11 @@ func TestRule3_WhatABlockHasDefinedOutOfSightIsItsOwnAffair(t *testing.T) {
 		"a COPY":               {"", begin + "Q copy orders from stdin\nwait G\nd 1\nc\nwait Z\nQ select x from orders\nwait Z\nQ copy orders to stdout\nwait Z\nQ commit\nwait Z"},
 		"stored":               {makesView, "Q set barkeep.mode = stored\nwait Z\n" + begin + run + "Q " + readsIt + "\nwait Z\nQ select make_it() from hidden; " + readsIt + "\nwait Z\nQ rollback\nwait Z"},
 		"prepared":             {makesTable, begin + "Q prepare r as select make_it()\nwait Z\nQ execute r\nwait Z\nQ select x from over_part\nwait Z\nQ rollback\nwait Z"},
-		"a listener":           {makesTable, begin + "Q listen a\nwait Z\n" + run + "Q notify a\nwait Z\nQ select x from part\nwait Z\nQ commit\nwait A"},
+		"a function of several statements": {"", begin + "Q create function several() returns int language plpgsql as 'begin create temp table made (x int); return 1; end'\nwait Z\n" +
+			"Q select several()\nwait Z\nQ select x from made\nwait Z\nQ rollback\nwait Z"},
+		"a parameter with a strange name": {"", begin + `Q create function pg_temp.square("'); drop table ""x"" --" int) returns int as 'select $1 * $1' language sql` + "\nwait Z\n" +
+			"Q select * from pg_temp.square(3)\nwait Z\nQ rollback\nwait Z"},
+		"a listener": {makesTable, begin + "Q listen a\nwait Z\n" + run + "Q notify a\nwait Z\nQ select x from part\nwait Z\nQ commit\nwait A"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
