@@ -36,15 +36,20 @@ func (s *Segment) renew(reading *Segment) (parts []Segment, again market.RangeSe
 	if reading.State != Unavailable || !s.Lent() || !s.Newer(reading.Generation, reading.FetchedAt) {
 		return []Segment{*s}, nil
 	}
-	again = market.RangeSet{s.Range.Intersect(reading.Range)}
-	for _, left := range (market.RangeSet{s.Range}).Subtract(again) {
+	part := *s
+	part.Range = s.Range.Intersect(reading.Range)
+	part.Generation, part.FetchedAt, part.RetryAt = reading.Generation, reading.FetchedAt, reading.RetryAt
+	return append(s.outside(part.Range), part), market.RangeSet{part.Range}
+}
+
+// outside returns the parts of s that are not in r.
+func (s *Segment) outside(r market.Range) (parts []Segment) {
+	for _, left := range (market.RangeSet{s.Range}).Subtract(market.RangeSet{r}) {
 		part := *s
 		part.Range = left
 		parts = append(parts, part)
 	}
-	part := *s
-	part.Range, part.Generation, part.FetchedAt, part.RetryAt = again[0], reading.Generation, reading.FetchedAt, reading.RetryAt
-	return append(parts, part), again
+	return parts
 }
 
 // Lend enters what a lender has for good, of which it gives Range, State, Source and Reason, where owner, the symbol's own source, cannot say.
@@ -62,11 +67,7 @@ func (l *Ledger) Lend(s Segment, owner string) market.RangeSet {
 			list = append(list, old)
 			continue
 		}
-		for _, left := range (market.RangeSet{old.Range}).Subtract(market.RangeSet{r}) {
-			part := old
-			part.Range = left
-			list = append(list, part)
-		}
+		list = append(list, old.outside(r)...)
 		old.Range, old.State, old.Source, old.Reason = r, s.State, s.Source, s.Reason
 		list, lent = append(list, old), append(lent, r)
 	}
@@ -101,11 +102,7 @@ func (d *derivation) lent(s *Segment) {
 			out = append(out, o)
 			continue
 		}
-		for _, left := range (market.RangeSet{o.Range}).Subtract(market.RangeSet{r}) {
-			part := o
-			part.Range = left
-			out = append(out, part)
-		}
+		out = append(out, o.outside(r)...)
 		if o.Range, o.Source = r, s.Source; o.State.Settled() && (o.RetryAt == 0 || s.RetryAt < o.RetryAt) {
 			o.RetryAt = s.RetryAt
 		}

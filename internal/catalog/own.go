@@ -153,17 +153,7 @@ func (g *graph) include(own *Own) {
 			n.view, n.shut = false, true
 		}
 	}
-	for _, e := range own.edges {
-		g.depends(e, false)
-	}
-	for key, t := range own.taken {
-		g.take(key, t)
-	}
-	for _, key := range own.setters {
-		if n := g.nodes[key]; n != nil {
-			n.sets = true
-		}
-	}
+	g.relate(own.edges, own.taken, own.setters)
 	g.events = append(slices.Clip(g.events), own.events...)
 	g.overloads = append(slices.Clip(g.overloads), own.overloads...)
 	if g.overload == "" {

@@ -291,17 +291,7 @@ func (s *shelf) graph() *graph {
 			}
 		}
 	}
-	for _, e := range s.edges {
-		g.depends(e, false)
-	}
-	for key, t := range s.taken {
-		g.take(key, t)
-	}
-	for _, key := range s.setters {
-		if n := g.nodes[key]; n != nil {
-			n.sets = true
-		}
-	}
+	g.relate(s.edges, s.taken, s.setters)
 	for _, e := range s.aggregated {
 		g.depends(e, true)
 	}
@@ -313,6 +303,21 @@ func nodeOf(o object, from source) *node {
 	return &node{
 		name: strings.ToLower(o.name), view: o.view, passing: o.passing, plain: o.plain,
 		source: from.text, words: from.words, mentions: from.mentions, sets: from.sets, defines: from.defines,
+	}
+}
+
+// relate notes what the nodes depend on, what functions take, and which of them change settings.
+func (g *graph) relate(edges []edge, taken map[string]takes, setters []string) {
+	for _, e := range edges {
+		g.depends(e, false)
+	}
+	for key, t := range taken {
+		g.take(key, t)
+	}
+	for _, key := range setters {
+		if n := g.nodes[key]; n != nil {
+			n.sets = true
+		}
 	}
 }
 
