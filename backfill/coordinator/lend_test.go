@@ -187,6 +187,16 @@ func (r *rig) coordinatorOf(fallback map[string][]string) *coordinator.Coordinat
 	return r.coordinator()
 }
 
+// all starts a consumer, a producer and a coordinator, and gives a minute.
+func (r *rig) all() (*coordinator.Coordinator, context.Context) {
+	r.consumer()
+	r.producer()
+	c := r.coordinator()
+	ctx, cancel := context.WithTimeout(r.t.Context(), time.Minute)
+	r.t.Cleanup(cancel)
+	return c, ctx
+}
+
 // within returns the stored bars of r.
 func (r *rig) within(series market.Series, in market.Range) []market.Bar {
 	return slices.DeleteFunc(r.stored(series), func(b market.Bar) bool { return !in.Contains(b.TS) })
@@ -204,11 +214,7 @@ func TestRule9_ARollUpOfTwoVenues(t *testing.T) {
 	t.Parallel()
 	first, second := newVenue("first", 0, market.H1, market.D1), newVenue("second", 1000, market.M15)
 	r := mixing(t, first, second)
-	r.consumer()
-	r.producer()
-	c := r.coordinator()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
+	c, ctx := r.all()
 	whole := last(market.H6, 20, 2)
 	_, err := c.Ensure(ctx, asking(market.H6, whole), nil)
 	require.NoError(t, err)
@@ -227,11 +233,7 @@ func TestRule10_NoSourceHasIt(t *testing.T) {
 	second.depth.Store(int64(20 * 24 * time.Hour))
 	r.others = append(r.others, third)
 	r.fallback["first"] = []string{"third", "second"}
-	r.consumer()
-	r.producer()
-	c := r.coordinator()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
+	c, ctx := r.all()
 	whole := last(market.H1, 30, 2)
 	_, err := c.Ensure(ctx, asking(market.H1, whole), nil)
 	require.ErrorContains(t, err, "first keeps 1h bars for 240h0m0s only")
@@ -265,11 +267,7 @@ func TestRule10_AFailureIsNoReasonToMix(t *testing.T) {
 		return &source.Error{Source: "first", Op: "fetch", Err: errors.New("out of order"), Again: true}
 	}
 	first.fail.Store(&fail)
-	r.consumer()
-	r.producer()
-	c := r.coordinator()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
+	c, ctx := r.all()
 	_, err := c.Ensure(ctx, asking(market.H1, last(market.H1, 5, 2)), nil)
 	require.ErrorContains(t, err, "out of order")
 	require.Zero(t, second.fetches.Load())
@@ -281,11 +279,7 @@ func TestRule10_TheSourceIsAskedAgain(t *testing.T) {
 	t.Parallel()
 	first, second := newVenue("first", 0, market.H1), newVenue("second", 1000, market.H1)
 	r := mixing(t, first, second)
-	r.consumer()
-	r.producer()
-	c := r.coordinator()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
+	c, ctx := r.all()
 	whole := last(market.H6, 20, 12)
 	_, err := c.Ensure(ctx, asking(market.H6, whole), nil)
 	require.NoError(t, err)
@@ -342,11 +336,7 @@ func TestRule10_BarsAreCountedOverVenues(t *testing.T) {
 	t.Parallel()
 	first, second := newVenue("first", 0), newVenue("second", 1000)
 	r := mixing(t, first, second)
-	r.consumer()
-	r.producer()
-	c := r.coordinator()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
+	c, ctx := r.all()
 	const n = 600
 	_, err := c.Ensure(ctx, coordinator.Request{Requirements: []market.Requirement{{
 		Series: btcusd(market.H1), Counts: []market.Count{{N: n, Newest: true, Within: market.Always}},
@@ -419,11 +409,7 @@ func TestRule10_TheNextLenderIsOlder(t *testing.T) {
 	r := mixing(t, first, second)
 	r.others = append(r.others, third)
 	r.fallback["first"] = []string{"second", "third"}
-	r.consumer()
-	r.producer()
-	c := r.coordinator()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
+	c, ctx := r.all()
 	series, end := market.Series{Symbol: "NEWUSD", Timeframe: market.D1}, last(market.D1, 2, 2).End
 	_, err := c.Ensure(ctx, coordinator.Request{Requirements: []market.Requirement{{
 		Series: series, Counts: []market.Count{{N: 2000, Newest: true, Within: market.Range{Start: market.NegInf, End: end}}},
