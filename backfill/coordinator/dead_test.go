@@ -10,6 +10,7 @@ import (
 
 	"barkeep/backfill/coordinator"
 	"barkeep/backfill/coverage"
+	"barkeep/backfill/source"
 	"barkeep/backfill/source/sim"
 	"barkeep/internal/market"
 )
@@ -72,4 +73,30 @@ func TestRule3_UnavailableIsToldAndAbsentIsNot(t *testing.T) {
 	require.Eventually(t, func() bool { _, err = c.Ensure(ctx, req, nil); return err == nil }, 30*time.Second, 10*time.Millisecond,
 		"what has expired is asked for again")
 	require.Equal(t, 7*1440, r.bars("sim:BTCUSD", "1m", "2024-01-02Z", "2024-01-09Z"))
+}
+
+// The sequence: what is asked for lies deeper than its source reaches, and so does what comes after it. The user hears from when on there are bars, which
+// is where the source begins, not the end of what was asked for; and after a delisting there are none, however deep that lies.
+func TestRule3_FromWhenOnThereAreBars(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, sim.Config{})
+	shallow := newVenue("shallow", 0)
+	shallow.depth.Store(int64(10 * 24 * time.Hour))
+	r.others = []source.Source{shallow}
+	c, ctx := r.all()
+	reach := func() string { return market.H1.Ceil(market.FromTime(time.Now()).Shift(-10 * 24 * time.Hour)).String() }
+	before := reach()
+	_, err := c.Ensure(ctx, asking(market.H1, last(market.H1, 30, 20)), nil)
+	if before == reach() { // else an hour began meanwhile
+		require.ErrorContains(t, err, "shallow keeps 1h bars for 10 days only: it has them from "+before+" on; there are bars from "+before+" on")
+	}
+	var told *coordinator.Error
+	require.ErrorAs(t, err, &told)
+	require.Equal(t, "58000", told.SQLState())
+
+	delisted := coordinator.Request{Requirements: []market.Requirement{{
+		Series: market.Series{Symbol: "OLDUSD", Timeframe: market.H1}, Ranges: market.RangeSet{last(market.H1, 30, 2)},
+	}}}
+	_, err = c.Ensure(ctx, delisted, nil)
+	require.NoError(t, err, "that there are none is an answer")
 }

@@ -140,7 +140,7 @@ func TestRule10_AnotherVenueLends(t *testing.T) {
 	whole := last(market.H1, 30, 2)
 
 	_, err := plain.Ensure(ctx, asking(market.H1, whole), nil)
-	require.ErrorContains(t, err, "first keeps 1h bars for 240h0m0s only")
+	require.ErrorContains(t, err, "first keeps 1h bars for 10 days only")
 	var told *coordinator.Error
 	require.ErrorAs(t, err, &told)
 	require.Contains(t, told.Hint(), "second:BTCUSD")
@@ -236,8 +236,8 @@ func TestRule10_NoSourceHasIt(t *testing.T) {
 	c, ctx := r.all()
 	whole := last(market.H1, 30, 2)
 	_, err := c.Ensure(ctx, asking(market.H1, whole), nil)
-	require.ErrorContains(t, err, "first keeps 1h bars for 240h0m0s only")
-	require.ErrorContains(t, err, "second:BTCUSD: second keeps 1h bars for 480h0m0s only")
+	require.ErrorContains(t, err, "first keeps 1h bars for 10 days only")
+	require.ErrorContains(t, err, "second:BTCUSD: second keeps 1h bars for 20 days only")
 	from := market.H1.Ceil(market.FromTime(time.Now()).Shift(-20 * 24 * time.Hour))
 	require.ErrorContains(t, err, "there are bars from "+from.String()+" on")
 	require.Zero(t, third.fetches.Load())

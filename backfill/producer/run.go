@@ -256,11 +256,13 @@ func (r *run) outside(ctx context.Context) error {
 	}
 	depth := r.info.Depth[tf]
 	if reach := tf.Ceil(r.p.now().Shift(-depth)); depth > 0 && r.job.Range.Start < reach {
-		deep := market.Range{Start: max(r.job.Range.Start, tf.Floor(r.life.Start)), End: min(reach, tf.Ceil(r.job.Range.End))}
+		// To where the source begins, and not to where the job ends, so that a user hears from when on there are bars (PIPELINE 3). What lies behind a
+		// delisting is said to be absent below, which displaces it.
+		deep := market.Range{Start: max(r.job.Range.Start, tf.Floor(r.life.Start)), End: reach}
 		if !deep.Empty() {
 			segments = append(segments, topic.Segment{
 				Range: deep, State: coverage.Unavailable, RetryAt: r.p.now().Shift(depthFor),
-				Reason: fmt.Sprintf("%s keeps %s bars for %s only: it has them from %s on", r.job.Source, tf, depth, reach),
+				Reason: fmt.Sprintf("%s keeps %s bars for %s only: it has them from %s on", r.job.Source, tf, span(depth), reach),
 			})
 		}
 		r.life.Start = max(r.life.Start, reach)
@@ -280,6 +282,14 @@ func (r *run) outside(ctx context.Context) error {
 		return nil
 	}
 	return r.publish(ctx, topic.Page{Asked: r.job.Range, Segments: fresh, FetchedAt: r.p.now()})
+}
+
+// span is d for a user, in days where it is whole days.
+func span(d time.Duration) string {
+	if d%(24*time.Hour) != 0 {
+		return d.String()
+	}
+	return fmt.Sprintf("%d days", d/(24*time.Hour))
 }
 
 // depthFor is how long it is believed that a source reaches no deeper: another key may.

@@ -136,7 +136,8 @@ func (s *Source) Fetch(ctx context.Context, q source.Query) (source.Answer, erro
 	a.Dropped += zeros
 	if depth := s.info.Depth[tf]; depth > 0 && (len(a.Bars) == 0 || a.Bars[0].TS > q.Range.Start) &&
 		q.Range.Start < a.Sent.Shift(depthEdge-depth) {
-		a.Unavailable = fmt.Sprintf("%s gives %s bars of the last %d days only", Name, tf, int(depth/(24*time.Hour)))
+		a.Unavailable = fmt.Sprintf("%s gives %s bars of the last %d days only: it has them from %s on",
+			Name, tf, int(depth/(24*time.Hour)), tf.Ceil(a.Sent.Shift(-depth)))
 	}
 	return a, nil
 }
