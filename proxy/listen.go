@@ -26,6 +26,10 @@ import (
 type Live interface {
 	// Known returns nil where the series can be listened to, or why it cannot. It may wait for the sources' lists.
 	Known(ctx context.Context, series market.Series) error
+	// MayFollow returns nil where the role may follow these series beside those that it follows already, or why it may not.
+	MayFollow(ctx context.Context, askedBy string, series ...market.Series) error
+	// Want notes that the role follows the series, which it subscribes to next, or returns why it may not.
+	Want(ctx context.Context, askedBy string, series market.Series) error
 	// Subscribe has bars kept from now on; it never waits. wake is called when there are some, and must not wait.
 	Subscribe(series market.Series, askedBy string, wake func()) Subscription
 }
@@ -136,9 +140,10 @@ func (s *session) listens(st *statement) []unit {
 	return []unit{u}
 }
 
-// mayListen returns nil where the units listen to series that are there and that the session's role may read. Where its settings are not
-// known it is asked again when the statement has taken effect.
+// mayListen returns nil where the units listen to series that are there, that the session's role may read, and that its quota has room for. Where its
+// settings are not known it is asked again when the statement has taken effect.
 func (s *session) mayListen(ctx context.Context, units []unit) error {
+	fresh := false
 	for _, u := range units {
 		for _, channel := range u.channels {
 			switch {
@@ -150,9 +155,31 @@ func (s *session) mayListen(ctx context.Context, units []unit) error {
 			if err := s.approve(ctx, channel); err != nil {
 				return err
 			}
+			fresh = true
 		}
 	}
-	return nil
+	if !fresh {
+		return nil
+	}
+	return s.roomToListen(ctx)
+}
+
+// roomToListen returns nil where the quota of the session's role has room for all that was approved and is not served yet.
+func (s *session) roomToListen(ctx context.Context) error {
+	s.mu.Lock()
+	served := s.live.subs
+	s.mu.Unlock()
+	var more []market.Series
+	for channel := range s.live.approved {
+		if series, err := liveSeries(channel); err == nil && served[channel] == nil {
+			more = append(more, series)
+		}
+	}
+	err := s.server.cfg.Live.MayFollow(ctx, s.reader.settings.role, more...)
+	if err != nil {
+		s.live.approved = nil
+	}
+	return err
 }
 
 // approve returns nil where the session may listen to the channel. Its settings are known.
@@ -309,7 +336,11 @@ func (s *session) subscribe(ctx context.Context, channel string) (Subscription, 
 			return nil, err
 		}
 	}
-	return s.server.cfg.Live.Subscribe(series, s.reader.settings.role, s.wakeNotifying), nil
+	role := s.reader.settings.role
+	if err := s.server.cfg.Live.Want(ctx, role, series); err != nil {
+		return nil, err
+	}
+	return s.server.cfg.Live.Subscribe(series, role, s.wakeNotifying), nil
 }
 
 // startNotifying starts the goroutine that writes to an idle client, once.

@@ -63,6 +63,11 @@ func (f *feed) Known(ctx context.Context, series market.Series) error {
 	return nil
 }
 
+// MayFollow has no quotas; a real coordinator's are asked for in cmd/barkeep.
+func (*feed) MayFollow(context.Context, string, ...market.Series) error { return nil }
+
+func (*feed) Want(context.Context, string, market.Series) error { return nil }
+
 func (f *feed) Subscribe(series market.Series, askedBy string, wake func()) Subscription {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 
+	"barkeep/backfill/quota"
 	"barkeep/backfill/topic"
 	"barkeep/internal/actor"
 	"barkeep/internal/market"
@@ -67,8 +69,46 @@ func (c *Coordinator) Known(ctx context.Context, series market.Series) error {
 	return nil
 }
 
+// MayFollow returns nil where the role may follow these series beside those that it follows already, else the quota.Error that says so. It notes nothing.
+func (c *Coordinator) MayFollow(ctx context.Context, askedBy string, series ...market.Series) error {
+	limits, err := c.limits(ctx, askedBy)
+	if err != nil {
+		return err
+	}
+	series = c.unfollowed(series)
+	if limits.LiveSeries == nil || len(series) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, followTime, errNoAnswer)
+	defer cancel()
+	return pgx.BeginFunc(ctx, c.config.Pool, func(tx pgx.Tx) error { return limits.AdmitLive(ctx, tx, series...) })
+}
+
+// Want notes for a role with a quota that it follows the series, or returns the quota.Error that says why it may not. Who calls it has it followed (Follow) at
+// once. What is followed already is whose it was.
+func (c *Coordinator) Want(ctx context.Context, askedBy string, series market.Series) error {
+	limits, err := c.limits(ctx, askedBy)
+	if err != nil {
+		return err
+	}
+	if limits.LiveSeries == nil || len(c.unfollowed([]market.Series{series})) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, followTime, errNoAnswer)
+	defer cancel()
+	return c.want(ctx, series, askedBy, limits)
+}
+
+// unfollowed returns those of the series that this coordinator does not follow.
+func (c *Coordinator) unfollowed(series []market.Series) []market.Series {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.DeleteFunc(slices.Clone(series), func(s market.Series) bool { return c.live.following[s] != nil })
+}
+
 // Follow notes that this coordinator wants the series, and returns when its topic is there. Interest is renewed until Unfollow; lost is closed where it could not be in
-// time: then the topic may be gone, and Follow is to be called again. A series is followed once at a time; askedBy is the role that asked first.
+// time: then the topic may be gone, and Follow is to be called again. A series is followed once at a time; askedBy is the role that asked first, whose quota was
+// asked for by Want: a series that others listen to as well does not end with one role's limits.
 func (c *Coordinator) Follow(ctx context.Context, series market.Series, askedBy string) (lost <-chan struct{}, err error) {
 	machine := c.config.Actors.New(actor.Coordinator(), "live "+series.String())
 	defer machine.Close()
@@ -79,7 +119,7 @@ func (c *Coordinator) Follow(ctx context.Context, series market.Series, askedBy 
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, followTime, errNoAnswer)
 	defer cancel()
-	if err := c.want(ctx, series, askedBy); err != nil {
+	if err := c.want(ctx, series, askedBy, &quota.Limits{}); err != nil {
 		machine.Fail()
 		return nil, err
 	}
@@ -97,19 +137,16 @@ func (c *Coordinator) Follow(ctx context.Context, series market.Series, askedBy 
 	return each.lost, nil
 }
 
-// want writes the row, if the quota of who asks allows one more, and tells producers.
-func (c *Coordinator) want(ctx context.Context, series market.Series, askedBy string) error {
-	limits, err := c.limits(ctx, askedBy)
-	if err != nil {
-		return err
-	}
+// want writes the row, if the limits of who asks allow one more, and tells producers. A row that counts stays whose it is.
+func (c *Coordinator) want(ctx context.Context, series market.Series, askedBy string, limits *quota.Limits) error {
 	return c.underLock(ctx, series, func(tx pgx.Tx) error {
 		if err := limits.AdmitLive(ctx, tx, series); err != nil {
 			return err
 		}
 		_, err := tx.Exec(ctx, `INSERT INTO barkeep.live (symbol, timeframe, proxy, asked_by, wanted_until)
 		    VALUES ($1, $2, $3, $4, clock_timestamp() + make_interval(secs => $5))
-		  ON CONFLICT (symbol, timeframe, proxy) DO UPDATE SET wanted_until = excluded.wanted_until, asked_by = excluded.asked_by, asked_at = clock_timestamp()`,
+		  ON CONFLICT (symbol, timeframe, proxy) DO UPDATE SET wanted_until = excluded.wanted_until, asked_at = clock_timestamp(),
+		    asked_by = CASE WHEN live.wanted_until > clock_timestamp() THEN live.asked_by ELSE excluded.asked_by END`,
 			string(series.Symbol), series.Timeframe.String(), c.id, askedBy, topic.LiveLease.Seconds())
 		if err != nil {
 			return fmt.Errorf("want %s: %w", series, err)

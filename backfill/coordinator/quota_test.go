@@ -113,13 +113,22 @@ func TestQuotaOfLiveSeries(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	series := func(symbol market.Symbol) market.Series { return market.Series{Symbol: symbol, Timeframe: market.M1} }
-	_, err = one.Follow(ctx, series("sim:BTCUSD"), "test")
-	require.NoError(t, err)
-	_, err = two.Follow(ctx, series("sim:ETHUSD"), "test")
+	err = one.MayFollow(ctx, "test", series("sim:BTCUSD"), series("sim:ETHUSD"))
 	require.Equal(t, "53000", code(err))
-	require.ErrorContains(t, err, "2 series would be live, more than the quota of role test allows: live_series = 1")
-	_, err = two.Follow(ctx, series("sim:BTCUSD"), "test")
-	require.NoError(t, err, "it is counted once")
+	require.NoError(t, one.MayFollow(ctx, "test", series("sim:BTCUSD")))
+	require.NoError(t, one.Want(ctx, "test", series("sim:BTCUSD")))
+	for _, refuse := range []func() error{
+		func() error { return two.MayFollow(ctx, "test", series("sim:ETHUSD")) },
+		func() error { return two.Want(ctx, "test", series("sim:ETHUSD")) },
+	} {
+		err = refuse()
+		require.Equal(t, "53000", code(err))
+		require.ErrorContains(t, err, "2 series would be live, more than the quota of role test allows: live_series = 1")
+	}
+	require.NoError(t, two.Want(ctx, "test", series("sim:BTCUSD")), "it is counted once")
+	require.NoError(t, two.Want(ctx, "somebody else", series("sim:ETHUSD")))
 	_, err = two.Follow(ctx, series("sim:ETHUSD"), "somebody else")
 	require.NoError(t, err)
+	require.NoError(t, two.MayFollow(ctx, "test", series("sim:ETHUSD")), "what somebody else follows is not asked for")
+	require.NoError(t, two.Want(ctx, "test", series("sim:ETHUSD")))
 }

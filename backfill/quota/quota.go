@@ -92,19 +92,23 @@ func (l Limits) CheckLive(series int64) error {
 	return l.refuse(pgerrcode.InsufficientResources, fmt.Sprintf("%d series would be live", series), "live_series", *l.LiveSeries, series, "UNLISTEN one")
 }
 
-// AdmitLive returns an Error where the role may not follow this series too. It counts the rows of barkeep.live that are the role's, over all proxies and
+// AdmitLive returns an Error where the role may not follow these series too. It counts the rows of barkeep.live that are the role's, over all proxies and
 // each series once; one that is followed for somebody else by the same proxy is not the role's, and need not be asked for. It holds off others of the role
-// until the transaction ends, in which the caller inserts the row.
-func (l Limits) AdmitLive(ctx context.Context, tx pgx.Tx, series market.Series) error {
+// until the transaction ends, in which the caller inserts the rows, if it does.
+func (l Limits) AdmitLive(ctx context.Context, tx pgx.Tx, series ...market.Series) error {
 	if l.LiveSeries == nil {
 		return nil
 	}
 	if err := l.lock(ctx, tx); err != nil {
 		return err
 	}
+	symbols, timeframes := make([]string, len(series)), make([]string, len(series))
+	for i, each := range series {
+		symbols[i], timeframes[i] = string(each.Symbol), each.Timeframe.String()
+	}
 	var count int64
 	err := tx.QueryRow(ctx, `SELECT count(*) FROM (SELECT symbol, timeframe FROM barkeep.live WHERE asked_by = $1 AND wanted_until > clock_timestamp()
-	  UNION SELECT $2, $3) s`, l.Role, string(series.Symbol), series.Timeframe.String()).Scan(&count)
+	  UNION SELECT * FROM unnest($2::text[], $3::text[])) s`, l.Role, symbols, timeframes).Scan(&count)
 	if err != nil {
 		return fmt.Errorf("count the series that a role follows: %w", err)
 	}

@@ -10,7 +10,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -269,6 +271,62 @@ func TestLiveBars(t *testing.T) {
 	require.NoError(t, conn.Close(t.Context()))
 	require.NoError(t, conns[2].Close(t.Context()))
 	feed.wanted(0)
+}
+
+// TestListenBeyondTheQuota: a LISTEN that is beyond its role's quota is an error, or a WARNING where it is over by then, and never a channel on which no bar
+// comes; and it keeps nobody else from the series.
+func TestListenBeyondTheQuota(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.lists()
+	p := s.start("proxy")
+	role := "live_" + strings.ReplaceAll(uuid.NewString(), "-", "")
+	_, err := s.db.Pool.Exec(t.Context(), `create role `+role+` login superuser; insert into barkeep.quota (role, live_series) values ('`+role+`', 1)`)
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		_, err := s.db.Pool.Exec(context.Background(), `drop role `+role)
+		require.NoError(t, err)
+	})
+	connect := func(as string) (*pgx.Conn, *[]string) {
+		config, err := pgx.ParseConfig(s.address(p, as))
+		require.NoError(t, err)
+		var told []string
+		config.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) { told = append(told, n.Message) }
+		conn, err := pgx.ConnectConfig(t.Context(), config)
+		require.NoError(t, err)
+		t.Cleanup(func() { _ = conn.Close(context.Background()) })
+		return conn, &told
+	}
+	refused := func(conn *pgx.Conn, sql string) {
+		t.Helper()
+		_, err := conn.Exec(t.Context(), sql)
+		var told *pgconn.PgError
+		require.ErrorAs(t, err, &told, sql)
+		require.Equal(t, "53000", told.Code)
+		require.Equal(t, "2 series would be live, more than the quota of role "+role+" allows: live_series = 1 (barkeep.quota, row "+role+")", told.Message)
+		require.Contains(t, told.Hint, "UNLISTEN one")
+	}
+	const btc, eth = `listen "ohlcv.sim:BTCUSD.1m"`, `listen "ohlcv.sim:ETHUSD.1m"`
+	conn, told := connect(role)
+	refused(conn, btc+"; "+eth)
+	_, err = conn.Exec(t.Context(), btc)
+	require.NoError(t, err)
+	refused(conn, eth)
+	other, _ := connect(role)
+	refused(other, "begin; "+eth)
+	_, err = other.Exec(t.Context(), "rollback")
+	require.NoError(t, err)
+	_, err = conn.Exec(t.Context(), `set barkeep.mode = 'stored'; do $$ begin execute 'listen "ohlcv.sim:ETHUSD.1m"'; end $$`)
+	require.NoError(t, err)
+	_, err = conn.Exec(t.Context(), "select 1")
+	require.NoError(t, err)
+	require.Contains(t, strings.Join(*told, "\n"), `the session gets no bars on channel "ohlcv.sim:ETHUSD.1m": 2 series would be live`)
+
+	feed := s.feed(market.Series{Symbol: "sim:ETHUSD", Timeframe: market.M1})
+	free := s.listener(p)
+	_, err = free.Exec(t.Context(), eth)
+	require.NoError(t, err)
+	feed.pumped(free)
 }
 
 // TestLiveBarsPsql: psql shows a notification after the next command, as with PostgreSQL.
