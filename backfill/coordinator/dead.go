@@ -24,26 +24,43 @@ func (f *filling) dead(ctx context.Context, index *coverage.Index, p *part, gap 
 		return nil, err
 	}
 	f.poke()
+	told := joined(index, p.series, list, f.now)
 	if f.req.Mode != ModePartial {
-		return nil, f.excuse(p, gap, f.unavailable(index, p, gap, list, 0, others))
+		return nil, f.excuse(p, gap, f.unavailable(index, p, gap, told[0], others))
 	}
-	for i := range list {
-		failure := f.unavailable(index, p, gap, list, i, others)
+	for _, s := range told {
+		failure := f.unavailable(index, p, gap, s, others)
 		f.warnings = append(f.warnings, failure.Message+". "+failure.Advice)
-		p.excused = p.excused.Union(gap.Intersect(market.RangeSet{list[i].Range}))
 	}
+	p.excused = p.excused.Union(gap.Intersect(rangesOf(list)))
 	return gap.Subtract(p.excused), nil
 }
 
-// unavailable returns the error for the i-th of the segments that gap meets, over all sources that may have its bars.
-func (f *filling) unavailable(index *coverage.Index, p *part, gap market.RangeSet, list []coverage.Segment, i int, others []string) *Error {
-	at := gap.Intersect(market.RangeSet{list[i].Range}).Bounds()
-	s, from := list[i], until(index, p.series, at.Start, f.now)
+// joined returns a list of unavailable segments in which those of one reason are one that have only what is absent between them: of a sparse series
+// that could be thousands.
+func joined(index *coverage.Index, series market.Series, list []coverage.Segment, now market.Instant) []coverage.Segment {
+	var out []coverage.Segment
+	for _, s := range list {
+		last := len(out) - 1
+		if last < 0 || out[last].Reason != s.Reason || until(index, series, market.Range{Start: out[last].Range.End, End: s.Range.Start}, now) < s.Range.Start {
+			out = append(out, s)
+			continue
+		}
+		out[last].Range.End = s.Range.End
+		out[last].RetryAt = min(out[last].RetryAt, s.RetryAt)
+	}
+	return out
+}
+
+// unavailable returns the error for what is unavailable of gap by s, over all sources that may have its bars.
+func (f *filling) unavailable(index *coverage.Index, p *part, gap market.RangeSet, s coverage.Segment, others []string) *Error {
+	at := gap.Intersect(market.RangeSet{s.Range}).Bounds()
+	from := until(index, p.series, market.Range{Start: at.Start, End: market.PosInf}, f.now)
 	for _, l := range p.lenders {
 		if list := f.denials(index, l, market.RangeSet{at}); len(list) > 0 {
 			each := list[0]
 			s.Reason += "; " + string(l.series.Symbol) + ": " + each.Reason
-			from = min(from, until(index, each.series, max(at.Start, each.Range.Start), f.now))
+			from = min(from, until(index, each.series, market.Range{Start: max(at.Start, each.Range.Start), End: market.PosInf}, f.now))
 			if each.RetryAt != 0 && (s.RetryAt == 0 || each.RetryAt < s.RetryAt) {
 				s.RetryAt = each.RetryAt
 			}
@@ -56,10 +73,12 @@ func (f *filling) unavailable(index *coverage.Index, p *part, gap market.RangeSe
 	return unavailable(p.series, &s, at, from, others)
 }
 
-// until returns the end of what is unavailable of a series from at on.
-func until(index *coverage.Index, series market.Series, at, now market.Instant) market.Instant {
-	for _, s := range index.Unavailable(series, market.RangeSet{{Start: at, End: market.PosInf}}, now) {
-		if s.Range.Start > at {
+// until returns the end of what is unavailable or absent of a series from the start of r on, where bars may begin; it looks no further than r.
+func until(index *coverage.Index, series market.Series, r market.Range, now market.Instant) market.Instant {
+	at := r.Start
+	for _, s := range index.From(series, at) {
+		expired := s.ExpiresAt != 0 && s.ExpiresAt <= now
+		if at >= r.End || s.Range.Start > at || expired || s.State != coverage.Unavailable && s.State != coverage.Absent {
 			break
 		}
 		at = s.Range.End

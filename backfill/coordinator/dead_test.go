@@ -41,9 +41,11 @@ func TestRule3_UnavailableIsToldAndAbsentIsNot(t *testing.T) {
 		}))
 	}
 	say(coverage.Absent, "2024-01-01T00:00:00Z", "2024-01-02T00:00:00Z", 0)
-	say(coverage.Unavailable, "2024-01-02T00:00:00Z", "2024-01-08T00:00:00Z", 0)
+	say(coverage.Unavailable, "2024-01-02T00:00:00Z", "2024-01-05T00:00:00Z", 0)
+	say(coverage.Absent, "2024-01-05T00:00:00Z", "2024-01-06T00:00:00Z", 0)
+	say(coverage.Unavailable, "2024-01-06T00:00:00Z", "2024-01-08T00:00:00Z", 0)
 	btc, all := market.Series{Symbol: "sim:BTCUSD", Timeframe: market.M1}, market.RangeSet{{Start: at("2024-01-01T00:00:00Z"), End: at("2024-01-09T00:00:00Z")}}
-	require.Eventually(t, func() bool { return len(c.Snapshot().Unavailable(btc, all, market.FromTime(time.Now()))) == 1 }, 30*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return len(c.Snapshot().Unavailable(btc, all, market.FromTime(time.Now()))) == 2 }, 30*time.Second, 5*time.Millisecond)
 	asked := r.source.fetches.Load()
 
 	req := need("sim:BTCUSD", market.M1, "2024-01-01T00:00:00Z", "2024-01-09T00:00:00Z")
@@ -72,7 +74,7 @@ func TestRule3_UnavailableIsToldAndAbsentIsNot(t *testing.T) {
 	req.Mode = ""
 	require.Eventually(t, func() bool { _, err = c.Ensure(ctx, req, nil); return err == nil }, 30*time.Second, 10*time.Millisecond,
 		"what has expired is asked for again")
-	require.Equal(t, 7*1440, r.bars("sim:BTCUSD", "1m", "2024-01-02Z", "2024-01-09Z"))
+	require.Equal(t, 6*1440, r.bars("sim:BTCUSD", "1m", "2024-01-02Z", "2024-01-09Z"), "but for the day without bars")
 }
 
 // The sequence: what is asked for lies deeper than its source reaches, and so does what comes after it. The user hears from when on there are bars, which

@@ -116,7 +116,7 @@ func unavailable(series market.Series, s *coverage.Segment, r market.Range, from
 	if s.RetryAt != 0 && !s.RetryAt.IsInf() {
 		advice = append(advice, "They are asked for again after "+s.RetryAt.Time().Format(time.RFC3339)+".")
 	}
-	if len(others) > 0 {
+	if len(others) > 0 && s.Reason != coverage.Retention { // theirs are kept no longer
 		advice = append(advice, "Other sources may have them: "+strings.Join(others, ", ")+".")
 	}
 	advice = append(advice, "SET barkeep.mode = 'partial' or 'stored' answers with the bars that there are.")

@@ -160,6 +160,12 @@ func (x *Index) Segments(series market.Series) []Segment {
 	return nil
 }
 
+// From returns those of Segments that end after at.
+func (x *Index) From(series market.Series, at market.Instant) []Segment {
+	list := x.Segments(series)
+	return list[first(list, at):]
+}
+
 // of returns what is known of a series' symbol; nil for nothing, as where there is no such timeframe.
 func (x *Index) of(series market.Series) *symbolCoverage {
 	if x == nil || !series.Timeframe.Valid() {
