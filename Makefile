@@ -25,8 +25,13 @@ run: build ## run barkeep with a database and a broker of its own
 build: ## build bin/barkeep
 	$(GO) build -ldflags '$(LDFLAGS)' -o bin/barkeep ./cmd/barkeep
 
+# Tests of the planner that have one goroutine and take minutes under the race detector. They run without it.
+PLAIN := ^(TestRule2_GoldenPlansAreTight|TestRule5_AStormOfMisses|TestRule5_HostileTexts|TestRule10_KeptPlansAreThoseOfAFreshTemplate|TestCorpusAnswered)$$
+
 test: ## run all tests on a real TimescaleDB and a real broker, with the race detector; a skip is a failure, and one that fails by chance is named
-	{ $(GO) run ./cmd/testenv $(GO) test -json -race -timeout 30m $(PACKAGES) || echo "the tests ended with $$?"; } | \
+	{ $(GO) run ./cmd/testenv bash -c '\
+	    code=0; $(if $(filter ./... ./planner,$(PACKAGES)),$(GO) test -json -run "$(PLAIN)" ./planner || code=$$?;) \
+	    $(GO) test -json -race -skip "$(PLAIN)" -timeout 30m $(PACKAGES) && exit $$code' || echo "the tests ended with $$?"; } | \
 	  $(GO) run ./cmd/testreport -again '$(GO) run ./cmd/testenv $(GO) test -race -p 1 -count 3 -timeout 10m'
 
 differential: ## compare two thousand statements through an empty barkeep with a full database, without the race detector
