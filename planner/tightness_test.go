@@ -98,7 +98,7 @@ func reportTightness(t *testing.T, what string, list []measured) (median, p90 fl
 }
 
 // goldenMarket gives a connection to a database whose ohlcv, a plain table so that EXPLAIN shows its conditions once, holds about
-// four fifths of the bars that the corpus's series can have around the corpus's clock.
+// four fifths of the bars that the corpus's series can have around the corpus's clock: those that a plan needs, and of an hour and more all of every symbol.
 func goldenMarket(t *testing.T) *pgx.Conn {
 	t.Helper()
 	db := dbtest.New(t)
@@ -108,6 +108,7 @@ func goldenMarket(t *testing.T) *pgx.Conn {
 	mustExec(t, conn, `drop table public.ohlcv cascade`)
 	mustExec(t, conn, `create table public.ohlcv (symbol text not null, timeframe text not null, ts timestamptz not null, open float8, high float8,
 		low float8, close float8, volume float8)`)
+	series, symbols := goldenSeries(t)
 	for _, span := range []struct{ timeframe, from, to, step string }{
 		{"1m", "2023-12-28", "2024-03-16", "1 minute"},
 		{"5m", "2023-12-28", "2024-03-16", "5 minutes"},
@@ -120,9 +121,13 @@ func goldenMarket(t *testing.T) *pgx.Conn {
 		{"1w", "2022-01-03", "2025-01-01", "7 days"},
 		{"1mo", "2020-01-01", "2025-01-01", "1 month"},
 	} {
+		of := symbols
+		if strings.HasSuffix(span.step, "minute") || strings.HasSuffix(span.step, "minutes") {
+			of = series[span.timeframe]
+		}
 		_, err := conn.Exec(t.Context(), `insert into public.ohlcv select s, $1, g, 2, 3, 1, 2, 1
 			from unnest($2::text[]) s, generate_series($3::timestamptz, $4, $5::interval, 'UTC') g where abs(hashtext(s || $1 || g)) % 10 < 8`,
-			span.timeframe, goldenSymbols(t), span.from, span.to, span.step)
+			span.timeframe, of, span.from, span.to, span.step)
 		require.NoError(t, err)
 	}
 	mustExec(t, conn, `create index on public.ohlcv (symbol, timeframe, ts)`)
@@ -137,22 +142,28 @@ func goldenMarket(t *testing.T) *pgx.Conn {
 	return conn
 }
 
-// goldenSymbols are the symbols that the corpus's plans need.
-func goldenSymbols(t *testing.T) []string {
+// goldenSeries are the symbols that the corpus's plans need, of each timeframe and of all.
+func goldenSeries(t *testing.T) (byTimeframe map[string][]string, all []string) {
 	t.Helper()
 	files, err := filepath.Glob("testdata/plan/*.txt")
 	require.NoError(t, err)
-	var symbols []string
+	byTimeframe = map[string][]string{}
 	for _, path := range files {
 		for _, c := range readGolden(t, path) {
 			env, args, _ := c.setup(t)
 			for _, r := range Prepare(c.sql, args.OIDs, env).Bind(args, env, goldenBracket(), nil).Requirements {
-				symbols = append(symbols, string(r.Series.Symbol))
+				name := r.Series.Timeframe.String()
+				byTimeframe[name] = append(byTimeframe[name], string(r.Series.Symbol))
 			}
 		}
 	}
-	slices.Sort(symbols)
-	return slices.Compact(symbols)
+	for name, symbols := range byTimeframe {
+		slices.Sort(symbols)
+		byTimeframe[name] = slices.Compact(symbols)
+		all = append(all, symbols...)
+	}
+	slices.Sort(all)
+	return byTimeframe, slices.Compact(all)
 }
 
 // measure counts for one statement; why says for what reason that cannot be done.
