@@ -1,9 +1,11 @@
 """The suites that others wrote. Each runs three times, on databases of its own: straight at PostgreSQL, through barkeep with
 planning on, and through barkeep with every statement held for up to 20 ms. What each of its tests comes to must be the same.
+Where the straight one is on record (records.py), it runs if another differs from the record.
 
 The three run beside each other, each on a server of its own: suites make roles and databases, and look at who is connected."""
 
 import contextlib
+import hashlib
 import json
 import os
 import pathlib
@@ -15,6 +17,7 @@ import time
 import traceback
 import xml.etree.ElementTree
 
+import records
 from harness import (Missing, barkeep, call, fetched, go_source, maven_artifact, migrate, python, python_source, say)
 
 TRICKY = """ tricky, ' } " \\ test user """
@@ -25,7 +28,7 @@ FORCED = {"BARKEEP_HOLDS_FORCE": "20ms"}
 class Suite:
     """Suite is one of them. Its results are pass, fail or skip by test, a test is a pair of class and name."""
 
-    name, title, least, owner, rights = "", "", 0, None, "login"
+    name, title, module, least, owner, rights = "", "", "", 0, None, "login"
     # modes are those of a run of everything; a suite that is named runs in all of MODES. One without any runs only if it is named.
     modes = ("through", "forced")
     # unforced are tests that are left out where every statement is held, as a pattern.
@@ -42,6 +45,10 @@ class Suite:
 
     def prepare(self, server, database):
         """prepare makes what the suite expects in a database."""
+
+    def edition(self):
+        """edition names what the versions of packages do not."""
+        return []
 
     def run(self, address, folder, only, forced=False):
         """run returns results, and what tests that failed wrote; only are the tests to run, None for all. Where forced, unforced need not run.
@@ -77,7 +84,7 @@ def started(command, timeout, **options):
 # ---- Go
 
 class GoSuite(Suite):
-    module, arguments = "", []
+    arguments = []
     # patience is what its tests wait for, by file: what they say, and a time that a busy machine and a held statement meet too.
     patience = {}
 
@@ -240,6 +247,10 @@ class SQLAlchemy(PythonSuite):
     def prepare(self, server, database):
         server.sql(database, "create schema test_schema")
 
+    def edition(self):
+        files = sorted(p for p in self.source.rglob("*") if p.is_file())
+        return ["suite " + hashlib.sha256(b"".join(p.read_bytes() for p in files)).hexdigest()[:16]]
+
     def arguments(self, address):
         return ["--dburi", address.url("postgresql+" + self.driver), "--maxfail=100000", self.folder]
 
@@ -336,32 +347,48 @@ class Slots:
 class Runs:
     """Runs is one suite's three runs, and those again of what differed."""
 
-    def __init__(self, servers, suite, folder, modes, slots):
+    def __init__(self, servers, suite, folder, modes, slots, recording):
         self.servers = {mode: servers[i % len(servers)] for i, mode in enumerate(("straight", *MODES))}
-        self.suite, self.folder, self.modes, self.slots = suite, folder, modes, slots
+        self.suite, self.folder, self.modes, self.slots, self.recording = suite, folder, modes, slots, recording
         self.beside = suite.beside and len(servers) > 1
         self.folder.mkdir()
         self.databases, self.results, self.failures, self.said = {}, {}, {}, {}
+        self.straight_run, self.straight_lock = None, threading.Lock()
 
     def go(self):
         """go returns what differs, a line for each test."""
         suite, began = self.suite, time.monotonic()
         suite.fetch()
         self.prepare()
-        # Those through barkeep wait for the results of the one that is straight, once they have theirs.
-        self.straight_is_there = threading.Event()
-        runs = {"straight": threading.Thread(target=self.straight)}
-        runs.update({mode: threading.Thread(target=self.through, args=(mode,)) for mode in self.modes})
-        for run in runs.values():
+        under = records.conditions(self.servers["straight"], suite)
+        self.record = None if self.recording else records.fitting(suite, under)
+        if not self.record:
+            self.begin_straight()
+        runs = [threading.Thread(target=self.through, args=(mode,)) for mode in self.modes]
+        for run in runs:
+            if not self.beside and self.straight_run:
+                self.straight_run.join()
             run.start()
             if not self.beside:
                 run.join()
-        for run in runs.values():
+        for run in runs:
             run.join()
-        failures = [f for mode in runs for f in self.failures.get(mode, [])]
-        if all(mode in self.said for mode in runs):
-            say("  %-20s %s (%.0f s)" % (suite.name, "; ".join(self.said[mode] for mode in runs), time.monotonic() - began))
+        if self.straight_run:
+            self.straight_run.join()
+        failures = [f for mode in ("straight", *self.modes) for f in self.failures.get(mode, [])]
+        if all(mode in self.said for mode in self.modes):
+            said = [self.said.get("straight") or "straight, on record: " + self.record["tests"], *(self.said[mode] for mode in self.modes)]
+            say("  %-20s %s (%.0f s)" % (suite.name, "; ".join(said), time.monotonic() - began))
+        if self.recording and not failures:
+            records.write(suite, under, tally(self.results), self.results)
         return failures
+
+    def begin_straight(self):
+        """begin_straight begins the straight run, once."""
+        with self.straight_lock:
+            if not self.straight_run:
+                self.straight_run = threading.Thread(target=self.straight)
+                self.straight_run.start()
 
     def prepare(self):
         suite, short = self.suite, re.sub(r"\W+", "_", self.suite.name)
@@ -396,8 +423,6 @@ class Runs:
             self.results = straight
         except Exception as error:  # a thread's end is told by what it leaves
             self.failed("straight", error)
-        finally:
-            self.straight_is_there.set()
 
     def through(self, mode):
         try:
@@ -412,7 +437,10 @@ class Runs:
         suite, forced, folder, address = self.suite, mode == "forced", self.folder / mode, self.address("straight")
         with self.slots.taken():
             through, output = suite.run(other, folder, None, forced)
-        self.straight_is_there.wait()
+        if self.record and self.record["digest"] == records.digest(through):
+            return [], through
+        self.begin_straight()
+        self.straight_run.join()
         straight = self.results
         if not straight:
             return [], through  # the reason is told there
@@ -444,7 +472,7 @@ def fetch():
             suite.fetch()
 
 
-def run(servers, folder, wanted):
+def run(servers, folder, wanted, recording=False):
     """run runs suites, three at a time, and at most four of their runs: most of them wait most of the time."""
     chosen = [s for s in SUITES if not wanted and s.modes or any(s.called(w) for w in wanted)]
     failures, left, lock, slots = [], iter(chosen), threading.Lock(), Slots(4)
@@ -458,7 +486,7 @@ def run(servers, folder, wanted):
             where = folder / re.sub(r"\W+", "_", type(suite).__name__ + "_" + suite.name)
             label = suite.name or suite.title
             try:
-                bad = Runs(servers, suite, where, MODES if wanted else suite.modes, slots).go()
+                bad = Runs(servers, suite, where, MODES if wanted else suite.modes, slots, recording).go()
             except Missing as error:
                 say("  %s: NOT RUN: %s" % (label, error))
                 bad = ["%s: %s" % (label, error)] if os.environ.get("CI") else []
