@@ -26,7 +26,7 @@ build: ## build bin/barkeep
 	$(GO) build -ldflags '$(LDFLAGS)' -o bin/barkeep ./cmd/barkeep
 
 # Tests of the planner that have one goroutine and take minutes under the race detector. They run without it.
-PLAIN := ^(TestRule2_GoldenPlansAreTight|TestRule5_AStormOfMisses|TestRule5_HostileTexts|TestRule10_KeptPlansAreThoseOfAFreshTemplate|TestCorpusAnswered)$$
+PLAIN := ^(TestCorpus|TestCorpusAnswered|TestRule2_GoldenPlansAreTight|TestRule5_AStormOfMisses|TestRule5_HostileTexts|TestRule10_KeptPlansAreThoseOfAFreshTemplate|TestSharedTemplatesPlanAsTheirOwn|TestSpeed_LongConditionsStayLinear)$$
 
 test: ## run all tests on a real TimescaleDB and a real broker, with the race detector; a skip is a failure, and one that fails by chance is named
 	{ $(GO) run ./cmd/testenv bash -c '\
