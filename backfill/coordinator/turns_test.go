@@ -2,11 +2,16 @@ package coordinator_test
 
 import (
 	"context"
+	"fmt"
+	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"barkeep/backfill/coordinator"
@@ -142,4 +147,57 @@ func TestRule16_ManySymbolsAreSubmittedAtOnce(t *testing.T) {
 	r.consumer()
 	r.producer()
 	require.NoError(t, <-result)
+}
+
+// The sequence: three producers are there, and fifty symbols are asked for at once. None of the three stands idle while the others work: the first page of
+// each ends when all of them have one in hand.
+func TestRule16_FiftySymbolsKeepEveryProducerBusy(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, sim.Config{})
+	c := r.coordinator()
+	r.consumer()
+	const producers = 3
+	var begun atomic.Int32 // producers that have had a page in hand
+	met := make(chan struct{})
+	for range producers {
+		var once sync.Once
+		together := func(source.Query) error {
+			once.Do(func() {
+				if begun.Add(1) == producers {
+					close(met)
+				}
+			})
+			select {
+			case <-met:
+				return nil
+			case <-t.Context().Done():
+				return context.Cause(t.Context())
+			}
+		}
+		r.source = &counted{Source: sim.New(sim.Config{}), pages: map[market.Range]int{}}
+		r.source.fail.Store(&together)
+		r.producer()
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	client, err := kgo.NewClient(r.opts...)
+	require.NoError(t, err)
+	defer client.Close()
+	require.Eventually(t, func() bool { // else those that come later are given what the others have in hand
+		groups, err := kadm.NewClient(client).DescribeGroups(ctx)
+		return err == nil && slices.ContainsFunc(groups.Sorted(), func(g kadm.DescribedGroup) bool {
+			return strings.Contains(g.Group, "producer") && strings.HasSuffix(g.Group, r.dep) && g.State == "Stable" && len(g.Members) == producers
+		})
+	}, time.Minute, 50*time.Millisecond)
+	var req coordinator.Request
+	for i := range 50 {
+		symbol := market.Symbol(fmt.Sprintf("sim:S%02d", i))
+		r.bind(string(symbol), "BTCUSD")
+		req.Requirements = append(req.Requirements, need(symbol, market.M1, "2024-06-01T00:00:00Z", "2024-06-01T06:00:00Z").Requirements...)
+	}
+	_, err = c.Ensure(ctx, req, nil)
+	require.NoError(t, err)
+	for _, each := range req.Requirements {
+		require.Equal(t, 360, r.bars(string(each.Series.Symbol), "1m", "2024-06-01 00:00Z", "2024-06-01 06:00Z"))
+	}
 }
