@@ -77,6 +77,9 @@ func (c *Conn) watch(s *side, on bool) {
 	c.update()
 }
 
+// Woken returns when the loop was told of the events whose callbacks it calls now. Only callbacks of the same loop may ask.
+func (c *Conn) Woken() time.Time { return c.loop.woken }
+
 // TryRead reads what is there. It returns 0 and no error where nothing is, and io.EOF at the end of the stream.
 func (c *Conn) TryRead(b []byte) (int, error) {
 	n, err := c.read(b)

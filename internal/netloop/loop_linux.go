@@ -26,7 +26,9 @@ const wakeToken = 0
 type Loop struct {
 	epoll int
 	wake  [2]int // a pipe; a byte in it ends Run
-	quick int    // Run's: how many waits in a row were short
+	quick int    // Run's: how many turns in a row were short
+	// woken is Run's, and its callbacks': when the events came that are dealt with.
+	woken time.Time
 	// handed says that a goroutine was woken: one that waits in Read or Write, or the one that is to go on with a
 	// connection that a callback has stopped to watch.
 	handed atomic.Bool
@@ -97,10 +99,10 @@ func (l *Loop) Run(ctx context.Context) error {
 	}
 }
 
-// A loop is busy after busyWaits waits that took less than busyWait each.
+// A loop is busy after busyTurns turns that took less than busyTurn each, from the events of one to those of the next.
 const (
-	busyWaits = 16
-	busyWait  = 2 * time.Millisecond
+	busyTurns = 16
+	busyTurn  = 2 * time.Millisecond
 	// keepProcessor is in milliseconds. It is longer than a tick of the kernel's clock, so that no timer of the machine's is
 	// set for each wait, and as long as a turn that the scheduler gives any goroutine.
 	keepProcessor = 10
@@ -113,9 +115,9 @@ const (
 func (l *Loop) wait(events []syscall.EpollEvent) (n int, err error) {
 	if l.handed.Swap(false) {
 		runtime.Gosched()
+		l.woken = time.Now() // what others take is not the loop's
 	}
-	began := time.Now()
-	if l.quick >= busyWaits {
+	if l.quick >= busyTurns {
 		n, err = poll(l.epoll, events, keepProcessor)
 	} else {
 		n, err = poll(l.epoll, events, 0)
@@ -123,7 +125,9 @@ func (l *Loop) wait(events []syscall.EpollEvent) (n int, err error) {
 	if n == 0 && err == nil {
 		n, err = syscall.EpollWait(l.epoll, events, -1)
 	}
-	if time.Since(began) < busyWait {
+	before := l.woken
+	l.woken = time.Now()
+	if l.woken.Sub(before) < busyTurn {
 		l.quick++
 	} else {
 		l.quick = 0

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"time"
 )
 
 // Loop is not available on this system.
@@ -34,6 +35,9 @@ func (*Conn) WatchRead(bool) {}
 
 // WatchWrite does nothing.
 func (*Conn) WatchWrite(bool) {}
+
+// Woken returns no time.
+func (*Conn) Woken() time.Time { return time.Time{} }
 
 // TryRead returns errors.ErrUnsupported.
 func (*Conn) TryRead([]byte) (int, error) { return 0, errors.ErrUnsupported }
