@@ -117,8 +117,10 @@ func (t *Template) Bind(args Args, env Env, b Bracket, ans Answers) Plan {
 	}
 	args.Read = except(args.Read, env.Locale())
 	alone := len(ans) == 0 && len(args.Read) == 0 && len(args.Data) == 0
-	if known := t.fixed.Load(); alone && known != nil && known.of(args, env) {
-		return known.plan
+	if alone {
+		if known := t.Fixed(&args, &env); known != nil {
+			return *known
+		}
 	}
 	x := &binding{
 		args: args, env: settings{Env: env, known: true, zoneKnown: true}, start: start{known: b}, answers: ans,
@@ -141,6 +143,16 @@ func (t *Template) Bind(args Args, env Env, b Bracket, ans Answers) Plan {
 		t.keep(args, env, plan)
 	}
 	return plan
+}
+
+// Fixed returns the plan that Bind would, where it is known already and hangs neither on the time nor on answers; else nil. It must not
+// be changed: it is that of other executions, too.
+func (t *Template) Fixed(args *Args, env *Env) *Plan {
+	known := t.fixed.Load()
+	if known == nil || len(args.Read) > 0 || len(args.Data) > 0 || t.catalog.version() != env.Catalog.version() || !known.of(args, env) {
+		return nil
+	}
+	return &known.plan
 }
 
 // fixedPlan is the plan that every execution of a text with these parameters has in these settings: nothing in it depends on
@@ -185,9 +197,9 @@ func (t *Template) keep(args Args, env Env, plan Plan) {
 }
 
 // of reports whether it is the plan of such an execution.
-func (f *fixedPlan) of(args Args, env Env) bool {
+func (f *fixedPlan) of(args *Args, env *Env) bool {
 	same := func(a, b []byte) bool { return (a == nil) == (b == nil) && bytes.Equal(a, b) } // nil is NULL
-	return len(f.values) == len(args.Values) && f.env == env && f.reason == args.Unaskable &&
+	return len(f.values) == len(args.Values) && f.env == *env && f.reason == args.Unaskable &&
 		slices.EqualFunc(f.values, args.Values, same) &&
 		(len(f.values) == 0 || slices.Equal(f.oids, args.OIDs) && slices.Equal(f.formats, args.Formats))
 }

@@ -26,7 +26,8 @@ var clientEncodings = map[string]encoding.Encoding{ //nolint:gochecknoglobals //
 	"GB18030": simplifiedchinese.GB18030, "BIG5": traditionalchinese.Big5,
 }
 
-func isUTF8(name string) bool {
+// IsUTF8 reports whether an encoding of that name is UTF-8; the empty one is.
+func IsUTF8(name string) bool {
 	switch strings.ToLower(name) {
 	case "", "utf8", "utf-8", "unicode":
 		return true
@@ -36,7 +37,7 @@ func isUTF8(name string) bool {
 
 // decodeText returns a text in UTF-8 (PLANNER 4); false where its encoding is not known here, or it is not in that encoding.
 func decodeText(text, name string) (string, bool) {
-	if isUTF8(name) || ascii(text) || strings.EqualFold(name, "SQL_ASCII") && utf8.ValidString(text) {
+	if IsUTF8(name) || ASCII(text) || strings.EqualFold(name, "SQL_ASCII") && utf8.ValidString(text) {
 		return text, true
 	}
 	known := clientEncodings[strings.ToUpper(name)]
@@ -53,7 +54,7 @@ func Decode(text, encoding string) (string, bool) { return decodeText(text, enco
 
 // encodeText is the inverse of decodeText, for a part of a text.
 func encodeText(text, name string) string {
-	if known := clientEncodings[strings.ToUpper(name)]; known != nil && !ascii(text) {
+	if known := clientEncodings[strings.ToUpper(name)]; known != nil && !ASCII(text) {
 		if encoded, err := known.NewEncoder().String(text); err == nil {
 			return encoded
 		}
@@ -61,7 +62,8 @@ func encodeText(text, name string) string {
 	return text
 }
 
-func ascii(text string) bool {
+// ASCII reports whether a text reads the same in every encoding that is known here.
+func ASCII[T string | []byte](text T) bool {
 	for i := range len(text) {
 		if text[i] >= 0x80 {
 			return false

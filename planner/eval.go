@@ -185,7 +185,7 @@ func (e *evaluator) binary(i int) bool {
 
 // readable reports whether raw means the same in the client's encoding and in UTF-8.
 func (e *evaluator) readable(raw []byte) bool {
-	if isUTF8(e.env.ClientEncoding) {
+	if IsUTF8(e.env.ClientEncoding) {
 		return true
 	}
 	for _, c := range raw {

@@ -27,7 +27,7 @@ type outline struct {
 
 // outlineOf cuts a text; false where it has constants in a form that is not seen through here.
 func outlineOf(text string) (outline, bool) {
-	if !ascii(text) {
+	if !ASCII(text) {
 		return outline{}, false // places in the text are those of its UTF-8
 	}
 	var out outline
@@ -81,7 +81,7 @@ func (l literal) tame() bool {
 			return false
 		}
 	}
-	return len(l.text) <= longest && ascii(l.text) && !containsFold(l.text, ohlcvName) && strings.IndexByte(l.text, 0) < 0
+	return len(l.text) <= longest && ASCII(l.text) && !containsFold(l.text, ohlcvName) && strings.IndexByte(l.text, 0) < 0
 }
 
 // node returns the constant as the parser does.

@@ -47,14 +47,13 @@ func (s *session) another(ctx context.Context, units []unit) (int, error) {
 	if r.inside.moves {
 		return isOurs, nil
 	}
-	path := strings.ToLower(r.settings.searchPath)
-	public := path == "" || strings.Contains(path, namePublic) // PostgreSQL shows a path of nothing as ""
+	public := !r.settings.elsewhere
 	if public && !r.shades {
 		return isOurs, nil // as nearly always
 	}
-	u := units[len(units)-1]
+	u := &units[len(units)-1]
 	apart := slices.ContainsFunc(units[:len(units)-1], func(each unit) bool { return !each.parseOnly || each.stmt != u.stmt })
-	if apart || strings.Contains(strings.TrimRight(u.stmt.text, "; \t\r\n"), ";") || strings.Contains(path, "pg_catalog") {
+	if apart || strings.Contains(strings.TrimRight(u.stmt.text, "; \t\r\n"), ";") || strings.Contains(strings.ToLower(r.settings.searchPath), "pg_catalog") {
 		return isOurs, nil
 	}
 	sure := isOurs

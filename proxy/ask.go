@@ -50,7 +50,7 @@ type stageError struct{ what need }
 func (*stageError) Error() string { return "a question reads bars that are missing" }
 
 // unaskable says why nothing can be asked for a unit; empty where it can.
-func (s *session) unaskable(u unit) string {
+func (s *session) unaskable(u *unit) string {
 	switch {
 	case u.parseOnly:
 		return "a subquery of a statement that is not executed yet"
@@ -401,12 +401,12 @@ func (s *session) missing(ctx context.Context, held *hold, what need) (Request, 
 
 // endsBefore reports whether what the units read is behind the end of the transaction, in the same Query.
 func (s *session) endsBefore(units []unit) bool {
-	return slices.ContainsFunc(units, func(u unit) bool { return u.stmt.ends && !u.portal && !u.parseOnly })
+	return hasUnit(units, func(u *unit) bool { return u.stmt.ends && !u.portal && !u.parseOnly })
 }
 
 // explainStage is a plan of what a question reads, for EXPLAIN (BARKEEP).
-func explainStage(what need) planner.Plan {
-	return planner.Plan{
+func explainStage(what need) *planner.Plan {
+	return &planner.Plan{
 		Requirements: what.requirements, Reasons: what.reasons,
 		Warnings: []string{"these bars decide what else is needed: that is known once they are there"},
 	}

@@ -48,7 +48,7 @@ func (s *session) calls(body []byte) []unit {
 		if name, in := c.Calls[binary.BigEndian.Uint32(body)]; in {
 			const most = 64 // arguments that the planner tells apart
 			text := "select " + pgx.Identifier{name}.Sanitize() + "(" + strings.Repeat("lower(''), ", most-1) + "lower(''))"
-			return []unit{{stmt: s.classify(text, nil)}}
+			return []unit{{stmt: s.classify([]byte(text), nil)}}
 		}
 	}
 	if s.forces() {

@@ -245,11 +245,12 @@ func (s *session) beforeFailure(st *statement, refused []unit, failure error) *s
 	case errors.As(failure, &own) && (own.Fatal || own.Code == pgerrcode.QueryCanceled || own.Code == pgerrcode.LockNotAvailable):
 		return nil
 	}
-	first := s.template(st, s.env()).Before()
+	env := s.env()
+	first := s.template(st, &env).Before()
 	if first == "" || planner.MayRead(first, s.catalog()) {
 		return nil
 	}
-	return s.classify(first, nil)
+	return s.classify([]byte(first), nil)
 }
 
 // failBehind has the upstream execute the first statements of a Query, and then fail as if it were by the next of it: they are in the

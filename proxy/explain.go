@@ -87,7 +87,11 @@ var errExplainAlone = &Error{
 
 // explains reports whether the statement is an EXPLAIN (BARKEEP).
 func (s *session) explains(st *statement) bool {
-	return st.asks && s.server.cfg.Explainer != nil && s.template(st, s.env()).Explains()
+	if !st.asks || s.server.cfg.Explainer == nil {
+		return false
+	}
+	env := s.env()
+	return s.template(st, &env).Explains()
 }
 
 // forgetExplained forgets the portals that end with the transaction, at a Sync.
@@ -154,7 +158,7 @@ func (s *session) explain(ctx context.Context, u unit) error {
 		return err
 	}
 	env := s.env()
-	template := s.template(u.stmt, env)
+	template := s.template(u.stmt, &env)
 	if template.Statements != 1 {
 		return errExplainAlone
 	}
@@ -162,10 +166,10 @@ func (s *session) explain(ctx context.Context, u unit) error {
 		return wrong
 	}
 	u.args.Prepared = s.prepared(env)
-	held := &hold{session: s, units: []unit{u}, bracket: s.bracket(), explains: true}
+	held := &hold{session: s, units: []unit{u}, explains: true}
 	held.arm(ctx)
 	defer held.end()
-	plan, err := s.planAnswered(held.armed, held, template, u, env) //nolint:contextcheck // armed is ctx with the cancel requests
+	plan, err := s.planAnswered(held.armed, held, template, &u, &env) //nolint:contextcheck // armed is ctx with the cancel requests
 	if stage, ok := errors.AsType[*stageError](err); ok {
 		plan, err = explainStage(stage.what), nil
 	}
@@ -198,7 +202,7 @@ func (s *session) explain(ctx context.Context, u unit) error {
 }
 
 // explainLines writes what EXPLAIN (BARKEEP) shows.
-func explainLines(plan planner.Plan, list []Explanation, mode string) []string {
+func explainLines(plan *planner.Plan, list []Explanation, mode string) []string {
 	var lines []string
 	var needed, missing, pages int64
 	took, known := time.Duration(0), true

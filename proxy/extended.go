@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"encoding/binary"
 	"strconv"
 	"strings"
@@ -20,7 +21,7 @@ func (s *session) parse(body []byte) {
 	if !ok || !ok2 {
 		return // the upstream will say what is wrong
 	}
-	st := s.classify(string(text), nil)
+	st := s.classify(text, nil)
 	if n := len(rest); n >= 2 {
 		for i := 2; i+4 <= n && len(st.oids) < int(binary.BigEndian.Uint16(rest)); i += 4 {
 			st.oids = append(st.oids, binary.BigEndian.Uint32(rest[i:]))
@@ -41,11 +42,13 @@ func (s *session) parse(body []byte) {
 func (s *session) bind(body []byte, size int) int {
 	r := &s.reader
 	portal, rest, ok := cstring(body)
-	name, _, ok2 := cstring(rest)
+	name, rest, ok2 := cstring(rest)
 	if !ok || !ok2 {
 		return size
 	}
-	delete(r.explained, string(portal))
+	if len(r.explained) > 0 {
+		delete(r.explained, string(portal))
+	}
 	found, fresh := s.lookup(string(name))
 	if len(found) == 0 {
 		return s.bindUnknown(string(name), size)
@@ -53,7 +56,7 @@ func (s *session) bind(body []byte, size int) int {
 	u := unit{revived: r.revives, plainly: r.plainly, name: string(name), into: string(portal), alone: len(found) == 1 && !fresh, parsed: fresh, behind: r.used, unsettled: r.segmentEffects}
 	if s.explains(found[0]) {
 		u.stmt, u.explained = found[0], &explained{}
-		u.args, _ = arguments(body)
+		u.args, _ = arguments(rest)
 		r.explained[string(portal)] = u.explained
 		r.units = append(r.units, u)
 		r.gated, r.used, r.snapshot = true, true, true
@@ -68,7 +71,7 @@ func (s *session) bind(body []byte, size int) int {
 		if st.reads {
 			// What was changed by this very segment cannot be read before it is executed: gate refuses that.
 			r.gated, u.stmt, u.portal = true, st, true
-			u.args, u.counted = arguments(body)
+			u.args, u.counted = arguments(rest)
 			r.units = append(r.units, u)
 		} else if s.forces() {
 			s.goesOn([]unit{{stmt: st, forced: true, revived: u.revived, plainly: u.plainly}})
@@ -154,15 +157,64 @@ func (s *session) bindEffects(portal string, found candidates) {
 	}
 }
 
-// arguments decodes the parameters of a Bind, and reports whether it could. Their types are the statement's.
-func arguments(body []byte) (planner.Args, bool) {
-	var message pgproto3.Bind
+// arguments decodes the parameters of a Bind behind its names, and reports whether it could. Their types are the statement's.
+func arguments(rest []byte) (planner.Args, bool) {
+	d := bindDecoder{rest: bytes.Clone(rest)}
 	var args planner.Args
-	if err := message.Decode(append([]byte(nil), body...)); err != nil {
-		return args, false // the upstream will refuse it as well
+	if n := d.count(2); n > 0 {
+		args.Formats = make([]int16, n)
+		for i := range args.Formats {
+			args.Formats[i] = int16(binary.BigEndian.Uint16(d.take(2))) //nolint:gosec // as it is
+		}
 	}
-	args.Formats, args.Values = message.ParameterFormatCodes, message.Parameters
+	if n := d.count(4); n > 0 {
+		args.Values = make([][]byte, n)
+		for i := range args.Values {
+			args.Values[i] = d.value()
+		}
+	}
+	d.take(2 * d.count(2))
+	if d.failed {
+		return planner.Args{}, false // the upstream will refuse it as well
+	}
 	return args, true
+}
+
+// bindDecoder reads a Bind. Once that has failed it returns zeros.
+type bindDecoder struct {
+	rest   []byte
+	failed bool
+}
+
+// take returns the next bytes.
+func (d *bindDecoder) take(size int) []byte {
+	if d.failed = d.failed || size < 0 || size > len(d.rest); d.failed {
+		return make([]byte, 2)
+	}
+	taken := d.rest[:size:size]
+	d.rest = d.rest[size:]
+	return taken
+}
+
+// count returns how many come next, of which each has a size at least.
+func (d *bindDecoder) count(least int) int {
+	n := int(binary.BigEndian.Uint16(d.take(2)))
+	if d.failed = d.failed || n*least > len(d.rest); d.failed {
+		return 0
+	}
+	return n
+}
+
+// value returns a parameter; nil is NULL.
+func (d *bindDecoder) value() []byte {
+	if d.failed = d.failed || len(d.rest) < 4; d.failed {
+		return nil
+	}
+	size := int(int32(binary.BigEndian.Uint32(d.take(4)))) //nolint:gosec // -1 is NULL
+	if size == -1 {
+		return nil
+	}
+	return d.take(size)
 }
 
 // lacks reports whether the unit is a Bind without all parameters of its statement: the upstream refuses it, and nothing is read.

@@ -80,8 +80,8 @@ func (a *atOnce) Ensure(context.Context, Request, func(market.Progress)) ([]stri
 
 // memorySession is a session between a client and an upstream in memory. The upstream ends every statement with
 // ReadyForQuery and answers each SHOW of the proxy's own with "postgres" or nothing.
-func memorySession(t *testing.T) (s *session, sent, seen *bytes.Buffer) {
-	t.Helper()
+func memorySession(tb testing.TB) (s *session, sent, seen *bytes.Buffer) {
+	tb.Helper()
 	server := New(Config{Database: "d", Coordinator: &atOnce{}, Catalog: allKnown{&planner.Catalog{Version: 1}}, MaxMessage: 1 << 16})
 	sent, seen = new(bytes.Buffer), new(bytes.Buffer)
 	s = newSession(server, &memoryConn{in: deafReader{}, write: func(b []byte) { seen.Write(b) }})
@@ -98,20 +98,20 @@ func memorySession(t *testing.T) (s *session, sent, seen *bytes.Buffer) {
 			}
 			out = append(out, encode(&pgproto3.ReadyForQuery{TxStatus: 'I'})...)
 			if _, used, err := s.walk(out); err != nil || used != len(out) {
-				t.Errorf("answers not understood: %v", err)
+				tb.Errorf("answers not understood: %v", err)
 				return
 			}
 		}
 		if bytes.HasSuffix(b, encode(&pgproto3.Flush{})) {
-			answerFlush(t, s)
+			answerFlush(tb, s)
 		}
 	}}
 	return s, sent, seen
 }
 
 // answerFlush answers what is outstanding of an open segment. The caller holds mu.
-func answerFlush(t *testing.T, s *session) {
-	t.Helper()
+func answerFlush(tb testing.TB, s *session) {
+	tb.Helper()
 	for range len(s.entries) {
 		e, answer := s.head(), byte('1')
 		switch {
@@ -123,7 +123,7 @@ func answerFlush(t *testing.T, s *session) {
 			continue // it is passed by with the next
 		}
 		if _, _, err := s.walk([]byte{answer, 0, 0, 0, 4}); err != nil {
-			t.Errorf("answers not understood: %v", err)
+			tb.Errorf("answers not understood: %v", err)
 		}
 	}
 }
@@ -267,7 +267,7 @@ func FuzzUpstreamMessages(f *testing.F) {
 				t.Fatal("no room for what comes next")
 			}
 			s.have, rest = s.have+n, rest[n:]
-			if s.pumpOnce() != nil {
+			if s.pumpOnce(time.Time{}) != nil {
 				break
 			}
 			if s.waiting < 0 || s.owned < 0 {

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgerrcode"
@@ -107,13 +108,17 @@ func (s *session) rounds(ctx context.Context, held *hold) error {
 
 // needsSettings reports whether what the unit reads depends on settings that its own segment changes before it. A definition that evaluates
 // nothing reads nothing, whatever they are.
-func (s *session) needsSettings(u unit) bool {
-	return u.unsettled && (u.cursor || u.stmt.executes || !u.stmt.defines || s.template(u.stmt, s.env()).Reads())
+func (s *session) needsSettings(u *unit) bool {
+	if !u.unsettled || u.cursor || u.stmt.executes || !u.stmt.defines {
+		return u.unsettled
+	}
+	env := s.env()
+	return s.template(u.stmt, &env).Reads()
 }
 
 // refreshed reads the settings anew where they may have changed. It reports false where the upstream's block has failed by then.
 func (s *session) refreshed(ctx context.Context, units []unit) (bool, error) {
-	if slices.ContainsFunc(units, s.needsSettings) {
+	if hasUnit(units, s.needsSettings) {
 		return false, errSettingsInSegment
 	}
 	if !s.stale() {
@@ -123,7 +128,7 @@ func (s *session) refreshed(ctx context.Context, units []unit) (bool, error) {
 	switch {
 	case err != nil:
 		return false, err
-	case !quiet && !slices.ContainsFunc(units, func(u unit) bool { return !u.forced }):
+	case !quiet && !hasUnit(units, func(u *unit) bool { return !u.forced }):
 		return true, nil
 	case !quiet:
 		return false, errSettingsInSegment
@@ -135,7 +140,7 @@ func (s *session) refreshed(ctx context.Context, units []unit) (bool, error) {
 
 // try is gate in a loop's callback: it lets the units go where all is covered, and says errWouldWait in any other case.
 func (s *session) try(ctx context.Context, units []unit) error {
-	if s.stale() || slices.ContainsFunc(units, func(u unit) bool { return u.unsettled }) {
+	if s.stale() || hasUnit(units, func(u *unit) bool { return u.unsettled }) {
 		return errWouldWait
 	}
 	name, err := s.another(ctx, units)
@@ -144,17 +149,24 @@ func (s *session) try(ctx context.Context, units []unit) error {
 	}
 	s.reader.name = name
 	defer func() { s.reader.name = isOurs }()
-	held := &hold{session: s, units: units, forced: s.pause()}
-	if done, err := s.round(ctx, held, 0); err != nil || !done {
+	held := tries.Get().(*hold) //nolint:errcheck,forcetypeassert // the pool has no others
+	held.session, held.units, held.forced = s, units, s.pause()
+	done, err := s.round(ctx, held, 0)
+	*held = hold{}
+	tries.Put(held)
+	if err != nil || !done {
 		return errWouldWait // the error is found again, where it can be told
 	}
 	return s.replan(ctx, units)
 }
 
+// tries are holds that come to nothing: nobody waits in a loop's callback.
+var tries = sync.Pool{New: func() any { return new(hold) }}
+
 // round plans once and waits for what is missing. It reports whether the units may go.
 func (s *session) round(ctx context.Context, held *hold, round int) (bool, error) {
 	if round <= standStill {
-		held.bracket = s.bracket()
+		held.bracketed = false
 	}
 	if err := s.goOn(held.units); err != nil {
 		return false, err
@@ -215,7 +227,7 @@ func (s *session) imported(units []unit) bool {
 	if r.imported || r.importing {
 		return true
 	}
-	return slices.ContainsFunc(units, func(u unit) bool { return u.stmt.effects && u.stmt.imports })
+	return hasUnit(units, func(u *unit) bool { return u.stmt.effects && u.stmt.imports })
 }
 
 // blockFailed reports whether the upstream is in a failed block and will refuse whatever comes.
@@ -229,12 +241,13 @@ func (s *session) blockFailed() bool {
 func (s *session) planUnits(ctx context.Context, held *hold, units []unit) (need, error) {
 	env := s.env()
 	var out need
-	var under []planner.Own
-	for _, u := range units {
+	var under owns
+	for i := range units {
+		u := &units[i]
 		if u.forced {
 			continue
 		}
-		template := s.template(u.stmt, env)
+		template := s.template(u.stmt, &env)
 		if u.cursor || u.doomed || u.refused != nil || template.Explains() || u.lacks(template) {
 			continue
 		}
@@ -250,14 +263,9 @@ func (s *session) planUnits(ctx context.Context, held *hold, units []unit) (need
 		if u.args.Read = s.readIn(u.stmt); u.stmt.executes {
 			u.args.Prepared = s.prepared(env)
 		}
-		plan, err := s.bindPlan(ctx, held, template, u, env)
+		plan, err := s.bindPlan(ctx, held, template, u, &env)
 		s.passed(plan.Passed)
-		for _, own := range plan.Under {
-			if !slices.Contains(under, own) {
-				under = append(under, own)
-			}
-		}
-		if _, wrong := s.under(plan.Under); wrong != nil {
+		if wrong := under.add(s, plan.Under); wrong != nil {
 			return need{}, wrong
 		}
 		if err != nil {
@@ -275,7 +283,7 @@ func (s *session) planUnits(ctx context.Context, held *hold, units []unit) (need
 	}
 	out.requirements = join(out.requirements)
 	var err error
-	out.set, err = s.under(under)
+	out.set, err = under.settings(s)
 	return out, err
 }
 
@@ -288,7 +296,7 @@ func joined[T any](list, more []T) []T {
 }
 
 // unplanned returns the error of a unit that could not be planned.
-func (s *session) unplanned(ctx context.Context, u unit, template *planner.Template, plan planner.Plan, err error) error {
+func (s *session) unplanned(ctx context.Context, u *unit, template *planner.Template, plan *planner.Plan, err error) error {
 	switch {
 	case errors.Is(err, errPass), errors.Is(err, errAgain):
 		return err
@@ -300,11 +308,11 @@ func (s *session) unplanned(ctx context.Context, u unit, template *planner.Templ
 		s.log.InfoContext(ctx, "statement not understood", slog.Int("bytes", len(template.Text)))
 		s.log.DebugContext(ctx, "statement not understood", slog.Any("error", template.ParseErr)) // it may quote the text
 	}
-	return s.upstreamsWord(ctx, u, template, err)
+	return s.upstreamsWord(ctx, *u, template, err)
 }
 
 // bindPlan plans one execution; a refusal is an error.
-func (s *session) bindPlan(ctx context.Context, held *hold, template *planner.Template, u unit, env planner.Env) (planner.Plan, error) {
+func (s *session) bindPlan(ctx context.Context, held *hold, template *planner.Template, u *unit, env *planner.Env) (*planner.Plan, error) {
 	plan, err := s.planAnswered(ctx, held, template, u, env)
 	if err == nil && plan.Refusal != nil {
 		err = refusalError(plan.Refusal)
@@ -317,17 +325,26 @@ func refusalError(r *planner.Refusal) *Error {
 }
 
 // planAnswered plans one execution, with the questions that only the database can answer. There is no answer yet to some of what
-// is asked of the user's data where it returns an error.
-func (s *session) planAnswered(ctx context.Context, held *hold, template *planner.Template, u unit, env planner.Env) (planner.Plan, error) {
+// is asked of the user's data where it returns an error. The plan must not be changed.
+func (s *session) planAnswered(ctx context.Context, held *hold, template *planner.Template, u *unit, env *planner.Env) (*planner.Plan, error) {
+	u.args.OIDs, u.args.Unaskable = s.types(u.stmt), s.unaskable(u)
+	if plan := template.Fixed(&u.args, env); plan != nil && !plan.Untyped && len(plan.Questions)+len(plan.Data) == 0 {
+		return plan, nil
+	}
+	plan, err := s.planAsked(ctx, held, template, *u, *env)
+	return &plan, err
+}
+
+// planAsked is planAnswered for a plan that is not known yet.
+func (s *session) planAsked(ctx context.Context, held *hold, template *planner.Template, u unit, env planner.Env) (planner.Plan, error) {
 	var answers planner.Answers
 	args := u.args
-	args.OIDs, args.Unaskable = s.types(u.stmt), s.unaskable(u)
-	plan := template.Bind(args, env, held.bracket, answers)
+	plan := template.Bind(args, env, held.began(), answers)
 	if more, err := s.learnTypes(ctx, u, template, plan); err != nil {
 		return plan, err
 	} else if more {
-		template, args.OIDs = s.template(u.stmt, env), s.types(u.stmt)
-		plan = template.Bind(args, env, held.bracket, answers)
+		template, args.OIDs = s.template(u.stmt, &env), s.types(u.stmt)
+		plan = template.Bind(args, env, held.began(), answers)
 	}
 	for asked := 0; asked < maxQuestions && plan.Unanswered(); asked++ {
 		if s.reader.trying {
@@ -345,11 +362,11 @@ func (s *session) planAnswered(ctx context.Context, held *hold, template *planne
 		} else if err := s.askData(ctx, held, u, &args, plan.Data); err != nil {
 			return plan, err
 		}
-		plan = template.Bind(args, env, held.bracket, answers)
+		plan = template.Bind(args, env, held.began(), answers)
 	}
 	if len(plan.Data) > 0 && plan.Refusal == nil {
 		args.Unaskable = "subqueries that are nested too deeply"
-		plan = template.Bind(args, env, held.bracket, answers)
+		plan = template.Bind(args, env, held.began(), answers)
 	}
 	return plan, nil
 }

@@ -29,13 +29,14 @@ const (
 type hold struct {
 	session *session
 	units   []unit
-	bracket planner.Bracket
+	bracket planner.Bracket // of the round, once bracketed says so
 	// stages counts the questions that are planned inside of each other; explains says that nothing is waited for.
 	stages   int
 	explains bool
 	// forced is how long to wait though nothing may be missing, zero once that is done; covered says that nothing is.
-	forced  time.Duration
-	covered bool
+	forced    time.Duration
+	covered   bool
+	bracketed bool
 	// less says that begin has found that less is needed than was planned.
 	less bool
 
@@ -49,6 +50,14 @@ type hold struct {
 	mu       sync.Mutex // guards progress
 	progress market.Progress
 	known    bool
+}
+
+// began is what now() of the upstream's transaction lies in. Most plans do not hang on it.
+func (h *hold) began() planner.Bracket {
+	if !h.bracketed {
+		h.bracket, h.bracketed = h.session.bracket(), true
+	}
+	return h.bracket
 }
 
 // within returns ctx with the deadlines of the wait, once there is one. Until then it has that of statement_timeout, if the
@@ -195,7 +204,8 @@ func (h *hold) single(u unit) bool {
 	case u.forced:
 		return !strings.Contains(strings.TrimRight(u.stmt.text, "; \t\r\n"), ";")
 	}
-	return h.session.template(u.stmt, h.session.env()).Statements == 1
+	env := h.session.env()
+	return h.session.template(u.stmt, &env).Statements == 1
 }
 
 // deadlines are those that end a hold, each with its own cause.

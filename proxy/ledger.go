@@ -11,7 +11,9 @@ import (
 type statement struct {
 	text string
 	oids []uint32
-	scan // reader's alone, as what follows
+	// templates are the text's, for all who have it; nil for one that is not kept.
+	templates *lastTemplate
+	scan      // reader's alone, as what follows
 	// ran is how many executions came before it was parsed; meant is the relation that its ohlcv was proven to be, see another.
 	ran   int
 	meant string
@@ -37,14 +39,22 @@ func (st *statement) types() []uint32 {
 }
 
 // template returns the statement's template in env. Its text is in the encoding, and its strings in the form, of when it came.
-func (s *session) template(st *statement, env planner.Env) *planner.Template {
+func (s *session) template(st *statement, env *planner.Env) *planner.Template {
+	key := templateKey{catalog: env.Catalog, path: env.SearchPath, encoding: env.ClientEncoding, nonStandard: env.NonStandardStrings}
 	s.mu.Lock()
 	if st.registered {
-		env.ClientEncoding, env.NonStandardStrings = st.encoding, st.nonStandard
+		key.encoding, key.nonStandard = st.encoding, st.nonStandard
 	}
 	oids := st.types()
 	s.mu.Unlock()
-	return s.server.cache.Prepare(st.text, oids, env)
+	if kept := st.templates.of(&key, oids); kept != nil {
+		return kept
+	}
+	own := *env
+	own.ClientEncoding, own.NonStandardStrings = key.encoding, key.nonStandard
+	template := s.server.cache.Prepare(st.text, oids, own)
+	st.templates.keep(key, oids, template)
+	return template
 }
 
 // The kinds of entries. Those of the first line are answered by ReadyForQuery.
@@ -114,6 +124,7 @@ type ledger struct {
 	owned    int       // entries of kindOwn
 	replaced int       // entries with instead
 	changed  time.Time // when waiting left zero or came to it
+	at       time.Time // when what is looked at came; zero where that is now
 	tx       byte
 	copying  bool // a COPY FROM STDIN is under way, and the client has not ended it
 	ignored  int  // Syncs that were taken for ignored by the COPY whose end has not come
@@ -142,6 +153,14 @@ type ledger struct {
 	failures [][]byte
 }
 
+// now returns when what is looked at came.
+func (l *ledger) now() time.Time {
+	if l.at.IsZero() {
+		return time.Now()
+	}
+	return l.at
+}
+
 func (l *ledger) push(list ...entry) {
 	for i, e := range list {
 		if e.kind == kindCopyEnd && l.copyEnded(e) {
@@ -156,7 +175,7 @@ func (l *ledger) push(list ...entry) {
 		if e.endsReady() {
 			l.waiting++
 			if l.waiting == 1 {
-				l.changed = time.Now()
+				l.changed = l.now()
 			}
 		}
 		if e.kind == kindOwn {
@@ -349,7 +368,7 @@ func (l *ledger) calmed() {
 	if l.waiting > 0 {
 		return
 	}
-	l.changed = time.Now()
+	l.changed = l.now()
 	if l.calm != nil {
 		close(l.calm)
 		l.calm = nil

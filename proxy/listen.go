@@ -144,8 +144,8 @@ func (s *session) listens(st *statement) []unit {
 // settings are not known it is asked again when the statement has taken effect.
 func (s *session) mayListen(ctx context.Context, units []unit) error {
 	fresh := false
-	for _, u := range units {
-		for _, channel := range u.channels {
+	for i := range units {
+		for _, channel := range units[i].channels {
 			switch {
 			case s.stale() || s.live.approved[channel]:
 				continue

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"slices"
+	"unique"
 
 	"barkeep/planner"
 )
@@ -54,7 +55,7 @@ func (l *ledger) register(st *statement) *statement {
 	l.noteLocale()
 	if !st.registered {
 		st.registered, st.since = true, l.had.last()
-		st.encoding, st.nonStandard = l.params["client_encoding"], l.params["standard_conforming_strings"] == "off"
+		st.encoding, st.nonStandard = unique.Make(l.params["client_encoding"]).Value(), l.params["standard_conforming_strings"] == "off"
 	}
 	return st
 }

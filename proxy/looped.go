@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"time"
 
 	"barkeep/internal/netloop"
 )
@@ -60,7 +61,7 @@ func (s *session) readLooped(ctx context.Context) error {
 	l := s.looped
 	l.upstream.Handle(s.upstreamReadable, nil)
 	l.client.Handle(func() { s.clientReadable(ctx) }, s.clientWritable)
-	if err := s.pumpOnce(); err != nil { // what came with the greeting
+	if err := s.pumpOnce(time.Time{}); err != nil { // what came with the greeting
 		return err
 	}
 	s.out.Lock()
@@ -139,7 +140,7 @@ func (s *session) upstreamReadable() {
 	if err != nil {
 		err = fmt.Errorf("read from upstream: %w", err)
 	} else {
-		err = s.pumpOnce()
+		err = s.pumpOnce(s.looped.upstream.Woken())
 	}
 	if err != nil {
 		s.endPump(err)
@@ -186,8 +187,8 @@ func (s *session) clientWritable() {
 
 // mayAsk reports whether the catalog may have to ask the database what it contains.
 func (s *session) mayAsk() bool {
-	c, ok := s.server.cfg.Catalog.(interface{ Suspected() bool })
-	return ok && c.Suspected()
+	c := s.server.asked.suspected
+	return c != nil && c.Suspected()
 }
 
 // startLoops starts the event loops, one for two processors, and returns what ends them. Where there are none for this

@@ -39,7 +39,7 @@ func (s *session) renames(st *statement, unsettled bool) []rename {
 	for _, each := range s.server.cache.Prepare(st.text, st.oids, s.env()).Names() {
 		r := rename{name: each.Name, all: each.All}
 		if each.Prepared != nil {
-			r.stmt = s.classify(each.Prepared.Text, each.Prepared.OIDs)
+			r.stmt = s.classify([]byte(each.Prepared.Text), each.Prepared.OIDs)
 			r.stmt.unsettled = unsettled || each.Unsettled
 			r.stmt.planned = true // an EXECUTE is not told from others
 		}
@@ -134,7 +134,7 @@ func (s *session) prepared(env planner.Env) func(string) ([]planner.Candidate, b
 		for _, st := range found {
 			s.reconsider(st)
 			if st.reads {
-				list = append(list, planner.Candidate{Template: s.template(st, env), Read: append(s.readIn(st), env.Locale())})
+				list = append(list, planner.Candidate{Template: s.template(st, &env), Read: append(s.readIn(st), env.Locale())})
 			}
 		}
 		return list, len(found) > 0

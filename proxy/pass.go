@@ -3,6 +3,7 @@ package proxy
 import (
 	"encoding/binary"
 	"math"
+	"time"
 )
 
 // passOn relays a session that is not planned. Of its messages only the headers are looked at: what ReadyForQuery answers is
@@ -30,7 +31,9 @@ func (s *session) passOn() error {
 	if err := s.awaitCancel(); err != nil {
 		return err
 	}
+	s.at = s.sentAt()
 	s.push(r.batch...)
+	s.at = time.Time{}
 	s.opened = r.inSegment
 	s.mu.Unlock()
 	r.batch = emptied(r.batch)

@@ -7,13 +7,14 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgproto3"
 )
 
 // pump copies the upstream's messages to the client until the upstream ends, one write for one read.
 func (s *session) pump() error {
-	if err := s.pumpOnce(); err != nil { // what came with the greeting
+	if err := s.pumpOnce(time.Time{}); err != nil { // what came with the greeting
 		return err
 	}
 	idle, busy := make([]byte, idleBuffer), false
@@ -27,7 +28,7 @@ func (s *session) pump() error {
 		busy = n >= idleBuffer
 		if n > 0 {
 			s.have += n
-			if err := s.pumpOnce(); err != nil {
+			if err := s.pumpOnce(time.Time{}); err != nil {
 				return err
 			}
 		}
@@ -37,13 +38,15 @@ func (s *session) pump() error {
 	}
 }
 
-// pumpOnce writes what can be written of upBuf[from:have] and keeps the rest.
-func (s *session) pumpOnce() error {
+// pumpOnce writes what can be written of upBuf[from:have] and keeps the rest. It came at that time; zero is now.
+func (s *session) pumpOnce(at time.Time) error {
 	s.out.Lock()
 	defer s.out.Unlock()
 	defer s.restUpstream()
 	s.mu.Lock()
+	s.at = at
 	out, used, err := s.walk(s.upBuf[s.from:s.have])
+	s.at = time.Time{}
 	if len(s.live.channels) > 0 && s.waiting == 0 {
 		s.wakeNotifying()
 	}

@@ -75,10 +75,12 @@ type reader struct {
 	settings        settings
 	reported        planner.Env // as of the paramsSeen before reportedAt; zero: none yet
 	reportedAt      uint64
-	runs            int     // messages that execute something, so far
-	shades          bool    // the session may have a temporary relation named ohlcv
-	name            int     // what ohlcv means in the units that the gate looks at, see another
-	noticed         Version // the coverage of which all is noticed by the open transaction, see replan
+	plainText       bool      // and texts come in UTF-8
+	query           statement // that of the Query at scan, while that is looked at
+	runs            int       // messages that execute something, so far
+	shades          bool      // the session may have a temporary relation named ohlcv
+	name            int       // what ohlcv means in the units that the gate looks at, see another
+	noticed         Version   // the coverage of which all is noticed by the open transaction, see replan
 	snapshotTaken   bool
 	snapshotVersion Version
 	importing       bool      // what waits to be written imports a snapshot
@@ -199,11 +201,13 @@ func (s *session) fill() error {
 func (s *session) writeUpstream(end int) error {
 	r := &s.reader
 	for r.start < end {
-		write := s.upstream.Write
+		var n int
+		var err error
 		if r.trying {
-			write = s.looped.upstream.TryWrite
+			n, err = s.looped.upstream.TryWrite(r.buf[r.start:end])
+		} else {
+			n, err = s.upstream.Write(r.buf[r.start:end])
 		}
-		n, err := write(r.buf[r.start:end])
 		r.start += n
 		if err != nil {
 			return fmt.Errorf("write to upstream: %w", err)
@@ -421,15 +425,16 @@ func (s *session) forward() error {
 	if err := s.awaitCancel(); err != nil {
 		return err
 	}
-	if r.restarts || s.waiting == 0 && s.tx == 'I' && !r.open {
-		r.began, r.snapshotTaken, r.imported, r.noticed = time.Now(), false, false, s.server.cfg.Coordinator.Snapshot()
+	now := s.sentAt()
+	begins := r.restarts || s.waiting == 0 && s.tx == 'I' && !r.open
+	if begins || r.snapshot && !r.snapshotTaken {
+		s.reader.beginWith(begins, now, s.server.cfg.Coordinator.Snapshot())
 	}
 	r.imported = r.imported || r.importing
-	if r.snapshot && !r.snapshotTaken {
-		r.snapshotTaken, r.snapshotVersion = true, s.server.cfg.Coordinator.Snapshot()
-	}
 	copied := s.copying
+	s.at = now
 	s.push(r.batch...)
+	s.at = time.Time{}
 	s.tellDefining()
 	if r.segment == r.scan { // else some may be of what comes behind
 		s.portalsSent()
@@ -443,11 +448,29 @@ func (s *session) forward() error {
 	case !r.timed:
 		r.timing = time.Time{}
 	case r.timing.IsZero():
-		r.timing = time.Now()
+		r.timing = now
 	}
 	r.batch = emptied(r.batch)
 	r.owed = true
 	return s.payOwed()
+}
+
+// sentAt returns a time no later than that at which the upstream has what goes there next, and hardly earlier.
+func (s *session) sentAt() time.Time {
+	if s.reader.trying {
+		return s.looped.upstream.Woken()
+	}
+	return time.Now()
+}
+
+// beginWith notes the coverage before a transaction begins or its snapshot is taken, and no later than when.
+func (r *reader) beginWith(begins bool, at time.Time, covered Version) {
+	if begins {
+		r.began, r.snapshotTaken, r.imported, r.noticed = at, false, false, covered
+	}
+	if r.snapshot && !r.snapshotTaken {
+		r.snapshotTaken, r.snapshotVersion = true, covered
+	}
 }
 
 // discard drops the message at scan; what came before it is forwarded.

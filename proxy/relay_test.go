@@ -10,6 +10,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/stretchr/testify/require"
@@ -76,7 +77,7 @@ func TestNoAllocationPerRow(t *testing.T) {
 	allocs := testing.AllocsPerRun(200, func() {
 		s.roomUpstream()
 		s.have += copy(s.upBuf[s.have:], rows)
-		if err := s.pumpOnce(); err != nil {
+		if err := s.pumpOnce(time.Time{}); err != nil {
 			t.Error(err)
 		}
 	})
@@ -208,7 +209,7 @@ func TestNothingBehindAFatal(t *testing.T) {
 		pump := func(b []byte) {
 			s.roomUpstream()
 			s.have += copy(s.upBuf[s.have:], b)
-			require.NoError(t, s.pumpOnce(), name)
+			require.NoError(t, s.pumpOnce(time.Time{}), name)
 		}
 		pump(row[:cut])
 		if cut > 0 {

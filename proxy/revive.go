@@ -70,8 +70,10 @@ func (r *reader) noteEnd(found candidates) {
 
 // leaveFailed ends a failed block behind which units are executed, and reports whether there is one.
 func (s *session) leaveFailed(ctx context.Context, units []unit) (left bool, err error) {
-	at := slices.IndexFunc(units, func(u unit) bool { return u.revived })
-	if at < 0 {
+	at := 0
+	for ; at < len(units) && !units[at].revived; at++ {
+	}
+	if at == len(units) {
 		return false, nil
 	}
 	if s.reader.trying {

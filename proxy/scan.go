@@ -5,8 +5,6 @@ import (
 	"strings"
 	"unicode"
 
-	lru "github.com/hashicorp/golang-lru/v2"
-
 	"barkeep/planner"
 )
 
@@ -29,6 +27,7 @@ type scan struct {
 	conceals bool // may define something that only the transaction itself can tell
 	executes bool // may EXECUTE a prepared statement
 	begins   bool // is one statement that begins a block
+	opens    bool // may begin with one that does
 	mayEnd   bool // begins with a statement that may end a block or its failure
 	plainEnd bool // is one statement that ends a block and nothing else
 	revived  bool // has something behind what may end the failure of a block
@@ -39,6 +38,7 @@ type scan struct {
 
 func scanText(text string, known *planner.Catalog) scan {
 	level, modes := transactionModes(text)
+	first, _, _ := strings.Cut(text, ";")
 	revived, plainly := revival(text)
 	return scan{
 		known: known, reads: planner.MayRead(text, known), level: level,
@@ -47,36 +47,9 @@ func scanText(text string, known *planner.Catalog) scan {
 		fetches: fetches(text), imports: importsSnapshot(text), ends: endsFirst(text),
 		hides: hides(text), shades: shades(text), listens: planner.MayListen(text),
 		executes: strings.Contains(strings.ToLower(text), "execute"),
-		begins:   isBegin(text) && !strings.Contains(text, ";"), mayEnd: mayEnd(text), plainEnd: isPlain(text, plainEnds),
+		begins:   isBegin(text) && !strings.Contains(text, ";"), opens: isBegin(first), mayEnd: mayEnd(text), plainEnd: isPlain(text, plainEnds),
 		revived: revived, plainly: plainly,
 	}
-}
-
-// scans keeps the scans of texts that come again. It is safe for concurrent use.
-type scans struct{ cache *lru.Cache[string, scan] }
-
-// The texts that are kept take at most 16 MiB.
-const (
-	maxScans       = 4096
-	maxScannedText = 4 << 10
-)
-
-func newScans() scans {
-	cache, _ := lru.New[string, scan](maxScans) // fails for a size below one only
-	return scans{cache: cache}
-}
-
-// of returns the scan of text under the catalog.
-func (s scans) of(text string, known *planner.Catalog) scan {
-	if len(text) > maxScannedText {
-		return scanText(text, known)
-	}
-	if kept, ok := s.cache.Get(text); ok && kept.known == known {
-		return kept
-	}
-	fresh := scanText(text, known)
-	s.cache.Add(text, fresh)
-	return fresh
 }
 
 var plainEnds = []string{"commit", "end", "rollback", "abort", "commit work", "rollback work", "commit transaction", "end transaction", "rollback transaction"}

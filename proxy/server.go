@@ -54,6 +54,18 @@ type Catalog interface {
 	MayRead(ctx context.Context, role string, columns []string, relation string) (bool, error)
 }
 
+// asked are what each message asks of the Catalog; nil where it has no answer.
+type asked struct {
+	reloads   reloader
+	suspected suspecter
+}
+
+// reloader is a Catalog that counts the reloads of the server's configuration.
+type reloader interface{ Reloads() uint64 }
+
+// suspecter is a Catalog whose Current may have to ask the database: Suspected says whether it would now.
+type suspecter interface{ Suspected() bool }
+
 // Config is what a Server needs. Zero limits are replaced by DESIGN §14's defaults.
 type Config struct {
 	Upstream Upstream
@@ -126,6 +138,7 @@ type Server struct {
 	cfg     Config
 	cache   *planner.Cache
 	scans   scans
+	asked   asked
 	limited atomic.Pointer[Limits] // those of cfg are moved here
 	// abandoned is closed by abandon, which may be called more than once.
 	abandoned   chan struct{}
@@ -151,10 +164,12 @@ type Server struct {
 // New returns a server; it starts nothing.
 func New(cfg Config) *Server {
 	s := &Server{
-		cfg: cfg.withDefaults(), cache: planner.NewCache(4096), scans: newScans(),
+		cfg: cfg.withDefaults(), cache: planner.NewCache(4096),
 		sessions: map[*session]struct{}{}, keys: map[uint32][]*session{}, proven: newCounts(), holds: newCounts(), arrivals: newArrivals(),
 		cancels: make(chan struct{}, maxCancels), patience: cancelPatience,
 	}
+	s.asked.reloads, _ = cfg.Catalog.(reloader)
+	s.asked.suspected, _ = cfg.Catalog.(suspecter)
 	s.whereabouts.place.Store(&s.cfg.Upstream.Place)
 	s.abandoned = make(chan struct{})
 	s.abandon = sync.OnceFunc(func() { close(s.abandoned) })

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unique"
 
 	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5/pgproto3"
@@ -18,6 +19,7 @@ import (
 // settings are those of the user's session that matter here and that the upstream does not report by itself.
 type settings struct {
 	searchPath, isolation, role, messages, mode                string
+	elsewhere                                                  bool // search_path has no public
 	statementTimeout, idleTimeout, transactionTimeout, timeout time.Duration
 	freshness                                                  time.Duration
 	maxBars                                                    int64
@@ -72,7 +74,7 @@ func (s *session) stale() bool { return s.reader.dirty || s.reader.reloads != s.
 
 // reloads counts the reloads of the server's configuration, by which settings change that nobody has set.
 func (s *session) reloads() uint64 {
-	if c, ok := s.server.cfg.Catalog.(interface{ Reloads() uint64 }); ok {
+	if c := s.server.asked.reloads; c != nil {
 		return c.Reloads()
 	}
 	return 0
@@ -121,12 +123,14 @@ func notDigit(r rune) bool { return r < '0' || r > '9' }
 
 func (s *session) settingsOf(values map[string]string) settings {
 	out := settings{
-		searchPath: values["search_path"], isolation: values["transaction_isolation"], role: values["role"],
+		searchPath: unique.Make(values["search_path"]).Value(), isolation: values["transaction_isolation"], role: values["role"],
 		messages:           values["client_min_messages"],
 		statementTimeout:   duration(values["statement_timeout"]),
 		transactionTimeout: duration(values["transaction_timeout"]),
 		idleTimeout:        duration(values["idle_session_timeout"]),
 	}
+	path := strings.ToLower(out.searchPath)
+	out.elsewhere = path != "" && !strings.Contains(path, namePublic) // PostgreSQL shows a path of nothing as ""
 	if inBlock := duration(values["idle_in_transaction_session_timeout"]); inBlock > 0 && (out.idleTimeout == 0 || inBlock < out.idleTimeout) {
 		out.idleTimeout = inBlock
 	}
@@ -192,6 +196,34 @@ func (s *session) under(plans []planner.Own) (settings, error) {
 	return set, nil
 }
 
+// owns are the settings of barkeep's under which units read ohlcv, each once: nearly always those of the session.
+type owns struct {
+	session bool // those of the session alone, so far
+	list    []planner.Own
+}
+
+// add notes those of one more unit, and returns the error of a value that a setting cannot have.
+func (o *owns) add(s *session, plan []planner.Own) error {
+	set := &s.reader.settings
+	if len(o.list) == 0 && len(plan) == 1 && set.wrong == nil && plan[0] == set.own {
+		o.session = true
+		return nil
+	}
+	if o.session && len(o.list) == 0 {
+		o.list = append(o.list, set.own)
+	}
+	for _, own := range plan {
+		if !slices.Contains(o.list, own) {
+			o.list = append(o.list, own)
+		}
+	}
+	_, wrong := s.under(plan)
+	return wrong
+}
+
+// settings returns those under which all that was noted is read.
+func (o *owns) settings(s *session) (settings, error) { return s.under(o.list) }
+
 // ownSetting is one of barkeep's, with what it may be and whether a text is that.
 type ownSetting struct {
 	name    string
@@ -226,7 +258,8 @@ func (s *session) wrongSet(st *statement) *Error {
 	if !st.effects || !strings.Contains(strings.ToLower(st.text), "barkeep.") {
 		return nil
 	}
-	for _, set := range s.template(st, s.env()).SetsOwn() {
+	env := s.env()
+	for _, set := range s.template(st, &env).SetsOwn() {
 		at := slices.IndexFunc(ownSettings, func(own ownSetting) bool { return own.name == set.Name })
 		if at < 0 {
 			names := make([]string, len(ownSettings))
@@ -293,26 +326,28 @@ func (s *session) param(name string) string {
 // env is the session as the planner sees it.
 func (s *session) env() planner.Env {
 	r := &s.reader
-	env := s.reported()
+	env := *s.reported()
 	env.SearchPath, env.Own, env.BarLimit = r.settings.searchPath, r.settings.own, s.server.limits().MaxBars
 	env.Hidden, env.Unsettled, env.Catalog = r.name != isOurs, r.blockEffects && s.inTransaction(), s.catalog()
 	return env
 }
 
 // reported returns the part of the environment that the upstream reports.
-func (s *session) reported() planner.Env {
+func (s *session) reported() *planner.Env {
 	r := &s.reader
 	s.mu.Lock()
 	params, seen := s.params, s.paramsSeen // never changed, only replaced
 	s.mu.Unlock()
 	if r.reportedAt != seen+1 {
 		r.reportedAt = seen + 1
+		text := func(name string) string { return unique.Make(params[name]).Value() } // many sessions have the same, which are compared at once
 		r.reported = planner.Env{
-			TimeZone: params["TimeZone"], DateStyle: params["DateStyle"], IntervalStyle: params["IntervalStyle"],
-			ClientEncoding: params["client_encoding"], NonStandardStrings: params["standard_conforming_strings"] == "off",
+			TimeZone: text("TimeZone"), DateStyle: text("DateStyle"), IntervalStyle: text("IntervalStyle"),
+			ClientEncoding: text("client_encoding"), NonStandardStrings: params["standard_conforming_strings"] == "off",
 		}
+		r.plainText = planner.IsUTF8(r.reported.ClientEncoding)
 	}
-	return r.reported
+	return &r.reported
 }
 
 // upstreamError is an ErrorResponse as an error.

@@ -47,12 +47,37 @@ type unit struct {
 	explained *explained
 }
 
+// hasUnit reports whether one of the units is so.
+func hasUnit(units []unit, is func(u *unit) bool) bool {
+	for i := range units {
+		if is(&units[i]) {
+			return true
+		}
+	}
+	return false
+}
+
 // classify says what a text may do, by a scan.
-func (s *session) classify(text string, oids []uint32) *statement {
-	st := &statement{text: text, oids: oids, ran: s.reader.runs, scan: s.scanned(text, s.param("client_encoding"), s.catalog())}
-	s.reader.shades = s.reader.shades || st.shades
-	s.noteMade(st)
+func (s *session) classify(text []byte, oids []uint32) *statement {
+	st := new(statement)
+	s.classifyAs(st, text, oids)
 	return st
+}
+
+// classifyAs is classify that makes of st what it returns. The text is copied.
+func (s *session) classifyAs(st *statement, text []byte, oids []uint32) {
+	r := &s.reader
+	*st = statement{oids: oids, ran: r.runs}
+	encoding, known := s.reported().ClientEncoding, s.catalog()
+	if r.plainText || planner.ASCII(text) {
+		kept := s.server.scans.of(text, known)
+		st.text, st.templates, st.scan = kept.text, &kept.templates, kept.scan
+	} else {
+		st.text = string(text)
+		st.scan = s.scanned(st.text, encoding, known)
+	}
+	r.shades = r.shades || st.shades
+	s.noteMade(st)
 }
 
 // catalog is what the database shows to all, with what this session makes itself and nobody else sees before its block
@@ -109,11 +134,12 @@ func (s *session) reconsider(st *statement) {
 // scanned returns the scan of a text in a client's encoding. What cannot be read may be anything.
 func (s *session) scanned(text, encoding string, known *planner.Catalog) scan {
 	decoded, readable := planner.Decode(text, encoding)
-	if readable {
-		return s.server.scans.of(decoded, known)
+	if !readable {
+		decoded = text
 	}
-	out := s.server.scans.of(text, known)
-	out.reads = true
+	out := s.server.scans.of([]byte(decoded), known).scan
+	out.reads = out.reads || !readable
+	out.opens = out.opens || decoded != text
 	return out
 }
 
@@ -191,14 +217,18 @@ func (s *session) query(ctx context.Context, body []byte, size int) error {
 		body = r.buf[r.scan+5 : r.scan+size]
 	}
 	text, _, _ := cstring(body)
-	st := s.classify(string(text), nil)
+	st := &r.query
+	defer func() { *st = statement{} }() // a text may be long
+	s.classifyAs(st, text, nil)
 	s.settle()
 	before := s.before(st)
 	if st.reads || len(before) > 0 || s.forces() {
 		if err := s.forwardPart(ctx); err != nil {
 			return err
 		}
-		r.begins = s.beginsWith(st.text)
+		if r.begins = ""; st.opens {
+			r.begins = s.beginsWith(st.text)
+		}
 		if s.explains(st) && !s.blockFailed() {
 			return s.explainQuery(ctx, st, size)
 		}
@@ -206,7 +236,10 @@ func (s *session) query(ctx context.Context, body []byte, size int) error {
 		if r.revives && r.inSegment {
 			u.revived, u.plainly = true, false
 		}
-		switch failure := s.gate(ctx, append(before, u)); {
+		units := append(append(r.units[:0], before...), u) // nothing is in r.units: it is not gated
+		failure := s.gate(ctx, units)
+		r.units = emptied(units)
+		switch {
 		case errors.Is(failure, errWouldWait):
 			return failure
 		case failure != nil:
@@ -269,7 +302,7 @@ func (s *session) goesOn(units []unit) {
 }
 
 // keepCursors notes the settings in which portals were planned that a block may go on with later.
-func (s *session) keepCursors(u unit, now planner.Locale, opened []planner.Locale) {
+func (s *session) keepCursors(u *unit, now planner.Locale, opened []planner.Locale) {
 	r := &s.reader
 	if !u.portal && len(opened) == 0 {
 		return
@@ -291,10 +324,12 @@ func (s *session) keepCursors(u unit, now planner.Locale, opened []planner.Local
 // compares ts with would be another time now, and bars would be read that nobody asked for.
 func (s *session) goOn(units []unit) error {
 	lenient := s.reader.settings.lenient()
-	if at := slices.IndexFunc(units, func(u unit) bool { return u.refused != nil && (!u.unless || !lenient) }); at >= 0 {
-		return units[at].refused
+	for i := range units {
+		if u := &units[i]; u.refused != nil && (!u.unless || !lenient) {
+			return u.refused
+		}
 	}
-	if !slices.ContainsFunc(units, func(u unit) bool { return u.cursor }) {
+	if !hasUnit(units, func(u *unit) bool { return u.cursor }) {
 		return nil
 	}
 	now := s.env().Locale()

@@ -1,0 +1,71 @@
+package proxy
+
+import (
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"barkeep/planner"
+)
+
+// A scan that is kept does not outlive the catalog that it was made under, and long texts are not kept.
+func TestScansFollowTheCatalog(t *testing.T) {
+	t.Parallel()
+	var kept scans
+	of := func(text string, known *planner.Catalog) *scanned { return kept.of([]byte(text), known) }
+	count := func() int { return len(kept.newer) + len(kept.older) }
+	first, second := &planner.Catalog{Version: 1}, &planner.Catalog{Version: 2, Names: map[string]struct{}{"daily": {}}}
+	for range 2 {
+		require.False(t, of("select * from daily", first).reads)
+		require.True(t, of("select * from daily", second).reads)
+	}
+	require.Equal(t, 1, count())
+	long := "set timezone = 'UTC' -- " + strings.Repeat("x", maxScannedText)
+	require.True(t, of(long, first).effects)
+	require.Equal(t, long, of(long, first).text)
+	require.Equal(t, 1, count())
+	text := []byte("select 1")
+	again := kept.of(text, first)
+	text[7] = '2' // it was in the buffer of a reader
+	for i := range 3 * maxScans {
+		of("select "+strings.Repeat("1", i%100)+strings.Repeat("2", i/100), first)
+		require.LessOrEqual(t, count(), maxScans)
+		if i%(maxScans/4) == 0 {
+			require.Same(t, again, of("select 1", first), "after %d others", i)
+		}
+	}
+}
+
+// The template that a text had last is found where it would be made alike, and is not kept beyond the cache of templates.
+func TestLastTemplate(t *testing.T) {
+	t.Parallel()
+	last, none := new(lastTemplate), (*lastTemplate)(nil)
+	known := &planner.Catalog{Version: 1}
+	key := templateKey{catalog: known, path: "public", encoding: "UTF8"}
+	cache := planner.NewCache(1)
+	prepare := func(text string) *planner.Template {
+		return cache.Prepare(text, []uint32{25}, planner.Env{Catalog: known, SearchPath: "public", ClientEncoding: "UTF8"})
+	}
+	template := prepare("select * from ohlcv where symbol = $1")
+	require.Nil(t, last.of(&key, nil))
+	last.keep(key, []uint32{25}, template)
+	none.keep(key, nil, template)
+	require.Nil(t, none.of(&key, nil))
+	require.Same(t, template, last.of(&key, []uint32{25}))
+	require.Nil(t, last.of(&key, nil))
+	require.Nil(t, last.of(&key, []uint32{1043}))
+	for _, other := range []templateKey{
+		{catalog: &planner.Catalog{Version: 2}, path: "public", encoding: "UTF8"},
+		{catalog: known, path: "mine", encoding: "UTF8"},
+		{catalog: known, path: "public", encoding: "LATIN1"},
+		{catalog: known, path: "public", encoding: "UTF8", nonStandard: true},
+	} {
+		require.Nil(t, last.of(&other, []uint32{25}))
+	}
+	template = prepare("select 1 from ohlcv") // the cache has room for one
+	runtime.GC()
+	require.Nil(t, last.of(&key, []uint32{25}))
+	runtime.KeepAlive(template)
+}
