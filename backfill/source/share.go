@@ -27,6 +27,9 @@ const (
 	leastShare = 0.1
 	// leaseWithin bounds a question to the ledger.
 	leaseWithin = time.Second
+	// leastWait is after what time an empty ledger is asked again at the earliest: it may be short of one request by less than a
+	// nanosecond's worth, and would be asked without end meanwhile.
+	leastWait = time.Millisecond
 	// pauseWithin bounds how long the ledger is told of a pause.
 	pauseWithin = 5 * time.Second
 )
@@ -122,6 +125,9 @@ func (s *share) lease(ctx context.Context, want int, raised <-chan struct{}) err
 	granted, wait, err := s.ledger.Lease(bounded, want)
 	switch {
 	case err == nil:
+		if granted == 0 {
+			wait = max(wait, leastWait)
+		}
 		s.note(granted, wait)
 	case ctx.Err() == nil:
 		granted, wait = 1, s.alone()

@@ -151,6 +151,38 @@ func TestRule18_TheLedgerCannotBeReached(t *testing.T) {
 	})
 }
 
+// nearly has one request in ten milliseconds, and says until then that there is none, but not for how long.
+type nearly struct {
+	from  time.Time
+	asked int
+}
+
+func (n *nearly) Lease(context.Context, int) (granted int, wait time.Duration, err error) {
+	n.asked++
+	if n.asked > 1000 {
+		return 0, 0, errors.New("asked without end")
+	}
+	if time.Since(n.from) < 10*time.Millisecond {
+		return 0, 0, nil
+	}
+	return 1, 0, nil
+}
+
+func (n *nearly) Pause(context.Context, time.Duration) error { return nil }
+
+// The sequence: a ledger lacks a part of a request that fills up within less than a nanosecond, says that there is none for no time at all, and
+// the processor does nothing but ask until then.
+func TestRule18_AnEmptyLedgerIsNotAskedWithoutEnd(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		ledger := &nearly{from: time.Now()}
+		l := source.NewLimiter(20, 1, nil)
+		l.Share(ledger)
+		require.NoError(t, l.Wait(t.Context(), source.User))
+		require.LessOrEqual(t, ledger.asked, 12)
+	})
+}
+
 // The sequence: the vendor tells one producer to leave it alone for a minute, and the other goes on asking, so that the address is shut out for
 // days. The other keeps the pause too, also when the ledger is away before its end; where it is away from the start, only who was told keeps it.
 func TestRule18_APauseIsShared(t *testing.T) {
