@@ -34,6 +34,8 @@ const (
 	askPatience = 10 * time.Millisecond
 	// interruptEvery is the pause between cancel requests for one question.
 	interruptEvery = 100 * time.Millisecond
+	// endTries bounds how often the end of a question is tried.
+	endTries = 20
 )
 
 var (
@@ -194,8 +196,13 @@ func (q *asking) ask(ctx context.Context, d planner.Data) (planner.Column, error
 		return q.failed(ctx, d, reply, err)
 	}
 	if why := seenThrough(reply, d.Set); why != "" {
-		_, err := s.patient(context.WithoutCancel(ctx), q.end())
-		return planner.Column{Unknown: why}, err
+		switch ended, err := s.conclude(ctx, q.end()); {
+		case err != nil:
+			return planner.Column{}, err
+		case ended.err != nil:
+			return planner.Column{}, errPass
+		}
+		return planner.Column{Unknown: why}, nil
 	}
 	parameters := q.parameters(d)
 	reply, err = s.patient(ctx, append(ownMessages(d.SQL, parameters.Values, parameters, maxValues+1), q.end()...))
@@ -226,6 +233,18 @@ func (q *asking) end() []byte {
 	return ownCommand("rollback")
 }
 
+// conclude ends a question by these messages, whatever has come of ctx. They are statements, which statement_timeout and a cancel request that is
+// late may hit as well: then they are tried again, or the session would be left in a failed block that its client has not begun.
+func (s *session) conclude(ctx context.Context, end []byte) (ended *exchange, err error) {
+	ctx = context.WithoutCancel(ctx)
+	for range endTries {
+		if ended, err = s.patient(ctx, slices.Clone(end)); err != nil || ended.err == nil {
+			break
+		}
+	}
+	return ended, err
+}
+
 // failed ends a question that the upstream has answered with an error, and says what that means for the statement: it is the
 // statement's own error, unless only the question is wrong.
 func (q *asking) failed(ctx context.Context, d planner.Data, reply *exchange, err error) (planner.Column, error) {
@@ -233,7 +252,7 @@ func (q *asking) failed(ctx context.Context, d planner.Data, reply *exchange, er
 	if reply == nil || reply.err == nil { // no end, or all is over
 		return planner.Column{}, err
 	}
-	ended, failure := s.patient(context.WithoutCancel(ctx), q.end())
+	ended, failure := s.conclude(ctx, q.end())
 	switch {
 	case failure != nil:
 		return planner.Column{}, failure

@@ -1,9 +1,15 @@
 package proxy
 
 import (
+	"bytes"
 	"context"
+	"io"
+	"net"
+	"regexp"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -36,9 +42,13 @@ func fromData(sub string) string {
 }
 
 // startWithLists starts a barkeep whose database has tables of the user's.
-func startWithLists(t *testing.T) *bar {
+func startWithLists(t *testing.T, change ...func(*Config)) *bar {
 	t.Helper()
-	b := start(t, nil)
+	b := start(t, func(cfg *Config) {
+		for _, each := range change {
+			each(cfg)
+		}
+	})
 	for _, sql := range []string{
 		"create table public.watchlist (symbol varchar(40), owner name, added timestamptz default '2024-01-01 00:05Z')",
 		"insert into public.watchlist values ('sim:BTCUSD', 'me'), ('sim:ETHUSD', 'me'), ('sim:XRPUSD', 'you'), (null, 'me')",
@@ -365,6 +375,69 @@ func TestRule19_TheQuestionEndsWithTheStatement(t *testing.T) {
 			require.NoError(t, conn.PgConn().Conn().Close())
 			require.Error(t, <-done)
 			require.Eventually(t, func() bool { return running() == 0 }, 10*time.Second, 5*time.Millisecond)
+		}
+	}
+}
+
+// hesitant passes on what a session sends, but for the end of a question by itself: the first time it makes a pause in the middle of it.
+func hesitant(t *testing.T, target string, pause time.Duration, paused *atomic.Int64) (address string) {
+	t.Helper()
+	end := regexp.MustCompile(`rollback( to savepoint "barkeep/own")?\x00..`)
+	return accepting(t, func(near net.Conn) {
+		far, err := new(net.Dialer).DialContext(context.WithoutCancel(t.Context()), "tcp", target)
+		if err != nil {
+			return
+		}
+		var back sync.WaitGroup
+		back.Go(func() { _, _ = io.Copy(near, far); _ = near.Close() })
+		buffer := make([]byte, 64<<10)
+		for {
+			n, err := near.Read(buffer)
+			if err != nil {
+				break
+			}
+			at := 0
+			if found := end.FindIndex(buffer[:n]); found != nil && !bytes.Contains(buffer[:n], []byte("generate_series")) && paused.CompareAndSwap(0, 1) {
+				at = found[1]
+				if _, err := far.Write(buffer[:at]); err != nil {
+					break
+				}
+				<-time.After(pause)
+			}
+			if _, err := far.Write(buffer[at:n]); err != nil {
+				break
+			}
+		}
+		_ = far.Close()
+		back.Wait()
+	})
+}
+
+// The sequence: statement_timeout ends the question, and then the ROLLBACK behind it too, since the machine is busy. The session is left in a failed
+// block that its client has not begun, and answers 25P02 from then on.
+func TestRule19_TheEndOfAQuestionIsTriedAgain(t *testing.T) {
+	var paused atomic.Int64
+	b := startWithLists(t, func(cfg *Config) {
+		cfg.Upstream.Address = hesitant(t, cfg.Upstream.Address, time.Second, &paused)
+	})
+	for _, block := range []bool{false, true} {
+		paused.Store(0)
+		conn := b.connect(t, nil)
+		for tries := 0; paused.Load() == 0; tries++ { // the statement's time may be up before its question is asked
+			require.Less(t, tries, 10, "no end was hit")
+			require.NoError(t, simpleExec(conn, "set statement_timeout = '400ms'"))
+			if block {
+				require.NoError(t, simpleExec(conn, "begin"))
+			}
+			err := simpleExec(conn, fromData(slow))
+			require.Equal(t, "57014", code(err))
+			require.ErrorContains(t, err, "statement timeout")
+			if block {
+				require.EqualValues(t, 'E', conn.PgConn().TxStatus())
+				require.NoError(t, simpleExec(conn, "rollback"))
+			}
+			require.EqualValues(t, 'I', conn.PgConn().TxStatus())
+			require.NoError(t, simpleExec(conn, "reset statement_timeout"))
 		}
 	}
 }

@@ -152,7 +152,7 @@ func (s *session) askOwn(ctx context.Context, sql string) ([][]byte, error) {
 	case err != nil:
 		return nil, err
 	case reply.err != nil:
-		if _, err := s.patient(context.WithoutCancel(ctx), end); err != nil {
+		if _, err := s.conclude(ctx, end); err != nil {
 			return nil, err
 		}
 		return nil, upstreamError(reply.err)
