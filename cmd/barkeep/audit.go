@@ -85,9 +85,9 @@ func (n *auditCount) add(p audit.Page) {
 	}
 }
 
-// repair forgets the pages that differ.
+// repair forgets the pages that differ, if it is to.
 func (c *auditCmd) repair(t *tool, pages []audit.Page) error {
-	if !c.Repair {
+	if !c.Repair || len(pages) == 0 {
 		return nil
 	}
 	for _, p := range pages {
@@ -96,7 +96,7 @@ func (c *auditCmd) repair(t *tool, pages []audit.Page) error {
 		}
 		_, _ = fmt.Fprintf(t.out, "%s %s: forgotten\n", p.Series, p.Range)
 	}
-	return nil
+	return t.everybodyKnows()
 }
 
 // writePage shows one page.

@@ -45,6 +45,11 @@ func (c *forgetCmd) Run(g *globals) error {
 	if err != nil {
 		return err
 	}
+	if len(out.Series) > 0 || len(out.Lenders) > 0 {
+		if err := t.everybodyKnows(); err != nil {
+			return err
+		}
+	}
 	_, err = fmt.Fprint(t.out, forgotten(c.Symbol.Symbol, stretch(c.From, c.To), out, t.cfg.Removal.Grace.String()))
 	return err
 }

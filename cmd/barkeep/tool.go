@@ -7,10 +7,12 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"barkeep/backfill/coverage"
 	"barkeep/internal/embedded"
 	"barkeep/internal/schema"
 )
@@ -23,6 +25,17 @@ type tool struct {
 	pool *pgxpool.Pool
 	log  *slog.Logger
 	out  io.Writer
+}
+
+// everybodyKnows returns when no index of any barkeep vouches any more for what this command has withdrawn: what it was told of late, it may for as
+// long as its lease goes on (PIPELINE 7), and a command that has ended is to hold for the next statement.
+func (t *tool) everybodyKnows() error {
+	select {
+	case <-t.ctx.Done():
+		return fmt.Errorf("forgotten, but not every barkeep knows of it before %s: %w", coverage.DefaultLease, context.Cause(t.ctx))
+	case <-time.After(coverage.DefaultLease):
+		return nil
+	}
 }
 
 // openTool finds the database: the configured one, or that of the barkeep that runs on the data folder. The schema must be the

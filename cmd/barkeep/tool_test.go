@@ -128,7 +128,9 @@ func TestRule8_ForgetHasBarsFetchedAgain(t *testing.T) {
 
 	s.exchange.Forget()
 	half := market.Range{Start: r.Start, End: market.M1.Add(r.Start, 1000)}
+	began := time.Now()
 	got = s.tool("forget", symbol, "1m", half.Start.String(), half.End.String())
+	require.GreaterOrEqual(t, time.Since(began), coverage.DefaultLease, "a proxy that was told of it late vouches no more (PIPELINE 7)")
 	require.Zero(t, got.code)
 	require.Contains(t, got.stdout, "generation ")
 	require.Contains(t, got.stdout, "1m: forgotten in "+half.String())
@@ -227,7 +229,9 @@ func TestRule8_AuditFindsRowsChangedByHand(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, bars, 2999, "nothing was changed")
 
+	began := time.Now()
 	require.Equal(t, exitFound, s.tool("audit", "--repair").code)
+	require.GreaterOrEqual(t, time.Since(began), coverage.DefaultLease, "a proxy that was told of it late vouches no more")
 	s.right(r, s.asking(conn, r))
 	require.Zero(t, s.tool("audit").code)
 	s.exchange.Script(exchange.Fault{Path: "klines", Status: 400})
