@@ -36,6 +36,8 @@ const (
 	interruptEvery = 100 * time.Millisecond
 	// endTries bounds how often the end of a question is tried.
 	endTries = 20
+	// ownSavepoint begins a question within a block.
+	ownSavepoint = `savepoint "barkeep/own"`
 )
 
 var (
@@ -220,7 +222,7 @@ func (q *asking) ask(ctx context.Context, d planner.Data) (planner.Column, error
 // begin begins what a question is asked in.
 func (q *asking) begin() []byte {
 	if q.block {
-		return slices.Concat(ownCommand(`savepoint "barkeep/own"`), ownCommand("set local transaction_read_only = on"))
+		return slices.Concat(ownCommand(ownSavepoint), ownCommand("set local transaction_read_only = on"))
 	}
 	return ownCommand("begin transaction isolation level repeatable read, read only")
 }
@@ -271,6 +273,11 @@ func (q *asking) failed(ctx context.Context, d planner.Data, reply *exchange, er
 			return planner.Column{}, err
 		}
 		return planner.Column{Unknown: "a subquery that cannot be asked by itself: " + own.Message}, nil
+	case q.unit.portal && pgerrcode.IsDataException(own.Code): // perhaps of a parameter, for which the Bind is refused
+		if err := s.checkUnit(ctx, q.unit); err != nil {
+			return planner.Column{}, err
+		}
+		return planner.Column{}, own
 	default:
 		return planner.Column{}, own
 	}

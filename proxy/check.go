@@ -26,12 +26,11 @@ func (s *session) upstreamsWord(ctx context.Context, u unit, template *planner.T
 		return errors.Join(err, refused)
 	}
 	if name != "" {
-		reply, err := s.exchange(ctx, encode(&pgproto3.Describe{ObjectType: 'S', Name: name}))
+		reply, err := s.tentative(ctx, encode(&pgproto3.Describe{ObjectType: 'S', Name: name}))
 		switch {
 		case err != nil:
 			return err
 		case reply.err != nil:
-			s.reader.checked = true
 			return &refusal{message: reply.err}
 		}
 		return refused // somebody has prepared it out of sight
@@ -53,7 +52,7 @@ func (s *session) upstreamsWord(ctx context.Context, u unit, template *planner.T
 
 // checkParse has the upstream parse a text under a private name, so that a typo fails before the hold.
 func (s *session) checkParse(ctx context.Context, u unit) error {
-	return s.check(ctx, slices.Concat(ownParse(u), encode(&pgproto3.Close{ObjectType: 'S', Name: ownName})))
+	return s.check(ctx, slices.Concat(ownParse(u), encode(&pgproto3.Close{ObjectType: 'S', Name: ownName})), true)
 }
 
 func ownParse(u unit) []byte {
@@ -81,7 +80,7 @@ func (s *session) checkUnit(ctx context.Context, u unit) error {
 	}
 	return renamed(s.check(ctx, slices.Concat(parse, encode(&bind),
 		encode(&pgproto3.Close{ObjectType: 'P', Name: bind.DestinationPortal}),
-		encode(&pgproto3.Close{ObjectType: 'S', Name: ownName}))), u)
+		encode(&pgproto3.Close{ObjectType: 'S', Name: ownName})), u.parsed), u)
 }
 
 // fails has the upstream look at a unit before its hold. It reports whether that fails there for certain, as it is and before anything is
@@ -186,18 +185,39 @@ func renamed(err error, u unit) error {
 	}
 	response.Message = strings.ReplaceAll(response.Message, ownName, u.name)
 	response.Where = strings.ReplaceAll(response.Where, ownName, u.into)
-	return &refusal{message: encode(&response)}
+	word.message = encode(&response)
+	return word
 }
 
-// check has the upstream look at messages that execute nothing.
-func (s *session) check(ctx context.Context, messages []byte) error {
-	reply, err := s.exchange(ctx, messages)
+// check has the upstream look at messages that execute nothing, of which one may be a Parse.
+func (s *session) check(ctx context.Context, messages []byte, parses bool) error {
+	reply, err := s.tentative(ctx, messages)
 	if err != nil {
 		return err
 	}
-	s.reader.checked = reply.err != nil
 	if reply.err != nil && upstreamError(reply.err).Code != pgerrcode.FeatureNotSupported {
-		return &refusal{message: reply.err}
+		return &refusal{message: reply.err, parsing: parses && reply.parsed == 0}
 	}
 	return nil
+}
+
+// tentative is patient for messages that may fail, and a block must not fail with them: what comes before the statement in its segment is to
+// be sent yet.
+func (s *session) tentative(ctx context.Context, messages []byte) (*exchange, error) {
+	s.mu.Lock()
+	q := asking{session: s, block: s.tx == 'T'}
+	s.mu.Unlock()
+	if !q.block {
+		return s.patient(ctx, messages)
+	}
+	// It may write all the same: a Bind begins to execute some statements, and is refused for those in what is read only.
+	reply, err := s.patient(ctx, slices.Concat(ownCommand(ownSavepoint), messages, q.end()))
+	if reply == nil || reply.err == nil {
+		return reply, err
+	}
+	reply.parsed-- // that of the savepoint
+	if _, failure := s.conclude(ctx, q.end()); failure != nil {
+		return nil, failure
+	}
+	return reply, err
 }

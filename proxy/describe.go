@@ -96,13 +96,12 @@ func (s *session) askTypes(ctx context.Context, u unit) ([]uint32, error) {
 			encode(&pgproto3.Describe{ObjectType: 'S', Name: ownName}),
 			encode(&pgproto3.Close{ObjectType: 'S', Name: ownName}))
 	}
-	reply, err := s.patient(ctx, messages)
+	reply, err := s.tentative(ctx, messages)
 	switch {
 	case err != nil:
 		return nil, err
 	case reply.err != nil:
-		s.reader.checked = true
-		return nil, &refusal{message: reply.err}
+		return nil, &refusal{message: reply.err, parsing: !u.alone && reply.parsed == 0}
 	}
 	if u.alone || u.parsed && !u.behind {
 		s.mu.Lock()

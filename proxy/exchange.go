@@ -188,8 +188,9 @@ func (s *session) fail(ctx context.Context, failure error, end byte, size int) e
 		return s.dropRest(end, size)
 	}
 	var raw []byte
+	var at point
 	if refused, ok := failure.(*refusal); ok { //nolint:errorlint // made by gate itself, never wrapped
-		raw = refused.message
+		raw, at = refused.message, refused.at
 	} else {
 		public := publicError(ctx, s.log, failure)
 		if public.Fatal {
@@ -200,6 +201,9 @@ func (s *session) fail(ctx context.Context, failure error, end byte, size int) e
 	s.server.cfg.Metrics.outcome("failed")
 	if end != 'Q' && !r.used {
 		r.begins = ""
+	}
+	if err := s.sendBefore(at); err != nil {
+		return err
 	}
 	switch err := s.beginFailed(ctx); {
 	case errors.Is(err, errSegmentFailed):
@@ -217,10 +221,8 @@ func (s *session) fail(ctx context.Context, failure error, end byte, size int) e
 	tx := s.tx
 	local := s.waiting == 0 && !r.open && !s.unended && tx != 'T'
 	s.mu.Unlock()
-	checked := r.checked
-	r.checked = false
 	if local {
-		if tx == 'E' && !checked { // since gate looked: by what was outstanding then
+		if tx == 'E' { // since gate looked: by what was outstanding then
 			raw = errBlockFailed.encode()
 		}
 		if ends {
@@ -264,7 +266,7 @@ func (s *session) failBehind(ctx context.Context, first *statement, failure erro
 		return failure
 	}
 	s.server.cfg.Metrics.outcome("failed")
-	s.reader.begins, s.reader.checked = "", false
+	s.reader.begins = ""
 	s.mu.Lock()
 	s.failures = append(s.failures, public.encode())
 	s.mu.Unlock()

@@ -31,10 +31,11 @@ func (s *session) parse(body []byte) {
 		r.snapshot = true
 	}
 	st.unsettled = r.segmentEffects
+	at := r.point()
 	r.pending = append(r.pending, entry{kind: kindParse, name: string(name), stmt: st})
 	if st.reads || s.forces() {
 		r.gated = true
-		r.units = append(r.units, unit{stmt: st, forced: !st.reads, parseOnly: true, parsed: true, fresh: true})
+		r.units = append(r.units, unit{stmt: st, forced: !st.reads, parseOnly: true, parsed: true, fresh: true, at: at})
 	}
 }
 
@@ -53,7 +54,8 @@ func (s *session) bind(body []byte, size int) int {
 	if len(found) == 0 {
 		return s.bindUnknown(string(name), size)
 	}
-	u := unit{revived: r.revives, plainly: r.plainly, name: string(name), into: string(portal), alone: len(found) == 1 && !fresh, parsed: fresh, behind: r.used, unsettled: r.segmentEffects}
+	u := unit{revived: r.revives, plainly: r.plainly, name: string(name), into: string(portal), alone: len(found) == 1 && !fresh, parsed: fresh, behind: r.used, unsettled: r.segmentEffects, at: r.point()}
+	r.acts = r.acts || len(found) > 1 || !found[0].begins
 	if s.explains(found[0]) {
 		u.stmt, u.explained = found[0], &explained{}
 		u.args, _ = arguments(rest)
@@ -109,7 +111,7 @@ func (s *session) bindPart() bool {
 	}
 	delete(r.explained, string(portal))
 	s.bindEffects(string(portal), found)
-	r.inSegment, r.used, r.starts = true, true, true
+	r.inSegment, r.used, r.acts, r.starts = true, true, true, true
 	return true
 }
 
@@ -117,7 +119,7 @@ func (s *session) bindPart() bool {
 // is closed first: what it reads is not known, so that it must not be executed.
 func (s *session) bindUnknown(name string, size int) int {
 	r := &s.reader
-	r.snapshot = true
+	r.snapshot, r.acts = true, true
 	if s.forces() {
 		s.goesOn([]unit{{stmt: closedStatement, forced: true}})
 	}
@@ -232,7 +234,8 @@ func (s *session) execute(body []byte, size int) int {
 		return size
 	}
 	r := &s.reader
-	r.revives = r.revives || len(portal) > 0 || !r.used // one that was bound before, whatever it is
+	earlier := len(portal) > 0 || !r.used // it was bound before, whatever it is
+	r.revives, r.acts = r.revives || earlier, r.acts || earlier
 	s.live.segment = s.live.segment || s.live.portal && (len(portal) > 0 || !r.used)
 	if len(r.cursors) > 0 && (len(portal) > 0 || !r.used) {
 		s.goesOn([]unit{{stmt: closedStatement, cursor: true, unsettled: r.segmentEffects}})

@@ -23,8 +23,12 @@ const (
 	maxQuestions = 8
 )
 
-// refusal is the upstream's own ErrorResponse, to be given in place of the statement.
-type refusal struct{ message []byte }
+// refusal is the upstream's own ErrorResponse, to be given in place of the statement: of its Parse, or else of its Bind, which is at that point.
+type refusal struct {
+	message []byte
+	parsing bool
+	at      point
+}
 
 // Error names the kind of error.
 func (*refusal) Error() string { return "statement refused by the upstream" }
@@ -68,12 +72,17 @@ func (s *session) gate(ctx context.Context, units []unit) error {
 	held.arm(ctx)
 	defer held.end()
 	err = held.why(s.rounds(held.armed, held)) //nolint:contextcheck // armed is ctx with the cancel requests
+	// Behind the end of a block that has failed meanwhile, by a question of the proxy's own, they would be executed: that must not be.
+	failed := s.blockFailed()
+	lost := failed && hasUnit(units, func(u *unit) bool { return u.revived })
 	switch {
+	case err == nil && lost:
+		err = errBlockFailed
 	case err == nil:
 		err = held.letGo()
 	case held.armed.Err() != nil:
 		err = context.Cause(held.armed) //nolint:contextcheck // armed is ctx with the cancel requests
-	case !s.reader.checked && !errors.Is(err, errClientGone) && !errors.Is(err, errSegmentFailed) && s.blockFailed(): // by what was outstanding: the upstream has its own words
+	case !errors.Is(err, errClientGone) && !errors.Is(err, errSegmentFailed) && failed && !lost: // by what was outstanding: the upstream has its own words
 		err = held.letGo()
 	}
 	held.settle(err)
@@ -264,7 +273,7 @@ func (s *session) planUnits(ctx context.Context, held *hold, units []unit) (need
 			return need{}, wrong
 		}
 		if err != nil {
-			return need{}, s.unplanned(ctx, u, template, plan, err)
+			return need{}, held.placed(s.unplanned(ctx, u, template, plan, err), u)
 		}
 		s.keepCursors(u, env.Locale(), plan.Opened)
 		out.reasons = joined(out.reasons, plan.Reasons)

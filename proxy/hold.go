@@ -187,7 +187,7 @@ func (h *hold) begin(ctx context.Context, what need) (pass bool, err error) {
 		single := h.single(*u)
 		if (u.parsed || u.alone) && !u.parseOnly && single && !pinned && !r.open {
 			if fails, err := s.fails(until, u); fails || err != nil {
-				return fails, err
+				return fails, h.placed(err, u)
 			}
 			h.less = h.less || u.doomed
 		}

@@ -105,6 +105,8 @@ type exchange struct {
 	// oid is the type of the first column, parameters are those of a statement that was described.
 	oid        uint32
 	parameters []uint32
+	// parsed counts the ParseCompletes.
+	parsed int
 	// size is that of the rows; overflow says that it was too much, and they are not all here. ambiguous says that a second
 	// column was not true.
 	size                int

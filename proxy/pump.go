@@ -246,10 +246,12 @@ func (x *exchange) row(message []byte, whole bool) {
 	x.rows = append(x.rows, value)
 }
 
-// describe keeps the first column's type, or those of parameters.
+// describe keeps the first column's type, or those of parameters, and counts ParseCompletes.
 func (x *exchange) describe(message []byte, whole bool) {
 	switch {
 	case !whole:
+	case message[0] == '1':
+		x.parsed++
 	case message[0] == 'T':
 		var columns pgproto3.RowDescription
 		if columns.Decode(message[5:]) == nil && len(columns.Fields) > 0 {

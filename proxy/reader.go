@@ -35,7 +35,6 @@ type reader struct {
 	usedUp   bool // a Bind was among them
 	leaves   bool // [start, segment) ends within a segment: once it is upstream, open is true
 	leftUsed bool // and usedUp is
-	checked  bool // a check of the proxy's own has failed upstream, and the block with it
 
 	starts bool      // the last message of the segment starts the upstream's statement_timeout, and no Execute has come since
 	timed  bool      // it did when the last settled
@@ -45,6 +44,7 @@ type reader struct {
 	plainly   bool // the first of it ends the block and nothing else
 	inSegment bool // the last message belongs to a segment without its Sync so far
 	used      bool // and a Bind came in it
+	acts      bool // and what is bound or executed in it is more than a BEGIN
 	// begins is the statement that begins a block at the start of what is held, empty where none does or the block has ended by the
 	// statement that is held for.
 	begins string
@@ -149,7 +149,7 @@ func (r *reader) init() {
 
 // leaveSegment notes the end of a segment. What the isolation level is from here on is asked when it matters.
 func (r *reader) leaveSegment() {
-	r.inSegment, r.used, r.segmentEffects = false, false, false
+	r.inSegment, r.used, r.acts, r.segmentEffects = false, false, false, false
 	r.segments++
 	if r.level != "" {
 		r.level, r.dirty, r.blockEffects = "", true, true

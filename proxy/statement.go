@@ -19,6 +19,8 @@ type unit struct {
 	alone      bool
 	// parseOnly says that nothing is executed; parsed that the upstream has not seen the statement yet.
 	parseOnly, parsed bool
+	// at is where its message is in the segment.
+	at point
 	// fresh says that nothing was executed since it was parsed.
 	fresh bool
 	// revived says that what comes before it may end the failure of the block, plainly that the first of that ends the block and
