@@ -229,6 +229,20 @@ func notice(severity, message string) []byte {
 	return encode(&pgproto3.NoticeResponse{Severity: severity, SeverityUnlocalized: severity, Code: code, Message: message})
 }
 
+// together is told with an error that may be of another statement than the first of those that were held as one: drivers that match answers with
+// statements take it for that of the first.
+const together = "The statements of a pipeline up to its Sync or Flush are held as one: the error may be of any of them, and none was executed."
+
+// detailed returns an ErrorResponse with a DETAIL, where it has none of its own.
+func detailed(message []byte, detail string) []byte {
+	var response pgproto3.ErrorResponse
+	if response.Decode(message[5:]) != nil || response.Detail != "" {
+		return message
+	}
+	response.Detail = detail
+	return encode(&response)
+}
+
 // encode returns the bytes of a message that cannot be too large.
 func encode(message pgproto3.Message) []byte {
 	data, err := message.Encode(nil)

@@ -198,6 +198,9 @@ func (s *session) fail(ctx context.Context, failure error, end byte, size int) e
 		}
 		raw = public.encode()
 	}
+	if r.together && !r.open && at == (point{}) {
+		raw = detailed(raw, together)
+	}
 	s.server.cfg.Metrics.outcome("failed")
 	if end != 'Q' && !r.used {
 		r.begins = ""

@@ -55,6 +55,7 @@ func (s *session) bind(body []byte, size int) int {
 		return s.bindUnknown(string(name), size)
 	}
 	u := unit{revived: r.revives, plainly: r.plainly, name: string(name), into: string(portal), alone: len(found) == 1 && !fresh, parsed: fresh, behind: r.used, unsettled: r.segmentEffects, at: r.point()}
+	acts := r.acts
 	r.acts = r.acts || len(found) > 1 || !found[0].begins
 	if s.explains(found[0]) {
 		u.stmt, u.explained = found[0], &explained{}
@@ -73,6 +74,7 @@ func (s *session) bind(body []byte, size int) int {
 		if st.reads {
 			// What was changed by this very segment cannot be read before it is executed: gate refuses that.
 			r.gated, u.stmt, u.portal = true, st, true
+			r.together = r.together || acts
 			u.args, u.counted = arguments(rest)
 			r.units = append(r.units, u)
 		} else if s.forces() {

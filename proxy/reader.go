@@ -45,6 +45,7 @@ type reader struct {
 	inSegment bool // the last message belongs to a segment without its Sync so far
 	used      bool // and a Bind came in it
 	acts      bool // and what is bound or executed in it is more than a BEGIN
+	together  bool // and what may read ohlcv is bound behind that
 	// begins is the statement that begins a block at the start of what is held, empty where none does or the block has ended by the
 	// statement that is held for.
 	begins string
@@ -149,7 +150,7 @@ func (r *reader) init() {
 
 // leaveSegment notes the end of a segment. What the isolation level is from here on is asked when it matters.
 func (r *reader) leaveSegment() {
-	r.inSegment, r.used, r.acts, r.segmentEffects = false, false, false, false
+	r.inSegment, r.used, r.acts, r.together, r.segmentEffects = false, false, false, false, false
 	r.segments++
 	if r.level != "" {
 		r.level, r.dirty, r.blockEffects = "", true, true
