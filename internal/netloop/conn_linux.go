@@ -15,26 +15,34 @@ import (
 
 // Conn is a connection of a Loop. Its methods are safe for concurrent use; at one time one goroutine may read, by Read or
 // as the loop's callback, and one may write.
+//
+// What each message touches comes first: of many connections, none is in the processor's cache when its turn comes.
 type Conn struct {
-	loop          *Loop
-	token         uint64
-	local, remote net.Addr
-	done          chan struct{} // closed by Close
+	loop *Loop
 
 	mu       sync.Mutex // guards what follows; held during each system call on fd, so that Close cannot come between
 	fd       int
-	closed   bool
-	added    bool   // to the epoll instance
 	interest uint32 // as the epoll instance has it
+	closed   bool
+	added    bool // to the epoll instance
 	in, out  side
+
+	token         token
+	local, remote net.Addr
+	done          chan struct{} // closed by Close
 }
 
 // side is one direction of a connection.
 type side struct {
-	bit      uint32
-	call     func()        // when ready and watched
-	watched  bool          // call is to be called
-	waiting  bool          // a goroutine is in await
+	call    func() // when ready and watched
+	bit     uint32
+	watched bool // call is to be called
+	waiting bool // a goroutine is in await
+	*wait
+}
+
+// wait is what a goroutine waits for.
+type wait struct {
 	ready    chan struct{} // wakes it
 	changed  chan struct{} // closed and replaced with deadline
 	deadline time.Time
@@ -45,7 +53,7 @@ var errWait = errors.New("not ready")
 
 func newConn(l *Loop, fd int, local, remote net.Addr) *Conn {
 	newSide := func(bit uint32) side {
-		return side{bit: bit, ready: make(chan struct{}, 1), changed: make(chan struct{})}
+		return side{bit: bit, wait: &wait{ready: make(chan struct{}, 1), changed: make(chan struct{})}}
 	}
 	return &Conn{
 		loop: l, fd: fd, local: local, remote: remote, done: make(chan struct{}),
@@ -139,7 +147,13 @@ func (c *Conn) Write(b []byte) (int, error) {
 
 func (c *Conn) read(b []byte) (int, error) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	n, err := c.receive(b)
+	c.mu.Unlock()
+	return n, err
+}
+
+// receive is read for a caller that holds mu.
+func (c *Conn) receive(b []byte) (int, error) {
 	if c.closed {
 		return 0, net.ErrClosed
 	}
@@ -162,7 +176,13 @@ func (c *Conn) read(b []byte) (int, error) {
 
 func (c *Conn) write(b []byte) (int, error) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	n, err := c.send(b)
+	c.mu.Unlock()
+	return n, err
+}
+
+// send is write for a caller that holds mu.
+func (c *Conn) send(b []byte) (int, error) {
 	if c.closed {
 		return 0, net.ErrClosed
 	}

@@ -19,7 +19,15 @@ import (
 const eventsPerWait = 256
 
 // wakeToken is the pipe's by which Run is ended.
-const wakeToken = 0
+const wakeToken token = 0
+
+// token is what the epoll instance knows a connection by: its place in conns, and in the upper half how many had that place
+// before, so that what was told of one is not taken for another's.
+type token uint64
+
+const tokenPlace = 1<<32 - 1
+
+func (t token) place() uint64 { return uint64(t & tokenPlace) }
 
 // Loop waits for its connections on one epoll instance. Its methods are safe for concurrent use. A Loop that is not
 // needed any more must be closed, after Run has returned and its connections are closed.
@@ -34,8 +42,8 @@ type Loop struct {
 	handed atomic.Bool
 
 	mu    sync.Mutex // guards what follows
-	conns map[uint64]*Conn
-	last  uint64 // token
+	conns []*Conn    // nil where none is; the first place is nobody's
+	free  []token    // of such places, for their next connections
 }
 
 // New returns a loop without connections. Nothing happens before Run.
@@ -44,7 +52,7 @@ func New() (*Loop, error) {
 	if err != nil {
 		return nil, fmt.Errorf("create epoll instance: %w", os.NewSyscallError("epoll_create1", err))
 	}
-	l := &Loop{epoll: epoll, conns: map[uint64]*Conn{}}
+	l := &Loop{epoll: epoll, conns: make([]*Conn, 1)}
 	if err := syscall.Pipe2(l.wake[:], syscall.O_CLOEXEC|syscall.O_NONBLOCK); err != nil {
 		_ = syscall.Close(epoll)
 		return nil, fmt.Errorf("create pipe: %w", os.NewSyscallError("pipe2", err))
@@ -84,7 +92,7 @@ func (l *Loop) Run(ctx context.Context) error {
 		}
 		l.mu.Lock()
 		for i, e := range events[:n] {
-			ready[i] = l.conns[tokenOf(e)]
+			ready[i] = l.conn(tokenOf(e))
 		}
 		l.mu.Unlock()
 		for i, e := range events[:n] {
@@ -164,29 +172,47 @@ func (l *Loop) Take(conn net.Conn) (*Conn, error) {
 		return nil, fmt.Errorf("take connection: %w", os.NewSyscallError("fcntl", failure))
 	}
 	c := newConn(l, int(fd), conn.LocalAddr(), conn.RemoteAddr())
-	l.mu.Lock()
-	l.last++
-	c.token = l.last
-	l.conns[c.token] = c
-	l.mu.Unlock()
+	l.remember(c)
 	_ = conn.Close()
 	return c, nil
+}
+
+// remember gives c its token.
+func (l *Loop) remember(c *Conn) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if last := len(l.free) - 1; last >= 0 {
+		c.token, l.free = l.free[last], l.free[:last]
+		l.conns[c.token.place()] = c
+		return
+	}
+	c.token = token(len(l.conns))
+	l.conns = append(l.conns, c)
 }
 
 func (l *Loop) forget(c *Conn) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	delete(l.conns, c.token)
+	l.conns[c.token.place()] = nil
+	l.free = append(l.free, c.token+tokenPlace+1)
 }
 
-func (l *Loop) control(op, fd int, token uint64, events uint32) error {
-	e := syscall.EpollEvent{Events: events, Fd: int32(uint32(token)), Pad: int32(uint32(token >> 32))} //nolint:gosec // the two halves of epoll_data
+// conn returns the connection, nil if it was closed. The caller holds mu.
+func (l *Loop) conn(t token) *Conn {
+	if c := l.conns[t.place()]; c != nil && c.token == t {
+		return c
+	}
+	return nil
+}
+
+func (l *Loop) control(op, fd int, t token, events uint32) error {
+	e := syscall.EpollEvent{Events: events, Fd: int32(uint32(t)), Pad: int32(uint32(t >> 32))} //nolint:gosec // the two halves of epoll_data
 	if err := syscall.EpollCtl(l.epoll, op, fd, &e); err != nil {
 		return fmt.Errorf("watch connection: %w", os.NewSyscallError("epoll_ctl", err))
 	}
 	return nil
 }
 
-func tokenOf(e syscall.EpollEvent) uint64 {
-	return uint64(uint32(e.Pad))<<32 | uint64(uint32(e.Fd)) //nolint:gosec // the two halves of epoll_data
+func tokenOf(e syscall.EpollEvent) token {
+	return token(uint32(e.Pad))<<32 | token(uint32(e.Fd)) //nolint:gosec // the two halves of epoll_data
 }

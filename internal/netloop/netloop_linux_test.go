@@ -216,3 +216,29 @@ func TestTakeOthers(t *testing.T) {
 	_, err = loop.Take(a)
 	require.ErrorIs(t, err, errors.ErrUnsupported)
 }
+
+// TestTokens: what the kernel told of a connection that is closed meanwhile is not taken for the next one's in its place.
+func TestTokens(t *testing.T) {
+	t.Parallel()
+	loop, err := New()
+	require.NoError(t, err)
+	defer loop.Close()
+	var kept []*Conn
+	for range 3 {
+		c := &Conn{loop: loop}
+		loop.remember(c)
+		kept = append(kept, c)
+	}
+	old := kept[1].token
+	require.Same(t, kept[1], loop.conn(old))
+	loop.forget(kept[1])
+	require.Nil(t, loop.conn(old))
+	next := &Conn{loop: loop}
+	loop.remember(next)
+	require.Equal(t, old.place(), next.token.place(), "the place is taken again")
+	require.Nil(t, loop.conn(old))
+	require.Same(t, next, loop.conn(next.token))
+	require.Same(t, kept[0], loop.conn(kept[0].token))
+	require.Same(t, kept[2], loop.conn(kept[2].token))
+	require.Nil(t, loop.conn(wakeToken))
+}
