@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"barkeep/planner"
@@ -67,27 +68,27 @@ const (
 // entry is one thing sent upstream whose answer matters.
 type entry struct {
 	kind byte
-	name string
-	stmt *statement
-	own  *exchange
 	// clears says that its ReadyForQuery ends a failure by proxy.
 	clears bool
 	// bound says that something came before it in its segment.
 	bound bool
-	// renames is what it does to prepared statements by SQL.
-	renames []rename
-	// loose says that this may be executed another time or not at all.
+	// loose says that renames may be executed another time or not at all.
 	loose bool
-	// instead is what the client gets in place of its CloseComplete.
-	instead *shown
-	// there is closed by its answer.
-	there chan struct{}
 	// listens says that it may change what the session listens to.
 	listens bool
 	// defines says that it may define something, see definer.
 	defines bool
 	// before says that a Query comes next, in an open segment: where the segment has failed by here, that is skipped.
 	before bool
+	name   string
+	stmt   *statement
+	own    *exchange
+	// renames is what it does to prepared statements by SQL.
+	renames []rename
+	// instead is what the client gets in place of its CloseComplete.
+	instead *shown
+	// there is closed by its answer.
+	there chan struct{}
 }
 
 // endsReady reports whether ReadyForQuery answers it.
@@ -129,30 +130,29 @@ type ledger struct {
 	at       time.Time // when what is looked at came; zero where that is now
 	tx       byte
 	copying  bool // a COPY FROM STDIN is under way, and the client has not ended it
-	ignored  int  // Syncs that were taken for ignored by the COPY whose end has not come
-	unended  bool // such a Sync was to end the segment, and none has since
-	// before are the entries as they were with those Syncs, of which kept are left: what was pushed since comes behind them.
-	before      []entry
-	kept        int
+	unended  bool // a Sync that such a COPY ignored was to end the segment, and none has since
+	// erred says that an error came, and no ReadyForQuery since: the upstream drops what comes before a Sync.
+	erred       bool
 	announced   bool // by a FATAL or Terminate: the connection's end
 	fatal       bool // the upstream has sent one: it is the last that the client gets
-	params      map[string]string
-	paramsSeen  uint64
-	had         locales // localesSeen is the paramsSeen they are of
+	unheard     bool // what the session listens to may have changed since the upstream was asked
+	queried     bool // a Query came in an open segment: answers may belong to other entries than it seems
+	definitions bool // some are on their way, and answered once readies is definedAt
+	definedAt   uint64
+	ignored     int           // Syncs that were taken for ignored by the COPY whose end has not come
+	paramsSeen  atomic.Uint64 // changed under the session's mu, with params
+	had         locales       // localesSeen is the paramsSeen they are of
 	localesSeen uint64
-	statements  map[string]candidates
-	unheard     bool          // what the session listens to may have changed since the upstream was asked
-	queried     bool          // a Query came in an open segment: answers may belong to other entries than it seems
 	calm        chan struct{} // closed when waiting gets 0
 	stirred     chan struct{} // closed by an error, and by a ReadyForQuery
-	// erred says that an error came, and no ReadyForQuery since: the upstream drops what comes before a Sync.
-	erred bool
-	// definitions are on their way, and answered once readies is definedAt.
-	definitions bool
-	definedAt   uint64
+	statements  map[string]candidates
 	// failures are those by the proxy, in order: an ErrorResponse that mentions failMark is replaced by the first, until
 	// the Sync that ends its segment is answered.
 	failures [][]byte
+	params   map[string]string
+	// before are the entries as they were with the Syncs in ignored, of which kept are left: what was pushed since comes behind them.
+	before []entry
+	kept   int
 }
 
 // now returns when what is looked at came.
@@ -164,15 +164,16 @@ func (l *ledger) now() time.Time {
 }
 
 func (l *ledger) push(list ...entry) {
-	for i, e := range list {
-		if e.kind == kindCopyEnd && l.copyEnded(e) {
+	for i := range list {
+		e := &list[i]
+		if e.kind == kindCopyEnd && l.copyEnded(*e) {
 			l.push(list[i+1:]...)
 			return
 		}
 		if e.kind == kindOwn {
 			l.drop(kindCopyEnd, len(l.entries), len(l.entries)) // of a COPY that came to nothing
 		}
-		l.entries = append(l.entries, e)
+		l.entries = append(l.entries, *e)
 		l.unheard = l.unheard || e.listens
 		if e.endsReady() {
 			l.waiting++
@@ -187,7 +188,7 @@ func (l *ledger) push(list ...entry) {
 			l.replaced++
 		}
 		if e.defines {
-			l.define(e)
+			l.define(*e)
 		}
 		if l.erred && e.endsReady() {
 			l.skip()
@@ -280,7 +281,7 @@ func (l *ledger) ready(tx byte) entry {
 			if tx == 'I' {
 				l.idleAt = l.readies
 			}
-			if e.kind == kindQuery {
+			if e.kind == kindQuery && len(l.statements) > 0 {
 				delete(l.statements, "") // it destroys the unnamed statement, whatever comes of it
 			}
 			if e.kind == kindOwn {

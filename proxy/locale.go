@@ -39,10 +39,10 @@ func (l *locales) last() int { return l.base + len(l.list) - 1 }
 
 // noteLocale takes up the settings that the upstream has reported. It does so with each ReadyForQuery, no earlier.
 func (l *ledger) noteLocale() {
-	if l.localesSeen == l.paramsSeen && len(l.had.list) > 0 {
+	if l.localesSeen == l.paramsSeen.Load() && len(l.had.list) > 0 {
 		return
 	}
-	l.localesSeen = l.paramsSeen
+	l.localesSeen = l.paramsSeen.Load()
 	l.had.add(localeOf(l.params))
 }
 

@@ -275,5 +275,5 @@ func (s *session) parameterStatus(body []byte) {
 	params := maps.Clone(s.params)
 	params[string(name)] = string(value)
 	s.params = params
-	s.paramsSeen++
+	s.paramsSeen.Add(1)
 }

@@ -19,15 +19,16 @@ import (
 // [start, segment) goes upstream with the next write; [segment, scan) too, unless the segment is gated: then it waits
 // for its Sync or Flush; [scan, end) is not looked at yet.
 type reader struct {
+	// What each message touches comes first.
 	buf                       []byte // nil while nothing is in it
 	start, segment, scan, end int
-	idle                      []byte // what a goroutine of the session's own reads into that waits
-	busy                      bool   // and it was full the last time
+	stream                    int     // bytes of a message that goes upstream as it comes
+	batch, pending            []entry // of [start, segment) and of [segment, scan)
 
 	trying bool // in a loop's callback: nothing may wait; errWouldWait says that it would have to
 	owed   bool // [start, segment) is in the ledger, and a part of it upstream
+	busy   bool // idle was full the last time
 
-	stream   int  // bytes of a message that goes upstream as it comes
 	gated    bool // the segment holds what may read ohlcv
 	skipping bool // the proxy failed the segment: drop until Sync
 	marked   bool // and has the upstream fail it
@@ -36,9 +37,8 @@ type reader struct {
 	leaves   bool // [start, segment) ends within a segment: once it is upstream, open is true
 	leftUsed bool // and usedUp is
 
-	starts bool      // the last message of the segment starts the upstream's statement_timeout, and no Execute has come since
-	timed  bool      // it did when the last settled
-	timing time.Time // no later than the upstream's start of it in the open segment; zero where it does not run
+	starts bool // the last message of the segment starts the upstream's statement_timeout, and no Execute has come since
+	timed  bool // it did when the last settled
 
 	revives   bool // what came in the segment may end the failure of a block
 	plainly   bool // the first of it ends the block and nothing else
@@ -46,48 +46,50 @@ type reader struct {
 	used      bool // and a Bind came in it
 	acts      bool // and what is bound or executed in it is more than a BEGIN
 	together  bool // and what may read ohlcv is bound behind that
+
+	snapshot       bool // what waits to be written takes a snapshot
+	snapshotTaken  bool
+	importing      bool // what waits to be written imports a snapshot
+	imported       bool // the transaction has a snapshot of another
+	restarts       bool // what waits to be written begins by ending the transaction
+	segmentEffects bool // the segment has a statement that may change the session
+	dirty          bool // settings may differ from those read last
+	changes        bool // what is not upstream changes them
+	defines        bool // a view or function may have been defined since the last plain end of a block
+	hidden         bool // the block may have made a function that changes settings
+	blockEffects   bool // settings were changed since the last plain end of a block
+	shades         bool // the session may have a temporary relation named ohlcv
+	plainText      bool // texts come in UTF-8
+
+	timing          time.Time // no later than the upstream's start of its statement_timeout in the open segment; zero where it does not run
+	began           time.Time // no later than the start of the upstream's transaction
+	noticed         Version   // the coverage of which all is noticed by the open transaction, see replan
+	snapshotVersion Version
+	level           string           // the isolation level that the segment gives the transaction; empty: that of settings
+	runs            int              // messages that execute something, so far
+	segments        uint64           // that have ended
+	inside          inside           // what the open block has defined out of sight
+	made            []string         // names that this session defined over ohlcv in the open block
+	reportedAt      uint64           // see reported
+	newPortals      []string         // those that are not upstream
+	unnamed         bound            // the unnamed portal
+	portals         map[string]bound // named ones that may change the session
+
+	overlay     *planner.Catalog // the catalog with made, and overlaid the one it was made from; nil: to be made
+	overlaid    *planner.Catalog
+	units       []unit // of the segment
+	reloads     uint64 // of the server's configuration, when settings were read
+	idle        []byte // what a goroutine of the session's own reads into that waits
+	name        int    // what ohlcv means in the units that the gate looks at, see another
+	portalsMost int    // how many portals there are before those that are gone are looked for
 	// begins is the statement that begins a block at the start of what is held, empty where none does or the block has ended by the
 	// statement that is held for.
-	begins string
-
-	batch, pending []entry // of [start, segment) and of [segment, scan)
-	units          []unit  // of the segment
-
-	snapshot        bool             // what waits to be written takes a snapshot
-	segmentEffects  bool             // the segment has a statement that may change the session
-	level           string           // the isolation level that the segment gives the transaction; empty: that of settings
-	dirty           bool             // settings may differ from those read last
-	changes         bool             // what is not upstream changes them
-	reloads         uint64           // of the server's configuration, when they were read
-	made            []string         // names that this session defined over ohlcv in the open block
-	overlay         *planner.Catalog // the catalog with made, and overlaid the one it was made from; nil: to be made
-	overlaid        *planner.Catalog
-	inside          inside                // what the open block has defined out of sight
-	defines         bool                  // a view or function may have been defined since the last plain end of a block
-	hidden          bool                  // the block may have made a function that changes settings
-	blockEffects    bool                  // settings were changed since the last plain end of a block
-	portals         map[string]bound      // named ones that may change the session
-	newPortals      []string              // those that are not upstream
-	portalsMost     int                   // how many there are before those that are gone are looked for
-	cursors         []planner.Locale      // those in which portals of the block that read ohlcv were planned
-	unnamed         bound                 // the unnamed portal
-	segments        uint64                // that have ended
-	explained       map[string]*explained // portals of EXPLAIN (BARKEEP)
-	settings        settings
-	reported        planner.Env // as of the paramsSeen before reportedAt; zero: none yet
-	reportedAt      uint64
-	plainText       bool      // and texts come in UTF-8
-	query           statement // that of the Query at scan, while that is looked at
-	runs            int       // messages that execute something, so far
-	shades          bool      // the session may have a temporary relation named ohlcv
-	name            int       // what ohlcv means in the units that the gate looks at, see another
-	noticed         Version   // the coverage of which all is noticed by the open transaction, see replan
-	snapshotTaken   bool
-	snapshotVersion Version
-	importing       bool      // what waits to be written imports a snapshot
-	imported        bool      // the transaction has a snapshot of another
-	restarts        bool      // what waits to be written begins by ending the transaction
-	began           time.Time // no later than the start of the upstream's transaction
+	begins    string
+	cursors   []planner.Locale      // those in which portals of the block that read ohlcv were planned
+	explained map[string]*explained // portals of EXPLAIN (BARKEEP)
+	settings  settings
+	reported  planner.Env // as of the paramsSeen before reportedAt; zero: none yet
+	query     statement   // that of the Query at scan, while that is looked at
 }
 
 // bound is a portal that may change the session.
@@ -411,8 +413,12 @@ func (s *session) take(ctx context.Context, kind byte, size int) error {
 // settle lets the open segment's messages go with the next write.
 func (s *session) settle() {
 	r := &s.reader
-	r.batch = append(r.batch, r.pending...)
-	r.pending = emptied(r.pending)
+	if len(r.batch) == 0 {
+		r.batch, r.pending = r.pending, r.batch
+	} else {
+		r.batch = append(r.batch, r.pending...)
+		r.pending = emptied(r.pending)
+	}
 	r.segment, r.timed = r.scan, r.starts
 	r.leaves, r.leftUsed = r.inSegment, r.used
 }

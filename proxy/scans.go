@@ -28,6 +28,8 @@ type scans struct {
 type scanned struct {
 	text string
 	scan
+	// idle says that the text concerns the upstream alone: the scan has found nothing in it.
+	idle      bool
 	templates lastTemplate
 }
 
@@ -85,6 +87,7 @@ func (s *scans) find(text []byte, known *planner.Catalog) *scanned {
 	if kept == nil || kept.known != known {
 		own := string(text)
 		kept = &scanned{text: own, scan: scanText(own, known)}
+		kept.idle = kept.scan == scan{known: known}
 	}
 	if len(text) <= maxScannedText {
 		s.keep(kept)

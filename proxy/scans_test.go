@@ -69,3 +69,21 @@ func TestLastTemplate(t *testing.T) {
 	require.Nil(t, last.of(&key, []uint32{25}))
 	runtime.KeepAlive(template)
 }
+
+// What is not looked at any further concerns nobody but the upstream.
+func TestIdleTexts(t *testing.T) {
+	t.Parallel()
+	var kept scans
+	known := &planner.Catalog{Version: 1, Names: map[string]struct{}{"daily": {}}}
+	for text, idle := range map[string]bool{
+		"select 1": true, "select 1;": true, "update t set a = 1": true, "select count(*) from orders where ok": true,
+		"select * from ohlcv": false, "select * from daily": false, "begin": false, "commit": false, "rollback; select 1": false,
+		"set timezone = 'UTC'": false, "select set_config('timezone', 'UTC', false)": false, "create view v as select 1": false,
+		"drop table t": false, "listen x": false, "fetch c": false, "execute p": false, "prepare p as select 1": false,
+		"declare c cursor for select 1": false, "do $$begin end$$": false, "call p()": false, "show timezone": false,
+		"set transaction snapshot 'x'": false, "savepoint s": false, "explain (barkeep) select 1": false, "discard all": false,
+		"create temp table ohlcv (a int)": false,
+	} {
+		require.Equal(t, idle, kept.of([]byte(text), known).idle, text)
+	}
+}

@@ -19,57 +19,56 @@ import (
 
 // session is one client with its one upstream connection.
 type session struct {
-	server           *Server
-	log              *slog.Logger
-	client, upstream net.Conn
-	place            *Place // the upstream's
-	clientTLS        bool
-	shown            *tls.Certificate  // the one that the client was shown; nil without TLS
-	peer             *x509.Certificate // the client's, if it showed one that the authorities vouch for
-	planned          bool
-	user             string
-	number           uint64 // from 1, in the order of arrival
-	pid              uint32
-	life             string // of the database that upstream is connected to (PIPELINE 19)
-	secret           []byte
+	// What each message touches comes first: when a session's turn comes, nothing of it is in the processor's cache.
+	server *Server
+	looped *looped // nil: a goroutine of its own for each direction
 
 	// The pump's, and before it the authentication's: upBuf[from:have] is not looked at yet.
 	upBuf      []byte // nil while nothing is in it
 	from, have int    // from is where pumpOnce has come to; what is before it may still be in unsent
-	greeting   []byte
-	skip       int // bytes of a message whose header has passed
+	skip       int    // bytes of a message whose header has passed
 	skipDrop   bool
-	gone       chan struct{} // closed when the pump has ended, after pumpErr was set
-	pumpEnd    sync.Once
-	pumpErr    error
-	cancel     context.CancelFunc // ends what the reader waits for
-
-	reader reader
+	planned    bool
 
 	out      sync.Mutex // held by whoever writes to the client; guards what follows
 	midway   bool       // the client has a part of a message
 	deferred []byte     // to be written when it has all of it
 	unsent   []byte     // what the client's socket had no room for; looped sessions only
 
-	looped *looped // nil: a goroutine of its own for each direction
-	live   listening
-
 	mu sync.Mutex // guards what follows
 	ledger
-	holdEnd context.CancelCauseFunc // set from the first look at a statement until it goes upstream
-	held    bool                    // and it waits for bars
-	waits   waits                   // for these
-	// released is closed when what was held is upstream; nil where nothing is on its way. canceling counts the cancel requests
-	// that are on their way upstream, canceled is closed when it gets 0.
-	released  chan struct{}
-	canceling int
-	canceled  chan struct{}
-	info      SessionInfo // but its State
 	running   bool
 	opened    bool // a segment of the client's is upstream without its Sync
 	ended     bool
+	held      bool                    // a statement waits for bars
+	canceling int                     // cancel requests that are on their way upstream
+	canceled  chan struct{}           // closed when canceling gets 0
+	released  chan struct{}           // closed when what was held is upstream; nil where nothing is on its way
+	holdEnd   context.CancelCauseFunc // set from the first look at a statement until it goes upstream
+	waits     waits                   // for these bars
+	info      SessionInfo             // but its State
 
-	admitted bool // guarded by the server's mu: it counts for its user
+	reader reader
+	live   listening
+
+	log              *slog.Logger
+	client, upstream net.Conn
+	place            *Place // the upstream's
+	clientTLS        bool
+	admitted         bool              // guarded by the server's mu: it counts for its user
+	shown            *tls.Certificate  // the one that the client was shown; nil without TLS
+	peer             *x509.Certificate // the client's, if it showed one that the authorities vouch for
+	user             string
+	number           uint64 // from 1, in the order of arrival
+	pid              uint32
+	life             string // of the database that upstream is connected to (PIPELINE 19)
+	secret           []byte
+	greeting         []byte
+
+	gone    chan struct{} // closed when the pump has ended, after pumpErr was set
+	pumpEnd sync.Once
+	pumpErr error
+	cancel  context.CancelFunc // ends what the reader waits for
 }
 
 func newSession(server *Server, conn net.Conn) *session {

@@ -335,10 +335,10 @@ func (s *session) env() planner.Env {
 // reported returns the part of the environment that the upstream reports.
 func (s *session) reported() *planner.Env {
 	r := &s.reader
-	s.mu.Lock()
-	params, seen := s.params, s.paramsSeen // never changed, only replaced
-	s.mu.Unlock()
-	if r.reportedAt != seen+1 {
+	if r.reportedAt != s.paramsSeen.Load()+1 {
+		s.mu.Lock()
+		params, seen := s.params, s.paramsSeen.Load() // never changed, only replaced
+		s.mu.Unlock()
 		r.reportedAt = seen + 1
 		text := func(name string) string { return unique.Make(params[name]).Value() } // many sessions have the same, which are compared at once
 		r.reported = planner.Env{

@@ -219,6 +219,11 @@ func (s *session) query(ctx context.Context, body []byte, size int) error {
 		body = r.buf[r.scan+5 : r.scan+size]
 	}
 	text, _, _ := cstring(body)
+	if s.idles(text) {
+		r.snapshot = true
+		s.endQuery(entry{kind: kindQuery}, size)
+		return nil
+	}
 	st := &r.query
 	defer func() { *st = statement{} }() // a text may be long
 	s.classifyAs(st, text, nil)
@@ -271,13 +276,30 @@ func (s *session) sendQuery(st *statement, query entry, size int) error {
 		s.mu.Unlock()
 		size = s.markOpen(size)
 	}
+	s.endQuery(query, size)
+	return nil
+}
+
+// endQuery passes the Query at scan, with which an open segment ends.
+func (s *session) endQuery(query entry, size int) {
+	r := &s.reader
 	r.unnamed = bound{}
 	r.pending = append(r.pending, query)
 	r.scan += size
 	r.open, r.usedUp = false, false
 	r.leaveSegment()
 	s.settle()
-	return nil
+}
+
+// idles reports whether a Query of the text concerns the upstream alone, and nothing before it says otherwise: most are so. Whatever
+// it is false for is looked at in full; where it is true, that comes to nothing.
+func (s *session) idles(text []byte) bool {
+	r := &s.reader
+	if r.inSegment || r.open || r.hidden || r.defines || r.inside != (inside{}) || s.live.segment || s.forces() {
+		return false
+	}
+	s.reported()
+	return (r.plainText || planner.ASCII(text)) && s.server.scans.of(text, s.catalog()).idle
 }
 
 // before returns the units of a text that must not be executed as it is, or only after a look at the settings: it may use what was
