@@ -191,8 +191,9 @@ func (s *session) mayAsk() bool {
 	return c != nil && c.Suspected()
 }
 
-// startLoops starts the event loops, one for two processors, and returns what ends them. Where there are none for this
-// system, sessions do without.
+// startLoops starts the event loops, one for two goroutines that may run at one time (runtime.GOMAXPROCS): one that is busy keeps its
+// place while it waits, and half of them are for all else. It returns what ends them. Where there are no loops for this system,
+// sessions do without.
 func (s *Server) startLoops(ctx context.Context) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	var running sync.WaitGroup

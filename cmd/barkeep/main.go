@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"maps"
 	"os"
+	"runtime"
 
 	"github.com/alecthomas/kong"
 )
@@ -47,6 +48,9 @@ func main() {
 	var c cli
 	parsed := kong.Parse(&c, kong.Name("barkeep"), kong.UsageOnError(),
 		kong.Description("Market bars in plain SQL: a PostgreSQL proxy that fetches what a statement on ohlcv is missing."))
+	if command := parsed.Command(); command == "serve" || command == "proxy" {
+		widen()
+	}
 	if err := parsed.Run(&c.globals); err != nil {
 		fmt.Fprintf(os.Stderr, "barkeep: %v\n", err)
 		code := 1
@@ -56,6 +60,11 @@ func main() {
 		os.Exit(code)
 	}
 }
+
+// widen lets twice as many goroutines run at one time as there are processors. The proxy has an event loop for each processor then,
+// and a loop that is busy keeps its place among those that run while it waits (package netloop): the other half is for all else, which
+// would wait behind the loops for up to 10 ms. Changes of the processors that a container may use are not followed any more.
+func widen() { runtime.GOMAXPROCS(2 * runtime.GOMAXPROCS(0)) }
 
 // load returns the configuration that the flags, the environment and the file make.
 func (g *globals) load() (Config, error) {
