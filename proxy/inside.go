@@ -143,7 +143,7 @@ const ownTimeout = 10_000
 func (s *session) askOwn(ctx context.Context, sql string) ([][]byte, error) {
 	end := slices.Concat(ownCommand(`rollback to savepoint "barkeep/own"`), ownCommand(`release savepoint "barkeep/own"`))
 	reply, err := s.patient(ctx, slices.Concat(
-		ownCommand(`savepoint "barkeep/own"`),
+		ownCommand(ownSavepoint),
 		ownCommand("set local search_path = pg_catalog, pg_temp"),
 		ownCommand("set local statement_timeout = "+strconv.Itoa(ownTimeout)),
 		ownCommand(sql), end,
