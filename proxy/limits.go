@@ -189,13 +189,6 @@ func (s *Server) endIdle(ctx context.Context) {
 	}
 }
 
-// idleSince reports whether the session is idle since that time or longer.
-func (s *session) idleSince(at time.Time) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.quietNow() && !s.changed.After(at)
-}
-
 // Holds returns how many sessions are held.
 func (s *Server) Holds() int {
 	s.mu.Lock()

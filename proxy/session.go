@@ -251,10 +251,18 @@ func (s *session) close() {
 }
 
 // idle reports whether the session can be ended without a loss.
-func (s *session) idle() bool {
+func (s *session) idle() bool { return s.idleSince(time.Now()) }
+
+// idleSince reports whether the session is idle since that time or longer, and its client has all that was answered: a slow one may still
+// be taking it.
+func (s *session) idleSince(at time.Time) bool {
+	if !s.out.TryLock() {
+		return false // something is written this moment
+	}
+	defer s.out.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.quietNow()
+	return s.quietNow() && len(s.unsent) == 0 && !s.changed.After(at)
 }
 
 // quietNow is idle for who holds mu.
