@@ -241,10 +241,10 @@ func (s *session) conclude(ctx context.Context, end []byte) (ended *exchange, er
 	ctx = context.WithoutCancel(ctx)
 	for range endTries {
 		if ended, err = s.patient(ctx, slices.Clone(end)); err != nil || ended.err == nil {
-			break
+			return ended, err
 		}
 	}
-	return ended, err
+	return ended, s.tidy(ended)
 }
 
 // failed ends a question that the upstream has answered with an error, and says what that means for the statement: it is the
@@ -287,13 +287,8 @@ func (q *asking) failed(ctx context.Context, d planner.Data, reply *exchange, er
 // handed on as a cancel request. It returns both the replies and an error where that has come about.
 func (s *session) patient(ctx context.Context, messages []byte) (*exchange, error) {
 	own := &exchange{done: make(chan struct{}), hushed: true}
-	if err := s.awaitCancel(); err != nil {
+	if err := s.ask(own, messages); err != nil {
 		return nil, err
-	}
-	s.push(entry{kind: kindOwn, own: own})
-	s.mu.Unlock()
-	if _, err := s.upstream.Write(append(messages, encode(&pgproto3.Sync{})...)); err != nil {
-		return nil, errUpstreamGone
 	}
 	timer := time.NewTimer(askPatience)
 	defer timer.Stop()

@@ -82,6 +82,6 @@ func (s *session) beginFailed(ctx context.Context) error {
 		encode(&pgproto3.Parse{Name: ownName, Query: begins}),
 		encode(&pgproto3.Bind{DestinationPortal: ownName, PreparedStatement: ownName}),
 		encode(&pgproto3.Execute{Portal: ownName}),
-		encode(&pgproto3.Close{ObjectType: 'S', Name: ownName})))
+		ownClose()))
 	return err
 }

@@ -208,7 +208,14 @@ func (s *session) tentative(ctx context.Context, messages []byte) (*exchange, er
 	q := asking{session: s, block: s.tx == 'T'}
 	s.mu.Unlock()
 	if !q.block {
-		return s.patient(ctx, messages)
+		reply, err := s.patient(ctx, messages)
+		if reply == nil {
+			return nil, err
+		}
+		if failure := s.tidy(reply); failure != nil {
+			return nil, failure
+		}
+		return reply, err
 	}
 	// It may write all the same: a Bind begins to execute some statements, and is refused for those in what is read only.
 	reply, err := s.patient(ctx, slices.Concat(ownCommand(ownSavepoint), messages, q.end()))

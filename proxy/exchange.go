@@ -13,25 +13,60 @@ import (
 	"barkeep/planner"
 )
 
-// exchange sends the proxy's own messages and a Sync, and returns the replies, of which the client sees nothing.
+// exchange sends the proxy's own messages and a Sync, and returns the replies, of which the client sees nothing. Where the messages fail,
+// nothing that they have named is left.
 func (s *session) exchange(ctx context.Context, messages []byte) (*exchange, error) {
 	own := &exchange{done: make(chan struct{}), bare: len(messages) == 0}
-	if err := s.awaitCancel(); err != nil {
+	if err := s.ask(own, messages); err != nil {
 		return nil, err
+	}
+	select {
+	case <-own.done:
+		return own, s.tidy(own)
+	case <-s.gone:
+		return nil, errUpstreamGone
+	case <-ctx.Done():
+		if !own.bare { // it may fail yet; what comes behind it need not be waited for either
+			_ = s.ask(&exchange{done: make(chan struct{})}, ownClose())
+		}
+		return nil, context.Cause(ctx)
+	}
+}
+
+// ask sends messages of the proxy's own and a Sync.
+func (s *session) ask(own *exchange, messages []byte) error {
+	if err := s.awaitCancel(); err != nil {
+		return err
 	}
 	s.push(entry{kind: kindOwn, own: own})
 	s.mu.Unlock()
 	if _, err := s.upstream.Write(append(messages, encode(&pgproto3.Sync{})...)); err != nil {
-		return nil, fmt.Errorf("write to upstream: %w", errors.Join(errUpstreamGone, err))
+		return fmt.Errorf("write to upstream: %w", errors.Join(errUpstreamGone, err))
+	}
+	return nil
+}
+
+// tidy closes what messages of the proxy's own have named and left, where they have failed: an error takes back no prepared statement, and
+// the client would see it. A Close has no error, not even in a failed block, and takes no time.
+func (s *session) tidy(failed *exchange) error {
+	if failed.err == nil {
+		return nil
+	}
+	own := &exchange{done: make(chan struct{})}
+	if err := s.ask(own, ownClose()); err != nil {
+		return err
 	}
 	select {
 	case <-own.done:
-		return own, nil
+		return nil
 	case <-s.gone:
-		return nil, errUpstreamGone
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
+		return errUpstreamGone
 	}
+}
+
+// ownClose closes what the proxy's own messages name.
+func ownClose() []byte {
+	return append(encode(&pgproto3.Close{ObjectType: 'P', Name: ownName}), encode(&pgproto3.Close{ObjectType: 'S', Name: ownName})...)
 }
 
 // quiesce returns when nothing is outstanding upstream. A segment that is open there without a Bind is closed by a Sync

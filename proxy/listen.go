@@ -247,7 +247,6 @@ func (s *session) attend(ctx context.Context) error {
 	}
 	var out []byte
 	for _, message := range []pgproto3.Message{
-		&pgproto3.Close{ObjectType: 'S', Name: ownName},
 		&pgproto3.Parse{Name: ownName, Query: listeningSQL},
 		&pgproto3.Bind{DestinationPortal: ownName, PreparedStatement: ownName},
 		&pgproto3.Execute{Portal: ownName},

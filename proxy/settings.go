@@ -91,7 +91,7 @@ func (s *session) readSettings(ctx context.Context) error {
 	if major, _ := strconv.Atoi(version); major >= 17 {
 		names = append(slices.Clip(names), "transaction_timeout")
 	}
-	out := encode(&pgproto3.Close{ObjectType: 'S', Name: ownName}) // a check that failed has left it
+	var out []byte
 	for _, name := range names {
 		for _, message := range []pgproto3.Message{
 			&pgproto3.Parse{Name: ownName, Query: "show " + name},
