@@ -37,6 +37,7 @@ type side struct {
 	call    func() // when ready and watched
 	bit     uint32
 	watched bool // call is to be called
+	left    bool // since it was called last, nothing has found the socket empty, or full
 	waiting bool // a goroutine is in await
 	*wait
 }
@@ -48,6 +49,9 @@ type wait struct {
 	deadline time.Time
 }
 
+// edge is EPOLLET, which package syscall has as a negative number.
+const edge = 1 << 31
+
 // errWait says that a call would have to wait.
 var errWait = errors.New("not ready")
 
@@ -57,7 +61,7 @@ func newConn(l *Loop, fd int, local, remote net.Addr) *Conn {
 	}
 	return &Conn{
 		loop: l, fd: fd, local: local, remote: remote, done: make(chan struct{}),
-		in: newSide(syscall.EPOLLIN), out: newSide(syscall.EPOLLOUT),
+		in: newSide(syscall.EPOLLIN | syscall.EPOLLRDHUP), out: newSide(syscall.EPOLLOUT),
 	}
 }
 
@@ -161,12 +165,14 @@ func (c *Conn) receive(b []byte) (int, error) {
 		n, err := receive(c.fd, b)
 		switch {
 		case n > 0:
+			c.in.left = c.in.left && n == len(b)
 			return n, nil
 		case err == nil && len(b) > 0:
 			return 0, io.EOF
 		case err == nil:
 			return 0, nil
 		case errors.Is(err, syscall.EAGAIN):
+			c.in.left = false
 			return 0, errWait
 		case !errors.Is(err, syscall.EINTR):
 			return 0, os.NewSyscallError("recvfrom", err)
@@ -190,8 +196,10 @@ func (c *Conn) send(b []byte) (int, error) {
 		n, err := send(c.fd, b)
 		switch {
 		case err == nil:
+			c.out.left = c.out.left && n == len(b)
 			return n, nil
 		case errors.Is(err, syscall.EAGAIN):
+			c.out.left = false
 			return 0, errWait
 		case !errors.Is(err, syscall.EINTR):
 			return 0, os.NewSyscallError("sendto", err)
@@ -242,40 +250,46 @@ func (c *Conn) await(s *side) error {
 
 // dispatch deals with what epoll_wait told. It runs in the loop's goroutine.
 func (c *Conn) dispatch(events uint32) {
-	const ended = syscall.EPOLLHUP | syscall.EPOLLERR
-	var calls [2]func()
-	c.mu.Lock()
-	if c.closed {
-		c.mu.Unlock()
-		return
-	}
-	wanted := false
-	for i, s := range [...]*side{&c.out, &c.in} {
-		if events&(s.bit|ended) == 0 {
+	const broken = syscall.EPOLLHUP | syscall.EPOLLERR
+	for _, s := range [...]*side{&c.out, &c.in} {
+		if events&(s.bit|broken) == 0 || !c.tell(s) {
 			continue
 		}
-		switch {
-		case s.waiting:
-			s.waiting, wanted = false, true
-			c.loop.handed.Store(true)
-			select {
-			case s.ready <- struct{}{}:
-			default: // an earlier one is still there
-			}
-			c.update()
-		case s.watched:
-			calls[i], wanted = s.call, true
-		}
+		s.call()
+		c.called(s, events&(broken|syscall.EPOLLRDHUP) != 0)
 	}
-	if !wanted && events&ended != 0 {
-		c.remove()
+}
+
+// tell wakes the goroutine that waits for the side. It reports whether there is a callback to be called instead.
+func (c *Conn) tell(s *side) bool {
+	c.mu.Lock()
+	switch {
+	case c.closed:
+	case s.waiting:
+		s.waiting = false
+		c.loop.handed.Store(true)
+		select {
+		case s.ready <- struct{}{}:
+		default: // an earlier one is still there
+		}
+		c.update()
+	case s.watched:
+		s.left = true
+		c.mu.Unlock()
+		return true
 	}
 	c.mu.Unlock()
-	for _, call := range calls {
-		if call != nil {
-			call()
-		}
+	return false
+}
+
+// called has the kernel tell again what a callback has left. An end of stream that was told together with the last bytes is not told
+// for itself.
+func (c *Conn) called(s *side, ended bool) {
+	c.mu.Lock()
+	if s.watched && (s.left || ended) && !c.closed {
+		c.interested(c.interest)
 	}
+	c.mu.Unlock()
 }
 
 // update tells the kernel what is of interest. The caller holds mu.
@@ -289,28 +303,23 @@ func (c *Conn) update() {
 			interest |= s.bit
 		}
 	}
-	var err error
-	switch {
-	case c.added && interest == c.interest:
-		return
-	case c.added:
-		err = c.loop.control(syscall.EPOLL_CTL_MOD, c.fd, c.token, interest)
-	case interest != 0:
-		err = c.loop.control(syscall.EPOLL_CTL_ADD, c.fd, c.token, interest)
-		c.added = err == nil
-	}
-	c.interest = interest
-	if err != nil {
-		// The kernel has no memory for it: nothing would ever be told of this connection.
-		c.end()
+	if interest != c.interest {
+		c.interested(interest)
 	}
 }
 
-func (c *Conn) remove() {
-	if c.added {
-		_ = c.loop.control(syscall.EPOLL_CTL_DEL, c.fd, c.token, 0)
-		c.added, c.interest = false, 0
+// interested has the kernel tell what is there of that kind, now and whenever more comes. The caller holds mu.
+func (c *Conn) interested(in uint32) {
+	op := syscall.EPOLL_CTL_MOD
+	if !c.added {
+		op = syscall.EPOLL_CTL_ADD
 	}
+	if err := c.loop.control(op, c.fd, c.token, in|edge); err != nil {
+		// The kernel has no memory for it: nothing would ever be told of this connection.
+		c.end()
+		return
+	}
+	c.added, c.interest = true, in
 }
 
 // CloseWrite ends the direction that is written: the peer reads to the end of the stream, and can still be read from.
@@ -339,7 +348,9 @@ func (c *Conn) Close() error {
 
 // end closes the socket. The caller holds mu.
 func (c *Conn) end() {
-	c.remove()
+	if c.added {
+		_ = c.loop.control(syscall.EPOLL_CTL_DEL, c.fd, c.token, 0)
+	}
 	c.closed = true
 	close(c.done)
 	_ = syscall.Close(c.fd)

@@ -8,9 +8,9 @@
 // have it watched: then the loop's goroutine calls back when the connection can be read or written, and TryRead and
 // TryWrite do what can be done without waiting. A callback must not block: all connections of the loop wait for it.
 //
-// The kernel's interest is level-triggered: what a callback leaves is told again. An end of stream is data like any other:
-// it is found by the next TryRead. While nobody is interested in a connection that was reset, it is taken out of the epoll
-// instance, which would report it without end.
+// The kernel tells of each change once (EPOLLET), which spares it to look at each socket a second time before the next wait. To the
+// owner it is as if it told of what is there: what a callback leaves, or what may be left as the socket was not found empty (epoll(7),
+// questions 9 and 10), the loop has told again. An end of stream is data like any other: it is found by the next TryRead.
 //
 // It works on Linux. Elsewhere New returns errors.ErrUnsupported.
 package netloop

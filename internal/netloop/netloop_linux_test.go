@@ -33,6 +33,12 @@ func pair(t *testing.T) (*Conn, *net.TCPConn) {
 		running.Wait()
 		require.NoError(t, loop.Close())
 	})
+	return pairOf(t, loop)
+}
+
+// pairOf returns a connection of the loop and its peer.
+func pairOf(t *testing.T, loop *Loop) (*Conn, *net.TCPConn) {
+	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer listener.Close()
@@ -181,28 +187,75 @@ func TestCloseInCallback(t *testing.T) {
 	require.Error(t, err)
 }
 
-// TestResetUnwatched: epoll reports a reset without being asked, again and again. A connection that nobody watches is
-// taken out, and is found broken when somebody does.
+// TestResetUnwatched: a reset is told once, whether anybody watches or not, and is found all the same when somebody does.
 func TestResetUnwatched(t *testing.T) {
 	t.Parallel()
 	conn, peer := pair(t)
-	broken := make(chan error, 1)
+	other, otherPeer := pairOf(t, conn.loop)
+	broken, turns := make(chan error, 1), make(chan struct{})
 	conn.Handle(func() {
 		_, err := conn.TryRead(make([]byte, 1))
 		conn.WatchRead(false)
 		broken <- err
 	}, nil)
+	other.Handle(func() {
+		_, _ = other.TryRead(make([]byte, 2))
+		turns <- struct{}{}
+	}, nil)
+	other.WatchRead(true)
 	conn.WatchRead(true)
 	conn.WatchRead(false)
 	require.NoError(t, peer.SetLinger(0))
 	require.NoError(t, peer.Close())
-	require.Eventually(t, func() bool {
-		conn.mu.Lock()
-		defer conn.mu.Unlock()
-		return !conn.added
-	}, 10*time.Second, time.Millisecond)
+	_, err := otherPeer.Write([]byte("x"))
+	require.NoError(t, err)
+	<-turns // the loop was told of the reset no later
 	conn.WatchRead(true)
 	require.ErrorIs(t, <-broken, syscall.ECONNRESET)
+}
+
+// TestCalledAgain: what a callback leaves is told again, though the kernel tells of each change but once: bytes not read, an end of
+// stream behind them, room that was not used.
+func TestCalledAgain(t *testing.T) {
+	t.Parallel()
+	conn, peer := pair(t)
+	heard := make(chan string, 10)
+	idles, writes := 0, 0
+	conn.Handle(func() {
+		idles++
+		if idles <= 3 {
+			return // reads nothing
+		}
+		var two [2]byte
+		n, err := conn.TryRead(two[:])
+		if err != nil {
+			heard <- err.Error()
+			conn.WatchRead(false)
+			return
+		}
+		heard <- string(two[:n])
+	}, func() {
+		writes++
+		if writes > 3 {
+			conn.WatchWrite(false)
+			heard <- "written"
+			return
+		}
+		_, _ = conn.TryWrite([]byte("x")) // leaves room
+	})
+	_, err := peer.Write([]byte("abcde"))
+	require.NoError(t, err)
+	require.NoError(t, peer.CloseWrite())
+	conn.WatchRead(true)
+	for _, want := range []string{"ab", "cd", "e", "EOF"} {
+		require.Equal(t, want, <-heard)
+	}
+	conn.WatchWrite(true)
+	require.Equal(t, "written", <-heard)
+	got := make([]byte, 3)
+	_, err = io.ReadFull(peer, got)
+	require.NoError(t, err)
+	require.Equal(t, "xxx", string(got))
 }
 
 func TestTakeOthers(t *testing.T) {
