@@ -54,16 +54,28 @@ func (s *session) bind(body []byte, size int) int {
 	if len(found) == 0 {
 		return s.bindUnknown(string(name), size)
 	}
-	u := unit{revived: r.revives, plainly: r.plainly, name: string(name), into: string(portal), alone: len(found) == 1 && !fresh, parsed: fresh, behind: r.used, unsettled: r.segmentEffects, at: r.point()}
+	if len(found) == 1 && len(portal) == 0 && s.bindIdle(found[0]) {
+		return size
+	}
+	s.bindInFull(unit{
+		revived: r.revives, plainly: r.plainly, name: string(name), into: string(portal), alone: len(found) == 1 && !fresh, parsed: fresh,
+		behind: r.used, unsettled: r.segmentEffects, at: r.point(),
+	}, rest, found)
+	return size
+}
+
+// bindInFull binds the portal that u names to what was found, whose parameters are in rest.
+func (s *session) bindInFull(u unit, rest []byte, found candidates) {
+	r := &s.reader
 	acts := r.acts
 	r.acts = r.acts || len(found) > 1 || !found[0].begins
 	if s.explains(found[0]) {
 		u.stmt, u.explained = found[0], &explained{}
 		u.args, _ = arguments(rest)
-		r.explained[string(portal)] = u.explained
+		r.explained[u.into] = u.explained
 		r.units = append(r.units, u)
 		r.gated, r.used, r.snapshot = true, true, true
-		return size
+		return
 	}
 	for _, st := range found {
 		r.noteBegin(st)
@@ -83,9 +95,24 @@ func (s *session) bind(body []byte, size int) int {
 		s.goesOn(s.before(st))
 	}
 	r.noteEnd(found)
-	s.bindEffects(string(portal), found)
+	s.bindEffects(u.into, found)
 	r.used = true
-	return size
+}
+
+// bindIdle binds the unnamed portal to a statement that concerns the upstream alone, and reports whether it is such a one: most are.
+// Whatever it is false for is looked at in full; where it is true, that comes to this.
+func (s *session) bindIdle(st *statement) bool {
+	s.reconsider(st)
+	if !st.idle || s.intricate() {
+		return false
+	}
+	r := &s.reader
+	if !r.used {
+		r.begins = ""
+	}
+	r.acts, r.used, r.snapshot, st.planned = true, true, true, true
+	r.unnamed = bound{segment: r.segments}
+	return true
 }
 
 // bindPart deals with a Bind of which a part is there. It reports whether the rest may go upstream as it comes: that of statements

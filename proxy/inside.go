@@ -39,6 +39,9 @@ type inside struct {
 	failed *Error
 }
 
+// any reports whether there is anything.
+func (i *inside) any() bool { return i.unsure || i.own != nil || i.later || i.moves || i.failed != nil }
+
 // note notes a statement that goes upstream.
 func (i *inside) note(st *statement) {
 	lower := ""

@@ -11,6 +11,7 @@ import (
 // scan is what a scan of a text says it may do.
 type scan struct {
 	known   *planner.Catalog
+	idle    bool // concerns the upstream alone: nothing of what follows is so
 	reads   bool // may read ohlcv, as far as known says
 	effects bool // may change the session
 	control bool // takes no snapshot

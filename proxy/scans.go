@@ -28,8 +28,6 @@ type scans struct {
 type scanned struct {
 	text string
 	scan
-	// idle says that the text concerns the upstream alone: the scan has found nothing in it.
-	idle      bool
 	templates lastTemplate
 }
 

@@ -87,3 +87,44 @@ func TestIdleTexts(t *testing.T) {
 		require.Equal(t, idle, kept.of([]byte(text), known).idle, text)
 	}
 }
+
+// TestBindIdle: to pass over the look at a statement that concerns the upstream alone leaves what the look leaves, whatever came before.
+func TestBindIdle(t *testing.T) {
+	t.Parallel()
+	idle := &statement{scan: scan{idle: true}}
+	for name, before := range map[string]func(r *reader){
+		"nothing":              func(*reader) {},
+		"a block begins":       func(r *reader) { r.begins = "begin" },
+		"behind a Bind":        func(r *reader) { r.begins, r.used, r.acts = "begin", true, true },
+		"settings are changed": func(r *reader) { r.segmentEffects, r.dirty, r.blockEffects = true, true, true },
+		"held":                 func(r *reader) { r.gated, r.units = true, []unit{{portal: true}} },
+		"definitions":          func(r *reader) { r.defines = true },
+		"failure ended":        func(r *reader) { r.revives, r.plainly = true, true },
+		"another portal":       func(r *reader) { r.unnamed, r.segments = bound{effects: true, loose: true}, 7 },
+	} {
+		left := func(bind func(s *session, st *statement)) (reader, statement) {
+			s, _, _ := memorySession(t)
+			st := *idle
+			st.known = s.catalog()
+			before(&s.reader)
+			bind(s, &st)
+			return s.reader, st
+		}
+		r1, st1 := left(func(s *session, st *statement) { require.True(t, s.bindIdle(st), name) })
+		r2, st2 := left(func(s *session, st *statement) { s.bindInFull(unit{}, nil, candidates{st}) })
+		require.Equal(t, r2, r1, name)
+		require.Equal(t, st2, st1, name)
+	}
+	for name, before := range map[string]func(s *session){
+		"settings out of sight":    func(s *session) { s.reader.hidden = true },
+		"definitions out of sight": func(s *session) { s.reader.inside.unsure = true },
+		"a cursor that makes them": func(s *session) { s.reader.inside.later = true },
+		"every statement held":     func(s *session) { s.server.cfg.ForceHold = 1 },
+	} {
+		s, _, _ := memorySession(t)
+		st := *idle
+		st.known = s.catalog()
+		before(s)
+		require.False(t, s.bindIdle(&st), name)
+	}
+}

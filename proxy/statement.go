@@ -109,7 +109,7 @@ func (s *session) overlayVersion() uint64 { return s.server.overlays.Add(1) | ov
 // back.
 func (s *session) forgetMade() {
 	r := &s.reader
-	if len(r.made) == 0 && r.inside == (inside{}) || r.inSegment || r.open || len(r.batch)+len(r.pending) > 0 {
+	if len(r.made) == 0 && !r.inside.any() || r.inSegment || r.open || len(r.batch)+len(r.pending) > 0 {
 		return
 	}
 	s.mu.Lock()
@@ -142,6 +142,7 @@ func (s *session) scanned(text, encoding string, known *planner.Catalog) scan {
 	out := s.server.scans.of([]byte(decoded), known).scan
 	out.reads = out.reads || !readable
 	out.opens = out.opens || decoded != text
+	out.idle = out.idle && readable && decoded == text
 	return out
 }
 
@@ -295,11 +296,17 @@ func (s *session) endQuery(query entry, size int) {
 // it is false for is looked at in full; where it is true, that comes to nothing.
 func (s *session) idles(text []byte) bool {
 	r := &s.reader
-	if r.inSegment || r.open || r.hidden || r.defines || r.inside != (inside{}) || s.live.segment || s.forces() {
+	if r.inSegment || r.open || r.defines || s.live.segment || s.intricate() {
 		return false
 	}
 	s.reported()
 	return (r.plainText || planner.ASCII(text)) && s.server.scans.of(text, s.catalog()).idle
+}
+
+// intricate reports whether a statement may be more than the scan of its text says.
+func (s *session) intricate() bool {
+	r := &s.reader
+	return r.hidden || r.inside.any() || s.forces()
 }
 
 // before returns the units of a text that must not be executed as it is, or only after a look at the settings: it may use what was
