@@ -31,7 +31,7 @@ func (s *session) upstreamsWord(ctx context.Context, u unit, template *planner.T
 		case err != nil:
 			return err
 		case reply.err != nil:
-			return &refusal{message: reply.err}
+			return &refusal{message: reply.err, executing: true}
 		}
 		return refused // somebody has prepared it out of sight
 	}

@@ -319,7 +319,7 @@ func (s *session) failBehind(ctx context.Context, first *statement, failure erro
 func (r *reader) dropHeld(size int) {
 	r.scan += size
 	r.start, r.segment = r.scan, r.scan
-	r.pending, r.units, r.gated = emptied(r.pending), nil, false
+	r.pending, r.units, r.gated, r.sole = emptied(r.pending), nil, false, 0
 }
 
 // dropRest drops what PostgreSQL would drop: the rest of a segment whose error the client has got already.

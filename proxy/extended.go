@@ -68,7 +68,7 @@ func (s *session) bind(body []byte, size int) int {
 func (s *session) bindInFull(u unit, rest []byte, found candidates) {
 	r := &s.reader
 	acts := r.acts
-	r.acts = r.acts || len(found) > 1 || !found[0].begins
+	r.acts, r.sole = r.acts || len(found) > 1 || !found[0].begins, 0
 	if s.explains(found[0]) {
 		u.stmt, u.explained = found[0], &explained{}
 		u.args, _ = arguments(rest)
@@ -89,6 +89,9 @@ func (s *session) bindInFull(u unit, rest []byte, found candidates) {
 			r.together = r.together || acts
 			u.args, u.counted = arguments(rest)
 			r.units = append(r.units, u)
+			if !acts && len(found) == 1 {
+				r.sole = len(r.units)
+			}
 		} else if s.forces() {
 			s.goesOn([]unit{{stmt: st, forced: true, revived: u.revived, plainly: u.plainly}})
 		}
@@ -148,7 +151,7 @@ func (s *session) bindPart() bool {
 // is closed first: what it reads is not known, so that it must not be executed.
 func (s *session) bindUnknown(name string, size int) int {
 	r := &s.reader
-	r.snapshot, r.acts = true, true
+	r.snapshot, r.acts, r.sole = true, true, 0
 	if s.forces() {
 		s.goesOn([]unit{{stmt: closedStatement, forced: true}})
 	}
@@ -263,6 +266,7 @@ func (s *session) execute(body []byte, size int) int {
 		return size
 	}
 	r := &s.reader
+	r.executes(string(portal))
 	earlier := len(portal) > 0 || !r.used // it was bound before, whatever it is
 	r.revives, r.acts = r.revives || earlier, r.acts || earlier
 	s.live.segment = s.live.segment || s.live.portal && (len(portal) > 0 || !r.used)

@@ -23,11 +23,12 @@ const (
 	maxQuestions = 8
 )
 
-// refusal is the upstream's own ErrorResponse, to be given in place of the statement: of its Parse, or else of its Bind, which is at that point.
+// refusal is the upstream's own ErrorResponse, to be given in place of the statement: of its Parse, of its execution, or else of its Bind, at
+// that point.
 type refusal struct {
-	message []byte
-	parsing bool
-	at      point
+	message            []byte
+	parsing, executing bool
+	at                 point
 }
 
 // Error names the kind of error.

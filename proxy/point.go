@@ -23,7 +23,10 @@ func (h *hold) placed(err error, u *unit) error {
 		return err
 	}
 	word.at = u.at
-	if word.parsing && u.portal {
+	switch {
+	case word.executing && u.runs != (point{}):
+		word.at = u.runs
+	case word.parsing && u.portal:
 		word.at = point{}
 		for i := range h.units {
 			if p := &h.units[i]; p.parseOnly && p.stmt == u.stmt {
@@ -32,6 +35,14 @@ func (h *hold) placed(err error, u *unit) error {
 		}
 	}
 	return word
+}
+
+// executes notes an Execute of the portal, at scan.
+func (r *reader) executes(portal string) {
+	if r.sole > 0 && r.units[r.sole-1].into == portal {
+		r.units[r.sole-1].runs = point{bytes: r.scan - r.segment, entries: len(r.pending)}
+	}
+	r.sole = 0
 }
 
 // sendBefore has what comes before the point go upstream. What is behind it is dropped by the caller.

@@ -66,6 +66,7 @@ type reader struct {
 	noticed         Version   // the coverage of which all is noticed by the open transaction, see replan
 	snapshotVersion Version
 	level           string           // the isolation level that the segment gives the transaction; empty: that of settings
+	sole            int              // the number of the one of units, from 1, whose Bind is all that acts in the segment; 0: none is
 	runs            int              // messages that execute something, so far
 	segments        uint64           // that have ended
 	inside          inside           // what the open block has defined out of sight

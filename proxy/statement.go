@@ -19,8 +19,9 @@ type unit struct {
 	alone      bool
 	// parseOnly says that nothing is executed; parsed that the upstream has not seen the statement yet.
 	parseOnly, parsed bool
-	// at is where its message is in the segment.
-	at point
+	// at is where its message is in the segment; runs is where the message is that executes it, zero where none has come, or something else
+	// than it acts before that.
+	at, runs point
 	// fresh says that nothing was executed since it was parsed.
 	fresh bool
 	// revived says that what comes before it may end the failure of the block, plainly that the first of that ends the block and
@@ -420,7 +421,7 @@ func (s *session) release(ctx context.Context, end byte, size int) (ok bool, err
 		return false, err
 	}
 	units := r.units
-	r.units, r.gated = nil, false
+	r.units, r.gated, r.sole = nil, false, 0
 	failure := s.explainUnits(ctx, units)
 	if failure == nil {
 		failure = s.gate(ctx, units)
