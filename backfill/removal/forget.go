@@ -47,14 +47,15 @@ var (
 // Forget raises the symbol's generation and withdraws the coverage that the order names, in one transaction (PIPELINE 8). Pages
 // and jobs of the old generation are refused from then on, their waiters ask again; what was not named stays valid. The
 // rows are deleted by a Keeper when no index can vouch for them any more. It returns coverage.ErrUnbound, wrapped, for a symbol that
-// nobody has asked for yet.
+// nobody has asked for yet. Where it fails, the outcome names the lenders in which something is withdrawn all the same: each of them is a
+// transaction before that.
 func Forget(ctx context.Context, pool *pgxpool.Pool, o Order) (Outcome, error) {
 	if o.Source != "" && (o.Timeframe.Valid() || o.Range != market.Always) {
 		return Outcome{}, ErrPart
 	}
 	lenders, err := forgetLent(ctx, pool, o)
 	if err != nil {
-		return Outcome{}, err
+		return Outcome{Lenders: lenders}, err
 	}
 	var out Outcome
 	err = pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
@@ -73,7 +74,7 @@ func Forget(ctx context.Context, pool *pgxpool.Pool, o Order) (Outcome, error) {
 		return err
 	})
 	if err != nil {
-		return Outcome{}, fmt.Errorf("forget %s: %w", o.Symbol, err)
+		return Outcome{Lenders: lenders}, fmt.Errorf("forget %s: %w", o.Symbol, err)
 	}
 	out.Lenders = lenders
 	return out, nil
@@ -99,7 +100,7 @@ func forgetLent(ctx context.Context, pool *pgxpool.Pool, o Order) (lenders []mar
 			if _, err := Forget(ctx, pool, Order{Symbol: lender, Timeframe: tf, Range: r}); errors.Is(err, coverage.ErrUnbound) {
 				continue // it is gone, by hand
 			} else if err != nil {
-				return nil, err
+				return lenders, err
 			}
 			if !slices.Contains(lenders, lender) {
 				lenders = append(lenders, lender)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -85,18 +86,26 @@ func (n *auditCount) add(p audit.Page) {
 	}
 }
 
-// repair forgets the pages that differ, if it is to.
+// repair forgets the pages that differ, if it is to. It ends when everybody knows of those that it has forgotten, also where it fails at another.
 func (c *auditCmd) repair(t *tool, pages []audit.Page) error {
 	if !c.Repair || len(pages) == 0 {
 		return nil
 	}
+	withdrawn := false
+	var failure error
 	for _, p := range pages {
-		if _, err := removal.Forget(t.ctx, t.pool, removal.Order{Symbol: p.Series.Symbol, Timeframe: p.Series.Timeframe, Range: p.Range}); err != nil {
-			return err
+		out, err := removal.Forget(t.ctx, t.pool, removal.Order{Symbol: p.Series.Symbol, Timeframe: p.Series.Timeframe, Range: p.Range})
+		withdrawn = withdrawn || err == nil || len(out.Lenders) > 0
+		if err != nil {
+			failure = err
+			break
 		}
 		_, _ = fmt.Fprintf(t.out, "%s %s: forgotten\n", p.Series, p.Range)
 	}
-	return t.everybodyKnows()
+	if !withdrawn {
+		return failure
+	}
+	return errors.Join(failure, t.everybodyKnows())
 }
 
 // writePage shows one page.

@@ -42,13 +42,11 @@ func (c *forgetCmd) Run(g *globals) error {
 	if errors.Is(err, coverage.ErrUnbound) {
 		return fmt.Errorf("nothing is known of %q: nobody has asked for it yet", string(c.Symbol.Symbol))
 	}
+	if len(out.Series) > 0 || len(out.Lenders) > 0 {
+		err = errors.Join(err, t.everybodyKnows())
+	}
 	if err != nil {
 		return err
-	}
-	if len(out.Series) > 0 || len(out.Lenders) > 0 {
-		if err := t.everybodyKnows(); err != nil {
-			return err
-		}
 	}
 	_, err = fmt.Fprint(t.out, forgotten(c.Symbol.Symbol, stretch(c.From, c.To), out, t.cfg.Removal.Grace.String()))
 	return err

@@ -7,6 +7,7 @@ import (
 	"os"
 	commands "os/exec"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -229,7 +230,21 @@ func TestRule8_AuditFindsRowsChangedByHand(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, bars, 2999, "nothing was changed")
 
+	// Of what was forgotten before a page at which it fails, everybody knows too.
+	_, err = s.db.Pool.Exec(t.Context(), `CREATE SEQUENCE public.forgotten;
+	  CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql AS 'begin if nextval(''public.forgotten'') > 1 then raise ''not this one''; end if; return new; end';
+	  CREATE TRIGGER refuse BEFORE UPDATE OF generation ON barkeep.symbol FOR EACH ROW EXECUTE FUNCTION public.refuse()`)
+	require.NoError(t, err)
 	began := time.Now()
+	got = s.tool("audit", "--repair")
+	require.Equal(t, 1, got.code)
+	require.Contains(t, got.stderr, "not this one")
+	require.Equal(t, 1, strings.Count(got.stdout, ": forgotten"))
+	require.GreaterOrEqual(t, time.Since(began), coverage.DefaultLease)
+	_, err = s.db.Pool.Exec(t.Context(), `DROP FUNCTION public.refuse() CASCADE`)
+	require.NoError(t, err)
+
+	began = time.Now()
 	require.Equal(t, exitFound, s.tool("audit", "--repair").code)
 	require.GreaterOrEqual(t, time.Since(began), coverage.DefaultLease, "a proxy that was told of it late vouches no more")
 	s.right(r, s.asking(conn, r))
