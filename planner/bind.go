@@ -112,7 +112,7 @@ func (q *questions) note(question Question) {
 // Bind plans one execution. While the plan has questions, its requirements are sound but wider than they need to be.
 // What the plan refers to must not be changed: it may be another execution's plan too.
 func (t *Template) Bind(args Args, env Env, b Bracket, ans Answers) Plan {
-	if t.catalog.version() != env.Catalog.version() {
+	if t.version != env.Catalog.version() {
 		t = t.again(env)
 	}
 	args.Read = except(args.Read, env.Locale())
@@ -149,7 +149,7 @@ func (t *Template) Bind(args Args, env Env, b Bracket, ans Answers) Plan {
 // be changed: it is that of other executions, too.
 func (t *Template) Fixed(args *Args, env *Env) *Plan {
 	known := t.fixed.Load()
-	if known == nil || len(args.Read) > 0 || len(args.Data) > 0 || t.catalog.version() != env.Catalog.version() || !known.of(args, env) {
+	if known == nil || len(args.Read) > 0 || len(args.Data) > 0 || t.version != env.Catalog.version() || !known.of(args, env) {
 		return nil
 	}
 	return &known.plan
@@ -158,7 +158,7 @@ func (t *Template) Fixed(args *Args, env *Env) *Plan {
 // fixedPlan is the plan that every execution of a text with these parameters has in these settings: nothing in it depends on
 // the clock, on answers of the database or on prepared statements (PLANNER 10).
 type fixedPlan struct {
-	env     Env
+	env     Env // without the catalog, which is the template's
 	oids    []uint32
 	formats []int16
 	values  [][]byte
@@ -175,6 +175,7 @@ const maxFixedBytes = 512
 // keep keeps a plan for the next execution like this one. With parameters, which may be others each time, it does so where they come
 // twice in a row.
 func (t *Template) keep(args Args, env Env, plan Plan) {
+	env.Catalog = nil
 	next := &fixedPlan{env: env, reason: args.Unaskable, plan: plan}
 	if len(args.Values) > 0 {
 		var hash maphash.Hash
@@ -199,7 +200,9 @@ func (t *Template) keep(args Args, env Env, plan Plan) {
 // of reports whether it is the plan of such an execution.
 func (f *fixedPlan) of(args *Args, env *Env) bool {
 	same := func(a, b []byte) bool { return (a == nil) == (b == nil) && bytes.Equal(a, b) } // nil is NULL
-	return len(f.values) == len(args.Values) && f.env == *env && f.reason == args.Unaskable &&
+	own := *env
+	own.Catalog = nil
+	return len(f.values) == len(args.Values) && f.env == own && f.reason == args.Unaskable &&
 		slices.EqualFunc(f.values, args.Values, same) &&
 		(len(f.values) == 0 || slices.Equal(f.oids, args.OIDs) && slices.Equal(f.formats, args.Formats))
 }
@@ -389,7 +392,7 @@ func (x *binding) statement(s *statement, named *arguments) {
 	e, first := x.take()
 	*e = evaluator{
 		args: x.args, readIn: x.readIn, oids: s.oids, unsure: s.unsure, named: named, env: x.env, start: &x.start, given: x.given, answers: x.answers,
-		asked: &x.asked, questions: s.questions, users: s.users, targets: s.targets,
+		asked: &x.asked, questions: s.questions, users: usersNames(x.env.Catalog, s.created), targets: s.targets,
 	}
 	if !x.stored {
 		e.data = &x.data
@@ -450,7 +453,7 @@ func (x *binding) candidate(c Candidate, n *pg.ExecuteStmt, e *evaluator) {
 	if !inner.Reads() {
 		return
 	}
-	if inner.catalog.version() != x.env.Catalog.version() {
+	if inner.version != x.env.Catalog.version() {
 		inner = inner.again(x.env.Env)
 	}
 	named := &arguments{values: make(map[int32]value, len(n.GetParams())), nodes: n.GetParams(), oids: inner.oids}

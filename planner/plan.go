@@ -28,7 +28,7 @@ type Env struct {
 
 // Catalog is what the database holds that reads ohlcv under another name. It is immutable once handed out.
 type Catalog struct {
-	// Version differs between two catalogs that differ.
+	// Version differs between two catalogs that differ. What is kept of a catalog's making is told by it, and does not keep the catalog.
 	Version uint64
 	// Names holds, in lower case and without schema, every relation (but ohlcv itself), function, operator and type
 	// through which ohlcv can be read, the tables with a trigger or policy that reads it among them. The name ohlcv stands

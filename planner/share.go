@@ -218,6 +218,6 @@ func (s *sharing) derive(text string, literals []literal) (*Template, bool) {
 	}
 	from := s.template
 	return &Template{
-		Text: text, Statements: from.Statements, list: from.list, oids: from.oids, catalog: from.catalog, columns: from.columns, given: given, encoding: from.encoding, nonStandard: from.nonStandard, parser: from.parser,
+		Text: text, Statements: from.Statements, list: from.list, oids: from.oids, version: from.version, columns: from.columns, given: given, encoding: from.encoding, nonStandard: from.nonStandard, parser: from.parser,
 	}, true
 }

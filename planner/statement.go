@@ -24,8 +24,8 @@ type statement struct {
 	symbolic func() (mentions, strange bool)
 	// trees are the statement's and those of the views that it reads.
 	trees []proto.Message
-	// users reports whether a name may be that of a user's function or operator.
-	users   func(name string) bool
+	// created are the relations and functions that the text has made.
+	created map[string]bool
 	barrier bool
 	// questions are the subqueries that columns are compared with.
 	questions map[*pg.SubLink]*question
@@ -66,7 +66,7 @@ func (s *statement) reads() bool {
 func analyzeStatement(text string, raw *pg.RawStmt, c *Catalog, created map[string]bool, oids []uint32) *statement {
 	a := newAnalyzer(c, created)
 	root := raw.GetStmt()
-	s := &statement{columns: map[string]bool{}, cursor: root.GetDeclareCursorStmt() != nil, users: usersNames(c, created)}
+	s := &statement{columns: map[string]bool{}, cursor: root.GetDeclareCursorStmt() != nil, created: created}
 	if runs := a.top(s, root, text, raw); runs {
 		a.inspect(s, root)
 	}

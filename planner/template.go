@@ -22,7 +22,7 @@ type Template struct {
 
 	list    []*statement
 	oids    []uint32
-	catalog *Catalog
+	version uint64 // of the catalog that it was made under
 	created []string
 	// encoding and nonStandard are settings under which the text came.
 	encoding    string
@@ -71,7 +71,7 @@ func renames(text string) bool {
 // prepare returns the parse trees too.
 func prepare(text string, paramOIDs []uint32, env Env, p parser) (*Template, []*pg.RawStmt) {
 	t := &Template{
-		Text: text, Statements: 1, oids: slices.Clone(paramOIDs), catalog: env.Catalog,
+		Text: text, Statements: 1, oids: slices.Clone(paramOIDs), version: env.Catalog.version(),
 		encoding: env.ClientEncoding, nonStandard: env.NonStandardStrings, parser: p,
 	}
 	decoded, readable := decodeText(text, env.ClientEncoding)

@@ -41,7 +41,7 @@ func (st *statement) types() []uint32 {
 
 // template returns the statement's template in env. Its text is in the encoding, and its strings in the form, of when it came.
 func (s *session) template(st *statement, env *planner.Env) *planner.Template {
-	key := templateKey{catalog: env.Catalog, path: env.SearchPath, encoding: env.ClientEncoding, nonStandard: env.NonStandardStrings}
+	key := templateKey{version: versionOf(env.Catalog), path: env.SearchPath, encoding: env.ClientEncoding, nonStandard: env.NonStandardStrings}
 	s.mu.Lock()
 	if st.registered {
 		key.encoding, key.nonStandard = st.encoding, st.nonStandard

@@ -10,20 +10,20 @@ import (
 
 // scan is what a scan of a text says it may do.
 type scan struct {
-	known   *planner.Catalog
-	idle    bool // concerns the upstream alone: nothing of what follows is so
-	reads   bool // may read ohlcv, as far as known says
-	effects bool // may change the session
-	control bool // takes no snapshot
-	defines bool // may define or change a relation or function
-	definer bool // may run what does so out of sight
-	asks    bool // may be an EXPLAIN (BARKEEP)
-	fetches bool // may go on with a cursor
-	imports bool // may give the transaction a snapshot of another
-	ends    bool // begins by ending the transaction for certain
-	shades  bool // may make a temporary relation named ohlcv
-	hides   bool // may make something by which settings are changed unseen
-	listens bool // may change what the session listens to
+	version uint64 // of the catalog that it was made under, see versionOf
+	idle    bool   // concerns the upstream alone: nothing of what follows is so
+	reads   bool   // may read ohlcv, as far as known says
+	effects bool   // may change the session
+	control bool   // takes no snapshot
+	defines bool   // may define or change a relation or function
+	definer bool   // may run what does so out of sight
+	asks    bool   // may be an EXPLAIN (BARKEEP)
+	fetches bool   // may go on with a cursor
+	imports bool   // may give the transaction a snapshot of another
+	ends    bool   // begins by ending the transaction for certain
+	shades  bool   // may make a temporary relation named ohlcv
+	hides   bool   // may make something by which settings are changed unseen
+	listens bool   // may change what the session listens to
 
 	conceals bool // may define something that only the transaction itself can tell
 	executes bool // may EXECUTE a prepared statement
@@ -37,12 +37,20 @@ type scan struct {
 	level string
 }
 
+// versionOf is a catalog's; zero where there is none.
+func versionOf(known *planner.Catalog) uint64 {
+	if known == nil {
+		return 0
+	}
+	return known.Version
+}
+
 func scanText(text string, known *planner.Catalog) scan {
 	level, modes := transactionModes(text)
 	first, _, _ := strings.Cut(text, ";")
 	revived, plainly := revival(text)
 	return scan{
-		known: known, reads: planner.MayRead(text, known), level: level,
+		version: versionOf(known), reads: planner.MayRead(text, known), level: level,
 		effects: !modes && planner.Effects(text, known).Settings,
 		control: isControl(text), defines: defines(text), definer: known.MayDefine(text), conceals: known.Conceals(text), asks: asks(text),
 		fetches: fetches(text), imports: importsSnapshot(text), ends: endsFirst(text),

@@ -17,6 +17,8 @@ const (
 
 // scans keeps the scans of texts that come again. It is safe for concurrent use.
 //
+// It keeps no catalog, but its version: one may be large, and there are many where definitions change often.
+//
 // It has two generations: what is found in the older one comes to the newer one, which is the older one as soon as it is full. So a text
 // that comes again and again is never lost, and to look it up changes nothing.
 type scans struct {
@@ -43,7 +45,7 @@ type templateOf struct {
 
 // templateKey is what a template hangs on besides its text and the types of its parameters (PLANNER 6).
 type templateKey struct {
-	catalog        *planner.Catalog
+	version        uint64 // of the catalog
 	path, encoding string
 	nonStandard    bool
 }
@@ -71,7 +73,7 @@ func (s *scans) of(text []byte, known *planner.Catalog) *scanned {
 	s.mu.RLock()
 	kept := s.newer[string(text)]
 	s.mu.RUnlock()
-	if kept != nil && kept.known == known {
+	if kept != nil && kept.version == versionOf(known) {
 		return kept
 	}
 	return s.find(text, known)
@@ -82,10 +84,10 @@ func (s *scans) find(text []byte, known *planner.Catalog) *scanned {
 	s.mu.RLock()
 	kept := s.older[string(text)]
 	s.mu.RUnlock()
-	if kept == nil || kept.known != known {
+	if kept == nil || kept.version != versionOf(known) {
 		own := string(text)
 		kept = &scanned{text: own, scan: scanText(own, known)}
-		kept.idle = kept.scan == scan{known: known}
+		kept.idle = kept.scan == scan{version: kept.version}
 	}
 	if len(text) <= maxScannedText {
 		s.keep(kept)

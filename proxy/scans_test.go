@@ -4,6 +4,8 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
+	"weak"
 
 	"github.com/stretchr/testify/require"
 
@@ -43,7 +45,7 @@ func TestLastTemplate(t *testing.T) {
 	t.Parallel()
 	last, none := new(lastTemplate), (*lastTemplate)(nil)
 	known := &planner.Catalog{Version: 1}
-	key := templateKey{catalog: known, path: "public", encoding: "UTF8"}
+	key := templateKey{version: 1, path: "public", encoding: "UTF8"}
 	cache := planner.NewCache(1)
 	prepare := func(text string) *planner.Template {
 		return cache.Prepare(text, []uint32{25}, planner.Env{Catalog: known, SearchPath: "public", ClientEncoding: "UTF8"})
@@ -57,10 +59,10 @@ func TestLastTemplate(t *testing.T) {
 	require.Nil(t, last.of(&key, nil))
 	require.Nil(t, last.of(&key, []uint32{1043}))
 	for _, other := range []templateKey{
-		{catalog: &planner.Catalog{Version: 2}, path: "public", encoding: "UTF8"},
-		{catalog: known, path: "mine", encoding: "UTF8"},
-		{catalog: known, path: "public", encoding: "LATIN1"},
-		{catalog: known, path: "public", encoding: "UTF8", nonStandard: true},
+		{version: 2, path: "public", encoding: "UTF8"},
+		{version: 1, path: "mine", encoding: "UTF8"},
+		{version: 1, path: "public", encoding: "LATIN1"},
+		{version: 1, path: "public", encoding: "UTF8", nonStandard: true},
 	} {
 		require.Nil(t, last.of(&other, []uint32{25}))
 	}
@@ -105,7 +107,7 @@ func TestBindIdle(t *testing.T) {
 		left := func(bind func(s *session, st *statement)) (reader, statement) {
 			s, _, _ := memorySession(t)
 			st := *idle
-			st.known = s.catalog()
+			st.version = versionOf(s.catalog())
 			before(&s.reader)
 			bind(s, &st)
 			return s.reader, st
@@ -123,8 +125,27 @@ func TestBindIdle(t *testing.T) {
 	} {
 		s, _, _ := memorySession(t)
 		st := *idle
-		st.known = s.catalog()
+		st.version = versionOf(s.catalog())
 		before(s)
 		require.False(t, s.bindIdle(&st), name)
 	}
+}
+
+// What is kept of a text keeps no catalog: where definitions change often there are many, each as large as what it knows of.
+func TestScansKeepNoCatalog(t *testing.T) {
+	t.Parallel()
+	var kept scans
+	cache := planner.NewCache(16)
+	gone := func() weak.Pointer[planner.Catalog] {
+		known := &planner.Catalog{Version: 1, Names: map[string]struct{}{"daily": {}}}
+		last := &kept.of([]byte("select * from ohlcv where symbol = 'sim:BTCUSD'"), known).templates
+		env := planner.Env{Catalog: known}
+		template := cache.Prepare("select * from ohlcv where symbol = 'sim:BTCUSD'", nil, env)
+		template.Bind(planner.Args{}, env, planner.Bracket{}, nil)
+		last.keep(templateKey{version: known.Version}, nil, template)
+		return weak.Make(known)
+	}()
+	require.Eventually(t, func() bool { runtime.GC(); return gone.Value() == nil }, 10*time.Second, time.Millisecond)
+	runtime.KeepAlive(cache)
+	runtime.KeepAlive(&kept)
 }

@@ -123,7 +123,7 @@ func (s *session) forgetMade() {
 // reconsider asks again whether a prepared statement may read ohlcv where definitions have changed since (PLANNER 6): the
 // view it names may read it now.
 func (s *session) reconsider(st *statement) {
-	if known := s.catalog(); st.known != known {
+	if known := s.catalog(); st.version != versionOf(known) {
 		s.mu.Lock()
 		encoding := s.params["client_encoding"]
 		if st.registered {
