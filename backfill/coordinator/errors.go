@@ -158,3 +158,11 @@ func queueFull(limit int) *Error {
 		Advice: "Try again when they have ended; the view barkeep.jobs shows them.", Err: errQueueFull,
 	}
 }
+
+// tooManyFetches is queueFull for a statement that needs more than all of them.
+func tooManyFetches(needed, limit int) *Error {
+	return &Error{
+		Code: pgerrcode.InsufficientResources, Message: fmt.Sprintf("the statement needs %d fetches at one time, more than holds.max_jobs = %d", needed, limit),
+		Advice: "Ask for fewer symbols, timeframes or stretches of time in one statement, or raise holds.max_jobs.", Err: errQueueFull,
+	}
+}

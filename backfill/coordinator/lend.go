@@ -228,14 +228,7 @@ func (f *filling) denials(index *coverage.Index, l *part, set market.RangeSet) (
 // in mode partial.
 func (f *filling) borrow(p *part) (made []*job, err error) {
 	for _, each := range p.loans {
-		if !each.comes.Empty() && f.req.Mode != ModePartial {
-			continue
-		}
-		ranges := each.has.Subtract(p.inFlight())
-		if len(ranges) > maxJobsOfPart {
-			ranges = market.RangeSet{ranges.Bounds()} // ingest takes no more than may be lent
-		}
-		for _, r := range ranges {
+		for _, r := range f.borrowed(p, each) {
 			key := shareKey{p.series, r, p.binding.Generation, f.priority(), f.newestFirst(), each.lender.series.Symbol}
 			j, fresh, err := f.c.jobs.join(key, f.wake, f.c.config.MaxJobs, func() *job { return f.newLoan(p, each.lender, r) })
 			if err != nil {
@@ -247,6 +240,14 @@ func (f *filling) borrow(p *part) (made []*job, err error) {
 		}
 	}
 	return made, nil
+}
+
+// borrowed returns what jobs are to take over of a loan now.
+func (f *filling) borrowed(p *part, l loan) market.RangeSet {
+	if !l.comes.Empty() && f.req.Mode != ModePartial {
+		return nil
+	}
+	return fewJobs(l.has.Subtract(p.inFlight()))
 }
 
 func (f *filling) newLoan(p, lender *part, r market.Range) *job {

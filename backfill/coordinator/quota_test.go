@@ -3,6 +3,7 @@ package coordinator_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -75,28 +76,48 @@ func TestQuotaHoldsAcrossProxies(t *testing.T) {
 	}
 }
 
+// coordinatorWith starts a coordinator that awaits at most so many jobs.
+func (r *rig) coordinatorWith(maxJobs int) *coordinator.Coordinator {
+	r.t.Helper()
+	store := coverage.NewStore(r.db.Pool, coverage.Config{Logger: r.log})
+	require.NoError(r.t, store.Load(r.t.Context()))
+	c, err := coordinator.New(coordinator.Config{
+		Options: r.opts, Pool: r.db.Pool, Names: r.names, Deployment: r.dep, Coverage: store, Actors: &r.actors, Logger: r.log, MaxJobs: maxJobs,
+	})
+	require.NoError(r.t, err)
+	r.t.Cleanup(c.Close)
+	r.start(store.Run)
+	r.start(c.Run)
+	return c
+}
+
 // TestQueueFull: a process that waits for as many fetches as it may takes no more, and says so at once.
 func TestQueueFull(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, sim.Config{})
 	r.bind("sim:BTCUSD", "BTCUSD")
-	store := coverage.NewStore(r.db.Pool, coverage.Config{Logger: r.log})
-	require.NoError(t, store.Load(t.Context()))
-	c, err := coordinator.New(coordinator.Config{
-		Options: r.opts, Pool: r.db.Pool, Names: r.names, Deployment: r.dep, Coverage: store, Actors: &r.actors, Logger: r.log, MaxJobs: 1,
-	})
-	require.NoError(t, err)
-	t.Cleanup(c.Close)
-	r.start(store.Run)
-	r.start(c.Run)
+	c := r.coordinatorWith(1)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	first := ensure(ctx, c, need("sim:BTCUSD", market.M1, "2024-01-01T00:00:00Z", "2024-01-02T00:00:00Z"), nil)
 	require.Eventually(t, func() bool { return r.jobStates()["queued"] == 1 }, time.Minute, 10*time.Millisecond)
-	_, err = c.Ensure(ctx, need("sim:BTCUSD", market.M1, "2024-02-01T00:00:00Z", "2024-02-02T00:00:00Z"), nil)
+	_, err := c.Ensure(ctx, need("sim:BTCUSD", market.M1, "2024-02-01T00:00:00Z", "2024-02-02T00:00:00Z"), nil)
 	require.Equal(t, "53000", code(err))
 	require.ErrorContains(t, err, "1 fetches are under way, no more are taken")
 	require.Equal(t, 1, r.jobStates()["queued"])
+
+	// One that needs more than all of them by itself is told so, whatever is under way.
+	alone := r.coordinatorWith(2)
+	many := need("sim:BTCUSD", market.M1, "2024-03-01T00:00:00Z", "2024-03-02T00:00:00Z")
+	for _, day := range []string{"2024-04-01", "2024-05-01"} {
+		more := need("sim:BTCUSD", market.M1, day+"T00:00:00Z", day+"T12:00:00Z")
+		many.Requirements[0].Ranges = many.Requirements[0].Ranges.Union(more.Requirements[0].Ranges)
+	}
+	for c, limit := range map[*coordinator.Coordinator]int{c: 1, alone: 2} {
+		_, err = c.Ensure(ctx, many, nil)
+		require.Equal(t, "53000", code(err))
+		require.ErrorContains(t, err, fmt.Sprintf("the statement needs 3 fetches at one time, more than holds.max_jobs = %d", limit))
+	}
 	cancel()
 	require.ErrorIs(t, <-first, context.Canceled)
 }

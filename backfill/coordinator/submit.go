@@ -81,7 +81,7 @@ func (f *filling) submit(ctx context.Context, index *coverage.Index) error {
 			made = append(made, submission{p, j})
 		}
 		if err != nil {
-			failure = err
+			failure = f.ofItsOwn(index, err)
 			break
 		}
 	}
@@ -110,11 +110,7 @@ func (f *filling) jobs(ctx context.Context, index *coverage.Index, p *part, gap 
 	if rest, err = f.dead(ctx, index, p, rest); err != nil || rest.Empty() {
 		return made, err
 	}
-	// Many small holes are one job: producers leave out what is covered.
-	if len(rest) > maxJobsOfPart {
-		rest = market.RangeSet{rest.Bounds()}
-	}
-	for _, r := range rest {
+	for _, r := range fewJobs(rest) {
 		if failure := f.c.memory.recall(grudgeKey{p.series, r}, f.c.config.Now()); failure != nil {
 			if err := f.excuse(p, market.RangeSet{r}, failure); err != nil {
 				return made, err
@@ -156,6 +152,48 @@ func (f *filling) poke() {
 
 // maxJobsOfPart bounds the jobs of one series of a statement.
 const maxJobsOfPart = 16
+
+// fewJobs returns what jobs are made for. Many small holes are one job: producers leave out what is covered, and ingest takes no more than may
+// be lent.
+func fewJobs(set market.RangeSet) market.RangeSet {
+	if len(set) > maxJobsOfPart {
+		return market.RangeSet{set.Bounds()}
+	}
+	return set
+}
+
+// ofItsOwn returns err, or that the statement needs more fetches at one time than there may be: then it is of no use to try again when others
+// have ended.
+func (f *filling) ofItsOwn(index *coverage.Index, err error) error {
+	if !errors.Is(err, errQueueFull) {
+		return err
+	}
+	if n := f.fetches(index); n > f.c.config.MaxJobs {
+		return tooManyFetches(n, f.c.config.MaxJobs)
+	}
+	return err
+}
+
+// fetches returns how many jobs the statement awaits, with those that would be made if there were room.
+func (f *filling) fetches(index *coverage.Index) (n int) {
+	for _, p := range f.parts {
+		n += len(p.jobs)
+		gap := f.ready(p)
+		if gap.Empty() {
+			continue
+		}
+		for _, each := range p.loans {
+			n += len(f.borrowed(p, each))
+		}
+		rest := gap.Subtract(p.inFlight()).Subtract(p.onLoan())
+		for _, r := range fewJobs(rest.Subtract(rangesOf(index.Unavailable(p.series, rest, f.now)))) {
+			if f.c.memory.recall(grudgeKey{p.series, r}, f.c.config.Now()) == nil {
+				n++
+			}
+		}
+	}
+	return n
+}
 
 func (f *filling) newJob(p *part, r market.Range) *job {
 	id, now := newID(), f.c.config.Now()
