@@ -166,3 +166,52 @@ func (b *bar) playedToTheEnd(t *testing.T, script string) string {
 	}
 	return strings.Join(all, "\n")
 }
+
+// TestRule19_ABlockThatAQuestionHasFailed: where a question cannot be taken back, however often that is tried, the client's block has failed. It is told
+// so (25P02), nothing that comes then is executed, whatever it reads, and nothing behind the end of the block in the same message. A ROLLBACK
+// of the client's ends that.
+func TestRule19_ABlockThatAQuestionHasFailed(t *testing.T) {
+	const (
+		listed = "select count(*) from ohlcv where symbol in (select symbol from watchlist where owner = 'me') and timeframe = '1m' and ts >= '2024-01-01Z' and ts < '2024-01-02Z'"
+		asking = "select count(*) from ohlcv where symbol = $1 and timeframe = '1m' and ts >= $2::timestamptz and ts < '2024-01-02Z'"
+		failed = "E ERROR 25P02 current transaction is aborted, commands ignored until end of transaction block"
+	)
+	spoiler := &spoiler{}
+	b := startWithLists(t, func(cfg *Config) {
+		cfg.NoticeAfter = never
+		cfg.Upstream.Address = spoiler.listen(t, cfg.Upstream.Address)
+	})
+	const begin = "Q begin; insert into watchlist values ('sim:LTCUSD', 'you')\nwait Z\n"
+	for name, c := range map[string]struct{ spoiled, script string }{
+		"a Query":              {`rollback to savepoint "barkeep/own"`, begin + "Q " + listed},
+		"extended":             {`rollback to savepoint "barkeep/own"`, begin + "P - " + listed + "\nB - -\nE -\nS"},
+		"a refused Bind":       {`rollback to savepoint "barkeep/own"`, begin + "P s " + asking + "\nB - s sim:BTCUSD soon\nE -\nS"},
+		"its end":              {`release savepoint "barkeep/own"`, begin + "Q " + listed},
+		"behind its own end":   {`rollback to savepoint "barkeep/own"`, begin + "Q " + listed + "; rollback; insert into watchlist values ('sim:BCHUSD', 'you'); " + read},
+		"behind the block":     {"show search_path", begin + "Q set local search_path = public\nwait Z\nQ rollback; " + read},
+		"outside of any block": {"rollback", "Q " + listed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tries, times := 1+endTries, 0
+			if name == "behind the block" { // it is not a question, and is not taken back
+				tries = 1
+			}
+			spoiler.plan(func(sql string) bool {
+				if sql != c.spoiled || times == tries {
+					return false
+				}
+				times++
+				return true
+			})
+			seen := b.playedToTheEnd(t, c.script+"\nwait Z\nQ select 1\nwait Z\nQ "+read+"\nwait Z\nQ rollback\nwait Z\nQ "+left+"\nwait Z\nQ "+read+"\nwait Z")
+			require.Equal(t, tries, spoiler.count(), seen)
+			require.Equal(t, 3, strings.Count(seen, failed), seen)
+			require.Equal(t, 3, strings.Count(seen, "\nZ E"), seen)
+			require.NotContains(t, seen, "\nD barkeep")
+			require.True(t, strings.HasSuffix(seen, "\nD 10\nC SELECT 1\nZ I"), seen)
+			var others int
+			require.NoError(t, b.db.Pool.QueryRow(t.Context(), "select count(*) from public.watchlist where owner = 'you'").Scan(&others))
+			require.Equal(t, 1, others, "nothing is left of the block")
+		})
+	}
+}
