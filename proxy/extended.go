@@ -50,6 +50,9 @@ func (s *session) bind(body []byte, size int) int {
 	if len(r.explained) > 0 {
 		delete(r.explained, string(portal))
 	}
+	if len(r.executors) > 0 {
+		s.forgetExecutor(string(portal))
+	}
 	found, fresh := s.lookup(string(name))
 	if len(found) == 0 {
 		return s.bindUnknown(string(name), size)
@@ -98,6 +101,7 @@ func (s *session) bindInFull(u unit, rest []byte, found candidates) {
 		s.goesOn(s.before(st))
 	}
 	r.noteEnd(found)
+	r.keepExecutor(u.into, found, rest)
 	s.bindEffects(u.into, found)
 	r.used = true
 }
@@ -113,7 +117,7 @@ func (s *session) bindIdle(st *statement) bool {
 	if !r.used {
 		r.begins = ""
 	}
-	r.acts, r.used, r.snapshot, st.planned = true, true, true, true
+	r.acts, r.used, r.snapshot, st.planned, r.sole = true, true, true, true, 0
 	r.unnamed = bound{segment: r.segments}
 	return true
 }
@@ -142,7 +146,9 @@ func (s *session) bindPart() bool {
 		r.noteBegin(st)
 	}
 	delete(r.explained, string(portal))
+	s.forgetExecutor(string(portal))
 	s.bindEffects(string(portal), found)
+	r.sole = 0
 	r.inSegment, r.used, r.acts, r.starts = true, true, true, true
 	return true
 }
@@ -267,6 +273,7 @@ func (s *session) execute(body []byte, size int) int {
 	}
 	r := &s.reader
 	r.executes(string(portal))
+	s.executeAnew(string(portal))
 	earlier := len(portal) > 0 || !r.used // it was bound before, whatever it is
 	r.revives, r.acts = r.revives || earlier, r.acts || earlier
 	s.live.segment = s.live.segment || s.live.portal && (len(portal) > 0 || !r.used)

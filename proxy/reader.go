@@ -65,10 +65,12 @@ type reader struct {
 	began           time.Time // no later than the start of the upstream's transaction
 	noticed         Version   // the coverage of which all is noticed by the open transaction, see replan
 	snapshotVersion Version
-	level           string           // the isolation level that the segment gives the transaction; empty: that of settings
-	sole            int              // the number of the one of units, from 1, whose Bind is all that acts in the segment; 0: none is
-	runs            int              // messages that execute something, so far
-	segments        uint64           // that have ended
+	level           string // the isolation level that the segment gives the transaction; empty: that of settings
+	sole            int    // the number of the one of units, from 1, whose Bind is all that acts in the segment; 0: none is
+	runs            int    // messages that execute something, so far
+	segments        uint64 // that have ended
+	releases        uint64 // how often what was gated was let go, or failed
+	executors       map[string]executor
 	inside          inside           // what the open block has defined out of sight
 	made            []string         // names that this session defined over ohlcv in the open block
 	reportedAt      uint64           // see reported
@@ -149,6 +151,7 @@ func (r *reader) init() {
 	r.dirty = true
 	r.portals, r.portalsMost = map[string]bound{}, leastPortals
 	r.explained = map[string]*explained{}
+	r.executors = map[string]executor{}
 }
 
 // leaveSegment notes the end of a segment. What the isolation level is from here on is asked when it matters.

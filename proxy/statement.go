@@ -421,7 +421,7 @@ func (s *session) release(ctx context.Context, end byte, size int) (ok bool, err
 		return false, err
 	}
 	units := r.units
-	r.units, r.gated, r.sole = nil, false, 0
+	r.units, r.gated, r.sole, r.releases = nil, false, 0, r.releases+1
 	failure := s.explainUnits(ctx, units)
 	if failure == nil {
 		failure = s.gate(ctx, units)
