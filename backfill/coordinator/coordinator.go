@@ -177,17 +177,23 @@ func (c *Coordinator) Awaited() int { return c.jobs.len() }
 // now returns the later of our clock and the database's: which of the two is right nobody can say, and now() of a statement
 // is the database's. Where ours is right, a bar too many is asked for.
 func (c *Coordinator) now() market.Instant {
-	return market.FromTime(c.config.Now().Add(max(c.config.Coverage.Skew().Most, 0)))
+	return c.ahead(c.config.Now())
+}
+
+// ahead returns the database's time at most, where it is that time here.
+func (c *Coordinator) ahead(at time.Time) market.Instant {
+	return market.FromTime(at.Add(max(c.config.Coverage.Skew().Most, 0)))
 }
 
 // Missing returns how many bars of what the requirements name are not there, and whether all are. Requirements of n bars
 // count as they would if nothing were absent. It asks nobody; where the index is not valid, or not of the life, nothing counts
 // as covered.
 func (c *Coordinator) Missing(life string, reqs []market.Requirement, freshness time.Duration) (bars int64, covered bool) {
-	index, now := c.Snapshot(), c.now()
-	if !c.config.Coverage.Valid() || !index.OfLife(life) {
+	index, at := c.Snapshot(), c.config.Now()
+	if !c.config.Coverage.ValidAt(at) || !index.OfLife(life) {
 		return 0, false
 	}
+	now := c.ahead(at)
 	covered = true
 	for i := range reqs {
 		r := &reqs[i]

@@ -42,8 +42,8 @@ type Store struct {
 	config Config
 
 	index atomic.Pointer[Index]
-	// confirmed is when the last whole poll began, in Unix nanoseconds; 0 while the index may not be relied on.
-	confirmed atomic.Int64
+	// confirmed is when the last whole poll began; nil while the index may not be relied on.
+	confirmed atomic.Pointer[time.Time]
 	// breaks counts the connections that broke: a poll that began before says nothing after.
 	breaks atomic.Int64
 	// clock is what the last poll saw of the database's clock.
@@ -81,19 +81,30 @@ func (s *Store) Snapshot() *Index { return s.index.Load() }
 
 // Valid reports whether the index may be relied on: the last poll that confirmed it began within the lease, and the
 // connection has not broken since.
-func (s *Store) Valid() bool {
-	_, valid := s.Age()
+func (s *Store) Valid() bool { return s.ValidAt(s.config.Now()) }
+
+// ValidAt is Valid for a caller that has just read the clock, by Config.Now.
+func (s *Store) ValidAt(now time.Time) bool {
+	_, valid := s.ageAt(now)
 	return valid
 }
 
 // Age returns the time since the poll began that last confirmed the index, and whether that lies within the lease.
-func (s *Store) Age() (age time.Duration, valid bool) {
+func (s *Store) Age() (age time.Duration, valid bool) { return s.ageAt(s.config.Now()) }
+
+func (s *Store) ageAt(now time.Time) (age time.Duration, valid bool) {
 	at := s.confirmed.Load()
-	if at == 0 {
+	if at == nil {
 		return 0, false
 	}
-	age = s.config.Now().Sub(time.Unix(0, at))
-	return age, age >= 0 && age < s.config.Lease
+	return within(s.config.Lease, now.Sub(*at), now.Round(0).Sub(at.Round(0)))
+}
+
+// within returns an age by that of two clocks which is further on, and whether it lies within the lease: the monotonic clock stands still
+// while the machine is suspended, and the wall clock may be set back, which makes it worthless.
+func within(lease, monotonic, wall time.Duration) (age time.Duration, valid bool) {
+	age = max(monotonic, wall)
+	return age, min(monotonic, wall) >= 0 && age < lease
 }
 
 // Changed returns a channel that is closed at the next change of the index. Take it before looking at Snapshot: a
@@ -136,7 +147,7 @@ func (s *Store) Run(ctx context.Context) error {
 		began := s.config.Now()
 		err := s.follow(ctx)
 		s.breaks.Add(1)
-		s.confirmed.Store(0)
+		s.confirmed.Store(nil)
 		if ctx.Err() != nil {
 			return nil //nolint:nilerr // a stop is a cause, not a failure
 		}
@@ -262,9 +273,9 @@ func (s *Store) poll(ctx context.Context, q querier) error {
 	if index := s.index.Load(); index.life != life {
 		s.index.Store(index.inLife(life))
 	}
-	s.confirmed.Store(began.UnixNano())
+	s.confirmed.Store(&began)
 	if s.breaks.Load() != breaks {
-		s.confirmed.Store(0)
+		s.confirmed.Store(nil)
 	}
 	return nil
 }
