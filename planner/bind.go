@@ -190,8 +190,14 @@ func (t *Template) keep(args Args, env Env, plan Plan) {
 			return
 		}
 		next.oids, next.formats = slices.Clone(args.OIDs), slices.Clone(args.Formats)
+		room := make([]byte, 0, size) // together: they are looked at together
 		for _, value := range args.Values {
-			next.values = append(next.values, bytes.Clone(value))
+			if value != nil {
+				from := len(room)
+				room = append(room, value...)
+				value = room[from:len(room):len(room)]
+			}
+			next.values = append(next.values, value)
 		}
 	}
 	t.fixed.Store(next)
