@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"math/rand/v2"
+	"strings"
 	"testing"
 
 	"github.com/jackc/pgx/v5/pgproto3"
@@ -54,4 +55,38 @@ func sameArguments(t *testing.T, body []byte) {
 		require.Equal(t, message.ParameterFormatCodes, args.Formats, "%x", body)
 		require.Equal(t, message.Parameters, args.Values, "%x", body)
 	}
+}
+
+// TestArgsRoom: parameters in a room are as those in memory of their own, until it is free; while it is lent, and after it was left to who
+// has them, others do not come near them.
+func TestArgsRoom(t *testing.T) {
+	t.Parallel()
+	behind := func(values ...string) []byte {
+		bind := pgproto3.Bind{ParameterFormatCodes: make([]int16, len(values))}
+		for _, value := range values {
+			bind.Parameters = append(bind.Parameters, []byte(value))
+		}
+		return encode(&bind)[5+2:]
+	}
+	var room argsRoom
+	first, ok := room.of(behind("a", "bc"))
+	require.True(t, ok)
+	second, ok := room.of(behind("xyz"))
+	require.True(t, ok)
+	require.Equal(t, [][]byte{[]byte("a"), []byte("bc")}, first.Values)
+	require.Equal(t, [][]byte{[]byte("xyz")}, second.Values)
+	kept := first.Values[1]
+	room.free()
+	require.Equal(t, []byte{0, 0}, kept, "overwritten")
+	require.Nil(t, first.Values[0])
+	require.Equal(t, [][]byte{[]byte("xyz")}, second.Values, "not the room's")
+	third, _ := room.of(behind("d"))
+	room.leave()
+	fourth, _ := room.of(behind("e"))
+	room.free()
+	require.Equal(t, [][]byte{[]byte("d")}, third.Values)
+	require.Nil(t, fourth.Values[0])
+	_, _ = room.of(behind(strings.Repeat("x", maxArgsRoom+1)))
+	room.free()
+	require.Equal(t, argsRoom{}, room, "too much to keep")
 }

@@ -1,10 +1,7 @@
 package proxy
 
 import (
-	"bytes"
 	"encoding/binary"
-	"strconv"
-	"strings"
 
 	"github.com/jackc/pgx/v5/pgproto3"
 
@@ -30,9 +27,9 @@ func (s *session) parse(body []byte) {
 	if !st.control {
 		r.snapshot = true
 	}
-	st.unsettled = r.segmentEffects
+	st.name, st.unsettled = string(name), r.segmentEffects
 	at := r.point()
-	r.pending = append(r.pending, entry{kind: kindParse, name: string(name), stmt: st})
+	r.pending = append(r.pending, entry{kind: kindParse, name: st.name, stmt: st})
 	if st.reads || s.forces() {
 		r.gated = true
 		r.units = append(r.units, unit{stmt: st, forced: !st.reads, parseOnly: true, parsed: true, fresh: true, at: at})
@@ -61,7 +58,7 @@ func (s *session) bind(body []byte, size int) int {
 		return size
 	}
 	s.bindInFull(unit{
-		revived: r.revives, plainly: r.plainly, name: string(name), into: string(portal), alone: len(found) == 1 && !fresh, parsed: fresh,
+		revived: r.revives, plainly: r.plainly, name: found[0].called(name), into: string(portal), alone: len(found) == 1 && !fresh, parsed: fresh,
 		behind: r.used, unsettled: r.segmentEffects, at: r.point(),
 	}, rest, found)
 	return size
@@ -90,7 +87,7 @@ func (s *session) bindInFull(u unit, rest []byte, found candidates) {
 			// What was changed by this very segment cannot be read before it is executed: gate refuses that.
 			r.gated, u.stmt, u.portal = true, st, true
 			r.together = r.together || acts
-			u.args, u.counted = arguments(rest)
+			u.args, u.counted = r.args.of(rest)
 			r.units = append(r.units, u)
 			if !acts && len(found) == 1 {
 				r.sole = len(r.units)
@@ -198,26 +195,62 @@ func (s *session) bindEffects(portal string, found candidates) {
 }
 
 // arguments decodes the parameters of a Bind behind its names, and reports whether it could. Their types are the statement's.
-func arguments(rest []byte) (planner.Args, bool) {
-	d := bindDecoder{rest: bytes.Clone(rest)}
-	var args planner.Args
-	if n := d.count(2); n > 0 {
-		args.Formats = make([]int16, n)
-		for i := range args.Formats {
-			args.Formats[i] = int16(binary.BigEndian.Uint16(d.take(2))) //nolint:gosec // as it is
-		}
+func arguments(rest []byte) (planner.Args, bool) { return new(argsRoom).decode(rest) }
+
+// argsRoom is where the parameters of a Bind are kept while its statement is looked at. That of a statement which goes at once, so that
+// nobody has them any more, serves the next one, too.
+type argsRoom struct {
+	bytes   []byte
+	formats []int16
+	values  [][]byte
+	lent    bool
+}
+
+// maxArgsRoom bounds the bytes that a room keeps while it is not lent.
+const maxArgsRoom = 512
+
+// of is arguments in the room, or in new memory where that is lent.
+func (a *argsRoom) of(rest []byte) (planner.Args, bool) {
+	if a.lent {
+		return arguments(rest)
 	}
-	if n := d.count(4); n > 0 {
-		args.Values = make([][]byte, n)
-		for i := range args.Values {
-			args.Values[i] = d.value()
-		}
+	a.lent = true
+	return a.decode(rest)
+}
+
+// free takes the room back. Nobody may look at the parameters any more: they are overwritten, so that who does finds out.
+func (a *argsRoom) free() {
+	if cap(a.bytes) > maxArgsRoom || cap(a.values) > maxKept || cap(a.formats) > maxKept {
+		*a = argsRoom{}
+		return
+	}
+	clear(a.bytes)
+	clear(a.values)
+	a.lent = false
+}
+
+// leave leaves the room to those who may still look at what is in it.
+func (a *argsRoom) leave() {
+	if a.lent {
+		*a = argsRoom{}
+	}
+}
+
+func (a *argsRoom) decode(rest []byte) (planner.Args, bool) {
+	a.bytes = append(a.bytes[:0], rest...)
+	d := bindDecoder{rest: a.bytes}
+	a.formats, a.values = a.formats[:0], a.values[:0]
+	for range d.count(2) {
+		a.formats = append(a.formats, int16(binary.BigEndian.Uint16(d.take(2)))) //nolint:gosec // as it is
+	}
+	for range d.count(4) {
+		a.values = append(a.values, d.value())
 	}
 	d.take(2 * d.count(2))
 	if d.failed {
 		return planner.Args{}, false // the upstream will refuse it as well
 	}
-	return args, true
+	return planner.Args{Formats: a.formats, Values: a.values}, true
 }
 
 // bindDecoder reads a Bind. Once that has failed it returns zeros.
@@ -260,7 +293,7 @@ func (d *bindDecoder) value() []byte {
 // lacks reports whether the unit is a Bind without all parameters of its statement: the upstream refuses it, and nothing is read.
 func (u *unit) lacks(template *planner.Template) bool {
 	given := len(u.args.Values)
-	return u.counted && strings.Contains(u.stmt.text, "$"+strconv.Itoa(given+1)) && template.Lacks(given)
+	return u.counted && given < u.stmt.parameters && template.Lacks(given)
 }
 
 // execute deals with Execute: what a named portal does is done now. It returns the size of the message that goes upstream in

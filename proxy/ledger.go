@@ -12,6 +12,7 @@ import (
 type statement struct {
 	text string
 	oids []uint32
+	name string // that it was given by Parse
 	// templates are the text's, for all who have it; nil for one that is not kept.
 	templates *lastTemplate
 	scan      // reader's alone, as what follows
@@ -29,6 +30,14 @@ type statement struct {
 	nonStandard           bool
 	// described are the types of its parameters as the upstream has inferred them; nil until it was asked.
 	described []uint32
+}
+
+// called returns the name as a string, without a copy where it is the statement's own.
+func (st *statement) called(name []byte) string {
+	if st.name == string(name) {
+		return st.name
+	}
+	return string(name)
 }
 
 // types returns the types of the statement's parameters, as far as they are known. The caller holds mu.

@@ -80,11 +80,12 @@ type reader struct {
 
 	overlay     *planner.Catalog // the catalog with made, and overlaid the one it was made from; nil: to be made
 	overlaid    *planner.Catalog
-	units       []unit // of the segment
-	reloads     uint64 // of the server's configuration, when settings were read
-	idle        []byte // what a goroutine of the session's own reads into that waits
-	name        int    // what ohlcv means in the units that the gate looks at, see another
-	portalsMost int    // how many portals there are before those that are gone are looked for
+	units       []unit   // of the segment
+	args        argsRoom // of the first of them
+	reloads     uint64   // of the server's configuration, when settings were read
+	idle        []byte   // what a goroutine of the session's own reads into that waits
+	name        int      // what ohlcv means in the units that the gate looks at, see another
+	portalsMost int      // how many portals there are before those that are gone are looked for
 	// begins is the statement that begins a block at the start of what is held, empty where none does or the block has ended by the
 	// statement that is held for.
 	begins    string

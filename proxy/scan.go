@@ -33,6 +33,8 @@ type scan struct {
 	plainEnd bool // is one statement that ends a block and nothing else
 	revived  bool // has something behind what may end the failure of a block
 	plainly  bool // and its first statement ends a block and nothing else
+	// parameters is the highest number behind a $ in the text, whatever that is part of.
+	parameters int
 	// level is the isolation level that the text gives its transaction; empty where it gives none, or does more than that.
 	level string
 }
@@ -60,6 +62,25 @@ func scanText(text string, known *planner.Catalog) scan {
 		revived: revived, plainly: plainly,
 	}
 }
+
+// parametersIn returns the highest number behind a $; it is at most maxParameters, as more is an error.
+func parametersIn(text string) int {
+	most := 0
+	for {
+		_, rest, found := strings.Cut(text, "$")
+		if !found {
+			return most
+		}
+		n, i := 0, 0
+		for ; i < len(rest) && '0' <= rest[i] && rest[i] <= '9'; i++ {
+			n = min(10*n+int(rest[i]-'0'), maxParameters)
+		}
+		most, text = max(most, n), rest[i:]
+	}
+}
+
+// maxParameters is how many a Bind can have (PQ_QUERY_PARAM_MAX_LIMIT).
+const maxParameters = 65535
 
 var plainEnds = []string{"commit", "end", "rollback", "abort", "commit work", "rollback work", "commit transaction", "end transaction", "rollback transaction"}
 

@@ -99,7 +99,7 @@ func TestBindIdle(t *testing.T) {
 		"a block begins":       func(r *reader) { r.begins = "begin" },
 		"behind a Bind":        func(r *reader) { r.begins, r.used, r.acts = "begin", true, true },
 		"settings are changed": func(r *reader) { r.segmentEffects, r.dirty, r.blockEffects = true, true, true },
-		"held":                 func(r *reader) { r.gated, r.units = true, []unit{{portal: true}} },
+		"held":                 func(r *reader) { r.gated, r.units, r.sole = true, []unit{{portal: true}}, 1 },
 		"definitions":          func(r *reader) { r.defines = true },
 		"failure ended":        func(r *reader) { r.revives, r.plainly = true, true },
 		"another portal":       func(r *reader) { r.unnamed, r.segments = bound{effects: true, loose: true}, 7 },
@@ -148,4 +148,14 @@ func TestScansKeepNoCatalog(t *testing.T) {
 	require.Eventually(t, func() bool { runtime.GC(); return gone.Value() == nil }, 10*time.Second, time.Millisecond)
 	runtime.KeepAlive(cache)
 	runtime.KeepAlive(&kept)
+}
+
+func TestParametersIn(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]int{
+		"": 0, "select 1": 0, "select $1": 1, "select $2, $1": 2, "$12": 12, "a$3b $": 3, "$": 0, "$$ $7 $$": 7, "$65535": 65535,
+		"$99999999999999999999999": maxParameters, "$x$1": 1,
+	} {
+		require.Equal(t, want, parametersIn(text), text)
+	}
 }

@@ -426,6 +426,11 @@ func (s *session) release(ctx context.Context, end byte, size int) (ok bool, err
 	if failure == nil {
 		failure = s.gate(ctx, units)
 	}
+	if failure == nil && r.trying {
+		r.args.free()
+	} else {
+		r.args.leave()
+	}
 	switch {
 	case errors.Is(failure, errWouldWait):
 		r.units, r.gated = units, true
