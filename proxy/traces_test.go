@@ -99,17 +99,19 @@ func nth(n int) func(sql string) bool {
 	}
 }
 
+// Two statements whose needs hang on more than their texts: on what the database has in a list, and on parameters.
+const (
+	listedRead = "select count(*) from ohlcv where symbol in (select symbol from watchlist where owner = 'me') and timeframe = '1m' and ts >= '2024-01-01Z' and ts < '2024-01-02Z'"
+	askedRead  = "select count(*) from ohlcv where symbol = $1 and timeframe = '1m' and ts >= $2::timestamptz and ts < '2024-01-02Z'"
+)
+
 // left are the prepared statements and the portals of the proxy's own that a session can see.
 const left = "select name from pg_prepared_statements where name ~ 'barkeep' union all select name from pg_cursors where name ~ 'barkeep'"
 
 // Of what the proxy asks in a session of its own, nothing is left that its client can see, whichever of its statements fails upstream, and
 // wherever it does: no prepared statement, no portal, no savepoint and no transaction. A session is never ended by it.
 func TestNothingOfTheProxysOwnIsLeft(t *testing.T) {
-	const (
-		block  = "Q begin\nwait Z\nQ savepoint mine\nwait Z\n"
-		listed = "select count(*) from ohlcv where symbol in (select symbol from watchlist where owner = 'me') and timeframe = '1m' and ts >= '2024-01-01Z' and ts < '2024-01-02Z'"
-		asking = "select count(*) from ohlcv where symbol = $1 and timeframe = '1m' and ts >= $2::timestamptz and ts < '2024-01-02Z'"
-	)
+	const block = "Q begin\nwait Z\nQ savepoint mine\nwait Z\n"
 	spoiler := &spoiler{}
 	f := newFeed()
 	b := startWithLists(t, func(cfg *Config) {
@@ -118,17 +120,17 @@ func TestNothingOfTheProxysOwnIsLeft(t *testing.T) {
 	})
 	for name, script := range map[string]string{
 		"settings":         "Q " + read,
-		"a question":       "Q " + listed,
+		"a question":       "Q " + listedRead,
 		"an unknown name":  "Q execute nothing_of_mine",
-		"its types":        "P s " + asking + "\nB - s sim:BTCUSD 2024-01-01Z\nE -\nS",
-		"a refused Bind":   "P s " + asking + "\nB - s sim:BTCUSD 2023-13-45\nE -\nS",
-		"a refused portal": "P s " + asking + "\nB p s sim:BTCUSD 2023-13-45\nE p\nS",
-		"a refused text":   "P s selec " + asking + "\nB - s sim:BTCUSD 2024-01-01Z\nE -\nS",
-		"a taken name":     "P s " + asking + "\nS\nwait Z\nP s " + asking + "\nB - s sim:BTCUSD 2024-01-01Z\nE -\nS",
+		"its types":        "P s " + askedRead + "\nB - s sim:BTCUSD 2024-01-01Z\nE -\nS",
+		"a refused Bind":   "P s " + askedRead + "\nB - s sim:BTCUSD 2023-13-45\nE -\nS",
+		"a refused portal": "P s " + askedRead + "\nB p s sim:BTCUSD 2023-13-45\nE p\nS",
+		"a refused text":   "P s selec " + askedRead + "\nB - s sim:BTCUSD 2024-01-01Z\nE -\nS",
+		"a taken name":     "P s " + askedRead + "\nS\nwait Z\nP s " + askedRead + "\nB - s sim:BTCUSD 2024-01-01Z\nE -\nS",
 		"a table's name":   "Q create temp table ohlcv as select * from public.ohlcv where false\nwait Z\nQ " + read,
 		"a plan that is kept": "Q set local barkeep.mode = stored\nwait Z\nQ prepare v as " + read + "\nwait Z\nQ execute v\nwait Z\n" +
 			"Q set local barkeep.mode = wait\nwait Z\ndo fill\nQ execute v",
-		"its BEGIN":       "P - begin\nB - -\nE -\nP s " + asking + "\nB - s sim:NOSUCH 2023-13-45\nE -\nS",
+		"its BEGIN":       "P - begin\nB - -\nE -\nP s " + askedRead + "\nB - s sim:NOSUCH 2023-13-45\nE -\nS",
 		"a failed block":  "Q begin; select 1/0\nwait Z\nQ rollback; " + read,
 		"channels":        `Q listen "ohlcv.BTCUSD.1m"` + "\nwait Z\nQ select 1",
 		"what it defines": "Q do 'begin create temp view mine as select 1; end'\nwait Z\nQ " + read,
@@ -171,11 +173,7 @@ func (b *bar) playedToTheEnd(t *testing.T, script string) string {
 // so (25P02), nothing that comes then is executed, whatever it reads, and nothing behind the end of the block in the same message. A ROLLBACK
 // of the client's ends that.
 func TestRule19_ABlockThatAQuestionHasFailed(t *testing.T) {
-	const (
-		listed = "select count(*) from ohlcv where symbol in (select symbol from watchlist where owner = 'me') and timeframe = '1m' and ts >= '2024-01-01Z' and ts < '2024-01-02Z'"
-		asking = "select count(*) from ohlcv where symbol = $1 and timeframe = '1m' and ts >= $2::timestamptz and ts < '2024-01-02Z'"
-		failed = "E ERROR 25P02 current transaction is aborted, commands ignored until end of transaction block"
-	)
+	const failed = "E ERROR 25P02 current transaction is aborted, commands ignored until end of transaction block"
 	spoiler := &spoiler{}
 	b := startWithLists(t, func(cfg *Config) {
 		cfg.NoticeAfter = never
@@ -183,13 +181,13 @@ func TestRule19_ABlockThatAQuestionHasFailed(t *testing.T) {
 	})
 	const begin = "Q begin; insert into watchlist values ('sim:LTCUSD', 'you')\nwait Z\n"
 	for name, c := range map[string]struct{ spoiled, script string }{
-		"a Query":              {`rollback to savepoint "barkeep/own"`, begin + "Q " + listed},
-		"extended":             {`rollback to savepoint "barkeep/own"`, begin + "P - " + listed + "\nB - -\nE -\nS"},
-		"a refused Bind":       {`rollback to savepoint "barkeep/own"`, begin + "P s " + asking + "\nB - s sim:BTCUSD soon\nE -\nS"},
-		"its end":              {`release savepoint "barkeep/own"`, begin + "Q " + listed},
-		"behind its own end":   {`rollback to savepoint "barkeep/own"`, begin + "Q " + listed + "; rollback; insert into watchlist values ('sim:BCHUSD', 'you'); " + read},
+		"a Query":              {`rollback to savepoint "barkeep/own"`, begin + "Q " + listedRead},
+		"extended":             {`rollback to savepoint "barkeep/own"`, begin + "P - " + listedRead + "\nB - -\nE -\nS"},
+		"a refused Bind":       {`rollback to savepoint "barkeep/own"`, begin + "P s " + askedRead + "\nB - s sim:BTCUSD soon\nE -\nS"},
+		"its end":              {`release savepoint "barkeep/own"`, begin + "Q " + listedRead},
+		"behind its own end":   {`rollback to savepoint "barkeep/own"`, begin + "Q " + listedRead + "; rollback; insert into watchlist values ('sim:BCHUSD', 'you'); " + read},
 		"behind the block":     {"show search_path", begin + "Q set local search_path = public\nwait Z\nQ rollback; " + read},
-		"outside of any block": {"rollback", "Q " + listed},
+		"outside of any block": {"rollback", "Q " + listedRead},
 	} {
 		t.Run(name, func(t *testing.T) {
 			tries, times := 1+endTries, 0
