@@ -18,24 +18,70 @@ func TestAPortalThatExecutesAnotherStatement(t *testing.T) {
 		named  = "P x execute foo\nB q x\nS\nwait Z\n"
 		behind = "P d deallocate foo\nB d d\nE d\nP n prepare foo as " + reads + "\nB n n\nE n\n"
 	)
+	back := func(fails string) string { return "Q savepoint a\nwait Z\n" + fails + "Q rollback to a\nwait Z\n" }
 	for name, script := range map[string]string{
-		"another":         first + named + again + "E q\nS\nwait Z",
-		"of ohlcv before": "Q prepare foo as " + strings.Replace(reads, "ETH", "BTC", 1) + "\nwait Z\nQ begin\nwait Z\n" + named + again + "E q\nS\nwait Z",
-		"with a value":    "Q prepare foo(text) as select 7::bigint\nwait Z\nQ begin\nwait Z\nP x execute foo('sim:ETHUSD')\nB q x\nS\nwait Z\nQ deallocate foo; prepare foo(text) as " + takes + "\nwait Z\nE q\nS\nwait Z",
-		"behind a Flush":  first + "P x execute foo\nB q x\nH\nwait 2\n" + behind + "E q\nS\nwait Z",
-		"the same":        "Q prepare foo as " + reads + "\nwait Z\nQ begin\nwait Z\n" + named + "E q\nS\nwait Z",
-		"one release":     first + "P x execute foo\nB q x\n" + behind + "E q\nS\nwait Z",
+		"another":                          first + named + again + "E q\nS\nwait Z",
+		"of ohlcv before":                  "Q prepare foo as " + strings.Replace(reads, "ETH", "BTC", 1) + "\nwait Z\nQ begin\nwait Z\n" + named + again + "E q\nS\nwait Z",
+		"with a value":                     "Q prepare foo(text) as select 7::bigint\nwait Z\nQ begin\nwait Z\nP x execute foo('sim:ETHUSD')\nB q x\nS\nwait Z\nQ deallocate foo; prepare foo(text) as " + takes + "\nwait Z\nE q\nS\nwait Z",
+		"behind a Flush":                   first + "P x execute foo\nB q x\nH\nwait 2\n" + behind + "E q\nS\nwait Z",
+		"the same":                         "Q prepare foo as " + reads + "\nwait Z\nQ begin\nwait Z\n" + named + "E q\nS\nwait Z",
+		"one release":                      first + "P x execute foo\nB q x\n" + behind + "E q\nS\nwait Z",
+		"bound again, which fails":         first + named + back("P y select 1\nB q y\nS\nwait Z\n") + again + "E q\nS\nwait Z",
+		"bound again, to execute another":  "Q prepare bar as select 8\nwait Z\n" + first + named + back("P y execute bar\nB q y\nS\nwait Z\n") + again + "E q\nS\nwait Z",
+		"not executed behind an error":     first + named + back("P z select 1/0\nB - z\nE -\nE q\nS\nwait Z\n") + again + "E q\nS\nwait Z",
+		"another Bind in the failed block": first + named + back("Q select 1/0\nwait Z\nP w select 1\nB - w\nS\nwait Z\n") + again + "E q\nS\nwait Z",
+		"not closed behind an error":       first + named + back("P z select 1/0\nB - z\nE -\nC P q\nS\nwait Z\n") + again + "E q\nS\nwait Z",
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := b.db.Pool.Exec(t.Context(), "delete from public.ohlcv")
 			require.NoError(t, err)
 			seen := b.playedToTheEnd(t, script)
 			require.NotContains(t, seen, "D 0", "answered from what is stored")
-			if !strings.Contains(seen, "E ERROR 0A000") && !strings.Contains(seen, "E ERROR 40001") { // in a pipeline it may be refused
-				require.Contains(t, seen, "D 10", seen)
-			} else {
-				require.Contains(t, []string{"behind a Flush", "one release"}, name, seen)
+			if refused := strings.Contains(seen, "E ERROR 0A000") || strings.Contains(seen, "E ERROR 40001"); !refused || name != "behind a Flush" && name != "one release" {
+				require.Contains(t, seen, "D 10", seen) // in a pipeline it may be refused
 			}
+		})
+	}
+}
+
+// Of portals that EXECUTE no more are remembered than maxExecutors says, and none that has run: one beyond that is refused, and never answered from
+// what is stored. Unnamed ones, of which only the last can be executed, are bound and executed as often as one likes.
+func TestPortalsThatExecuteAreBounded(t *testing.T) {
+	b := start(t, func(c *Config) { c.NoticeAfter = never })
+	const (
+		reads = "select count(*) from ohlcv where symbol = 'sim:ETHUSD' and timeframe = '1m' and ts >= '2024-01-01Z' and ts < '2024-01-02Z'"
+		most  = maxExecutors/executorBytes + 1
+
+		refused = "E ERROR 54000 too many portals of EXECUTE are bound in the transaction"
+	)
+	each := func(script string) (all string) {
+		var list strings.Builder
+		for i := range most {
+			list.WriteString(strings.ReplaceAll(script, "#", itoa(i)))
+		}
+		return list.String()
+	}
+	var (
+		begin   = "Q prepare foo as select 7::bigint\nwait Z\nQ begin\nwait Z\nP x execute foo\nS\nwait Z\n"
+		again   = "Q deallocate foo\nwait Z\nQ prepare foo as " + reads + "\nwait Z\n"
+		count   = " " + itoa(most)
+		unnamed = each("B - x\nS\n") + "wait Z" + count + "\n"
+	)
+	for name, test := range map[string]struct{ script, brings string }{
+		"named":                            {begin + each("B q# x\nS\n") + "wait Z" + count + "\nQ rollback\nwait Z", refused},
+		"named, executed":                  {begin + each("B q# x\nS\nE q#\nS\nwait Z 2\n") + again + "B q x\nS\nwait Z\nE q\nS\nwait Z\nQ rollback\nwait Z", "D 10\nC SELECT 1"},
+		"named, in transactions":           {begin + each("B q# x\nS\nwait Z\nQ commit\nwait Z\nQ begin\nwait Z\n") + again + "B q x\nS\nwait Z\nE q\nS\nwait Z\nQ rollback\nwait Z", "D 10\nC SELECT 1"},
+		"unnamed":                          {begin + each("B - x\nE -\nS\n") + "wait Z" + count + "\n" + again + "B - x\nE -\nS\nwait Z\nQ rollback\nwait Z", "D 10\nC SELECT 1"},
+		"unnamed, of another segment":      {begin + unnamed + "E -\nS\nwait Z\nQ rollback\nwait Z", refused},
+		"unnamed, behind those":            {begin + unnamed + again + "B - x\nE -\nS\nwait Z\nQ rollback\nwait Z", "D 10\nC SELECT 1"},
+		"unnamed, in the next transaction": {begin + unnamed + "Q commit\nwait Z\nQ begin\nwait Z\nB - x\nS\nwait Z\nE -\nS\nwait Z\nQ rollback\nwait Z", "\nD 7\nC SELECT 1"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			seen := b.playedToTheEnd(t, test.script)
+			require.NotContains(t, seen, "D 0", "answered from what is stored")
+			last := seen[max(0, len(seen)-2000):]
+			require.Contains(t, seen, test.brings)
+			require.Equal(t, test.brings == refused, strings.Contains(seen, "E ERROR"), last)
 		})
 	}
 }

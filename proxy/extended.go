@@ -45,9 +45,7 @@ func (s *session) bind(body []byte, size int) int {
 	if len(r.explained) > 0 {
 		delete(r.explained, string(portal))
 	}
-	if len(r.executors) > 0 {
-		s.forgetExecutor(string(portal))
-	}
+	s.forgetExecutors()
 	found, fresh := s.lookup(string(name))
 	if len(found) == 0 {
 		return s.bindUnknown(string(name), size)
@@ -96,7 +94,7 @@ func (s *session) bindInFull(u unit, rest []byte, found candidates) {
 		s.goesOn(s.before(st))
 	}
 	r.noteEnd(found)
-	r.keepExecutor(u.into, found, rest)
+	s.keepExecutor(u.into, found, rest)
 	s.bindEffects(u.into, found)
 	r.used = true
 }
@@ -141,7 +139,7 @@ func (s *session) bindPart() bool {
 		r.noteBegin(st)
 	}
 	delete(r.explained, string(portal))
-	s.forgetExecutor(string(portal))
+	s.forgetExecutors()
 	s.bindEffects(string(portal), found)
 	r.sole = 0
 	r.inSegment, r.used, r.acts, r.starts = true, true, true, true

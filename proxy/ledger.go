@@ -94,6 +94,8 @@ type entry struct {
 	own    *exchange
 	// renames is what it does to prepared statements by SQL.
 	renames []rename
+	// ran are the portals that it executes.
+	ran []*executor
 	// instead is what the client gets in place of its CloseComplete.
 	instead *shown
 	// there is closed by its answer.
@@ -219,7 +221,17 @@ func (l *ledger) copyEnded(e entry) bool {
 // nothing, and executions that changed prepared statements.
 func (l *ledger) passBy() {
 	for e := l.head(); e != nil && (e.kind == kindCopyEnd || e.kind == kindRename); e = l.head() {
-		l.rename(l.pop().renames, !e.loose)
+		l.passed(l.pop(), true)
+	}
+}
+
+// passed deals with one of these; certain says that it was reached and has not failed.
+func (l *ledger) passed(e entry, certain bool) {
+	l.rename(e.renames, certain && !e.loose)
+	if certain && !l.queried {
+		for _, each := range e.ran {
+			each.ran.Store(true)
+		}
 	}
 }
 
@@ -285,7 +297,7 @@ func (l *ledger) ready(tx byte) entry {
 	l.stir()
 	for l.head() != nil {
 		e := l.pop()
-		l.rename(e.renames, !erred && !l.queried && !e.loose)
+		l.passed(e, !erred && !l.queried)
 		if e.endsReady() {
 			if tx == 'I' {
 				l.idleAt = l.readies
@@ -314,7 +326,7 @@ func (l *ledger) copyStarted() {
 	}
 	l.copyOver()
 	for e := l.head(); e != nil && (e.kind == kindRename || e.kind == kindCopyEnd && !e.bound); e = l.head() {
-		l.rename(l.pop().renames, !e.loose) // sent before what began the COPY
+		l.passed(l.pop(), false) // sent before what began the COPY
 	}
 	for i, e := range l.entries[l.first:] {
 		if e.kind == kindCopyEnd {

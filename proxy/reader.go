@@ -70,7 +70,7 @@ type reader struct {
 	runs            int    // messages that execute something, so far
 	segments        uint64 // that have ended
 	releases        uint64 // how often what was gated was let go, or failed
-	executors       map[string]executor
+	executors       executors
 	inside          inside           // what the open block has defined out of sight
 	made            []string         // names that this session defined over ohlcv in the open block
 	reportedAt      uint64           // see reported
@@ -152,7 +152,6 @@ func (r *reader) init() {
 	r.dirty = true
 	r.portals, r.portalsMost = map[string]bound{}, leastPortals
 	r.explained = map[string]*explained{}
-	r.executors = map[string]executor{}
 }
 
 // leaveSegment notes the end of a segment. What the isolation level is from here on is asked when it matters.
@@ -362,6 +361,7 @@ func (s *session) take(ctx context.Context, kind byte, size int) error {
 	switch kind {
 	case 'Q':
 		s.forgetMade()
+		s.forgetExecutors()
 	case 'P', 'B', 'D', 'E', 'C':
 		s.forgetMade()
 		if !r.inSegment && s.stale() { // what changes settings is upstream before the segment: they can be read between
