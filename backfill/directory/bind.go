@@ -31,6 +31,8 @@ type Declared struct {
 	Earliest market.Instant `json:"earliest"`
 	// Rank orders the sources by preference, the least first.
 	Rank int `json:"rank"`
+	// Disabled says that the source is not to be asked any more: it lists nothing, and what is bound to it stays so.
+	Disabled bool `json:"disabled,omitempty"`
 }
 
 // Binding is what a symbol is bound to.
@@ -233,11 +235,12 @@ func unknown(symbol market.Symbol, asked, all []entry) *UnknownSymbolError {
 	return &UnknownSymbolError{Symbol: symbol, Asked: names(asked), Sources: names(all), Local: local}
 }
 
+// readSources returns the sources that are enabled, by preference.
 func readSources(ctx context.Context, pool *pgxpool.Pool) ([]entry, error) {
 	rows, err := pool.Query(ctx, `SELECT name, declared, read_at IS NOT NULL,
 	    coalesce(extract(epoch FROM now() - read_at), 0)::float8, error,
     CASE WHEN wanted_at > coalesce(read_at, '-infinity') THEN extract(epoch FROM now() - wanted_at) ELSE 0 END::float8
-    FROM barkeep.source ORDER BY name`)
+    FROM barkeep.source o WHERE `+enabled+` ORDER BY name`)
 	if err != nil {
 		return nil, fmt.Errorf("read sources: %w", err)
 	}

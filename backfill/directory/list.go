@@ -20,8 +20,9 @@ import (
 const WantedChannel = "barkeep_source_wanted"
 
 // Announce makes the rows of the sources, in order of preference, all at once: who finds any row finds all of this
-// producer's.
-func Announce(ctx context.Context, pool *pgxpool.Pool, sources []source.Source) error {
+// producer's. Those that are disabled are noted as such where they were announced before; of producers that differ the one that started last
+// is heard.
+func Announce(ctx context.Context, pool *pgxpool.Pool, sources []source.Source, disabled ...string) error {
 	names := make([]string, len(sources))
 	declared := make([]string, len(sources))
 	for rank, s := range sources {
@@ -36,9 +37,11 @@ func Announce(ctx context.Context, pool *pgxpool.Pool, sources []source.Source) 
 		}
 		names[rank], declared[rank] = s.Name(), string(text)
 	}
-	_, err := pool.Exec(ctx, `INSERT INTO barkeep.source (name, declared)
+	_, err := pool.Exec(ctx, `WITH disabled AS (
+	    UPDATE barkeep.source o SET declared = declared || '{"disabled": true}' WHERE name = ANY ($3) AND `+enabled+`
+	  ) INSERT INTO barkeep.source (name, declared)
 	  SELECT n, d::jsonb FROM unnest($1::text[], $2::text[]) AS u (n, d) ORDER BY n
-	  ON CONFLICT (name) DO UPDATE SET declared = excluded.declared WHERE source.declared <> excluded.declared`, names, declared)
+	  ON CONFLICT (name) DO UPDATE SET declared = excluded.declared WHERE source.declared <> excluded.declared`, names, declared, disabled)
 	if err != nil {
 		return fmt.Errorf("announce sources: %w", err)
 	}

@@ -10,12 +10,16 @@ import (
 	"barkeep/internal/market"
 )
 
+// enabled is the condition on the row o of barkeep.source that its source may be asked.
+const enabled = `NOT coalesce((o.declared ->> 'disabled')::boolean, false)`
+
 // ListingSQL lists the symbols that there may be rows of and that begin with $1: those that are bound, those that sources list,
 // under their prefix, and those of the array $2 that a source lists and serves without a prefix (PLANNER 13).
 const ListingSQL = `SELECT symbol FROM barkeep.symbol WHERE starts_with(symbol, $1::text)
-  UNION SELECT source || ':' || symbol FROM barkeep.instrument WHERE starts_with(source || ':' || symbol, $1::text)
+  UNION SELECT i.source || ':' || i.symbol FROM barkeep.instrument i JOIN barkeep.source o ON o.name = i.source
+   WHERE starts_with(i.source || ':' || i.symbol, $1::text) AND ` + enabled + `
   UNION SELECT i.symbol FROM barkeep.instrument i JOIN barkeep.source o ON o.name = i.source
-   WHERE i.symbol = ANY ($2::text[]) AND starts_with(i.symbol, $1::text) AND NOT coalesce((o.declared ->> 'prefix_only')::boolean, false)`
+   WHERE ` + enabled + ` AND i.symbol = ANY ($2::text[]) AND starts_with(i.symbol, $1::text) AND NOT coalesce((o.declared ->> 'prefix_only')::boolean, false)`
 
 // Listed reports whether the lists of all sources that may have a symbol with the prefix are known, and not older than maxAge; local
 // ones are believed for localAge. Where it returns false it has asked for a reading, and the caller tries again after a notification

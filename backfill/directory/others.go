@@ -13,9 +13,9 @@ import (
 // Others returns the symbols under which other sources list an instrument of the same base and quote as the one that symbol is bound to,
 // for people: those that only serve by their prefix invent bars or are the user's own, and are left out.
 func Others(ctx context.Context, pool *pgxpool.Pool, symbol market.Symbol, bound *Binding) ([]string, error) {
-	rows, err := pool.Query(ctx, `SELECT DISTINCT o.source || ':' || o.symbol FROM barkeep.instrument i
-	    JOIN barkeep.instrument o ON o.base = i.base AND o.quote = i.quote AND o.source <> i.source AND o.base <> ''
-	    JOIN barkeep.source s ON s.name = o.source AND NOT coalesce((s.declared ->> 'prefix_only')::boolean, false)
+	rows, err := pool.Query(ctx, `SELECT DISTINCT n.source || ':' || n.symbol FROM barkeep.instrument i
+	    JOIN barkeep.instrument n ON n.base = i.base AND n.quote = i.quote AND n.source <> i.source AND n.base <> ''
+	    JOIN barkeep.source o ON o.name = n.source AND NOT coalesce((o.declared ->> 'prefix_only')::boolean, false) AND `+enabled+`
 	   WHERE i.source = $1 AND i.vendor_id = $2 ORDER BY 1`, bound.Source, bound.VendorID)
 	if err != nil {
 		return nil, fmt.Errorf("look for other sources of %s: %w", symbol, err)

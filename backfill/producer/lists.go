@@ -20,7 +20,7 @@ const startAge = time.Minute
 func (p *Producer) keepLists(ctx context.Context) {
 	sources := p.config.Registry.All()
 	for backoff := p.config.Backoff; ; backoff = min(2*backoff, p.config.BackoffLimit) {
-		err := directory.Announce(ctx, p.config.Pool, sources)
+		err := directory.Announce(ctx, p.config.Pool, sources, p.config.Registry.Disabled()...)
 		if err == nil {
 			break
 		}

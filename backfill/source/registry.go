@@ -69,8 +69,9 @@ type Maker struct {
 
 // Registry holds the configured sources in order of preference. It does not change and is safe for concurrent use.
 type Registry struct {
-	order  []Source
-	byName map[string]Source
+	order    []Source
+	byName   map[string]Source
+	disabled []string
 }
 
 // NewRegistry makes the sources of makers, whose order is the order of preference, each with the configuration of its name.
@@ -82,6 +83,7 @@ func NewRegistry(configs map[string]Config, makers ...Maker) (*Registry, error) 
 		known[m.Name] = true
 		config := configs[m.Name]
 		if config.Disabled {
+			r.disabled = append(r.disabled, m.Name)
 			continue
 		}
 		if err := config.Validate(); err != nil {
@@ -119,6 +121,9 @@ func RegistryOf(sources ...Source) *Registry {
 
 // All returns the sources in order of preference. The caller must not change the slice.
 func (r *Registry) All() []Source { return r.order }
+
+// Disabled returns the names of the sources that the configuration takes out. The caller must not change the slice.
+func (r *Registry) Disabled() []string { return r.disabled }
 
 // Get returns the source of that name, or an *Error that wraps ErrUnknownSource and names those there are.
 func (r *Registry) Get(name string) (Source, error) {
