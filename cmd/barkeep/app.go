@@ -77,7 +77,11 @@ func command(g *globals, name string, r roles) error {
 	life := newLifetimes(context.Background(), cfg.Shutdown.Grace)
 	defer life.stop()
 	return run(life, cfg, r, log, func(a *app) {
-		reload.takes = append(reload.takes, a.take)
+		reload.takes = append(reload.takes, a.take, func(now *Config) error {
+			a.tellOverruled(life.intake, now)
+			return nil
+		})
+		a.tellOverruled(life.intake, &cfg)
 		a.group.start("reload", reload.run)
 		a.greet()
 	})

@@ -142,9 +142,9 @@ type HoldsConfig struct {
 
 // StatementConfig holds the defaults of what a session can set.
 type StatementConfig struct {
-	Timeout   time.Duration `koanf:"timeout" doc:"longest wait of a statement where the session has no barkeep.timeout"`
-	MaxBars   int64         `koanf:"max_bars" doc:"most missing bars a statement may ask for where the session has no barkeep.max_bars"`
-	Freshness time.Duration `koanf:"freshness" doc:"age up to which a tail is new enough where the session has no barkeep.freshness; 0: the timeframe, at most 15s"`
+	Timeout   time.Duration `koanf:"timeout" doc:"longest wait of a statement where the database gives sessions no barkeep.timeout"`
+	MaxBars   int64         `koanf:"max_bars" doc:"most missing bars a statement may ask for where the database gives sessions no barkeep.max_bars"`
+	Freshness time.Duration `koanf:"freshness" doc:"age up to which a tail is new enough where the database gives sessions no barkeep.freshness; 0: the timeframe, at most 15s"`
 }
 
 // StatusConfig is about the status page.

@@ -34,6 +34,7 @@ func TestReload(t *testing.T) {
 	path := writeFile(t, "barkeep.yaml", "sessions: {max_per_user: 1}\nstatement: {timeout: 11s}\n")
 	p := s.start("proxy", "--config="+path)
 	s.connect(p)
+	s.until("what has no effect is told", func() bool { return p.log.contains("key=statement.timeout setting=barkeep.timeout value=10min") })
 	refused := func() bool {
 		config := s.db.Pool.Config().ConnConfig
 		conn, err := pgx.Connect(t.Context(), "postgres://"+config.User+":"+config.Password+"@"+p.addr+"/"+config.Database+"?sslmode=disable")
