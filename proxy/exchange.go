@@ -243,7 +243,11 @@ func (s *session) fail(ctx context.Context, failure error, end byte, size int) e
 	if err := s.sendBefore(at); err != nil {
 		return err
 	}
-	switch err := s.beginFailed(ctx); {
+	err := s.beginFailed(ctx)
+	if err == nil && end == 'Q' {
+		err = s.dropUnnamed(ctx)
+	}
+	switch {
 	case errors.Is(err, errSegmentFailed):
 		return s.dropRest(end, size)
 	case err != nil:
@@ -313,6 +317,21 @@ func (s *session) failBehind(ctx context.Context, first *statement, failure erro
 		return err
 	}
 	return s.forward()
+}
+
+// dropUnnamed destroys the unnamed statement, as a Query does that fails in PostgreSQL (exec_simple_query), where one is answered in its place.
+func (s *session) dropUnnamed(ctx context.Context) error {
+	if found, _ := s.lookup(""); len(found) == 0 {
+		return nil
+	}
+	if quiet, err := s.quiesce(ctx); err != nil || !quiet {
+		return err
+	}
+	_, err := s.exchange(ctx, encode(&pgproto3.Close{ObjectType: 'S'}))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.statements, "")
+	return err
 }
 
 // dropHeld forgets the segment or the Query that is held, and the message of that size that ended it.

@@ -103,7 +103,7 @@ func (s *session) bindInFull(u unit, rest []byte, found candidates) {
 // Whatever it is false for is looked at in full; where it is true, that comes to this.
 func (s *session) bindIdle(st *statement) bool {
 	s.reconsider(st)
-	if !st.idle || s.intricate() {
+	if !st.idle || st.late || s.intricate() {
 		return false
 	}
 	r := &s.reader

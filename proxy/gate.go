@@ -262,11 +262,16 @@ func (s *session) planUnits(ctx context.Context, held *hold, units []unit) (need
 		if u.parseOnly && (!s.reader.repeatable() || strings.Contains(u.stmt.text, "$") || !s.inTransaction()) {
 			continue
 		}
-		if !template.Reads() {
+		if !template.Reads() || u.later(template) {
 			continue
 		}
 		if u.args.Read = s.readIn(u.stmt); u.stmt.executes {
 			u.args.Prepared = s.prepared(env)
+		}
+		if alone, err := s.goesOnAlone(ctx, u, template); err != nil {
+			return need{}, err
+		} else if alone {
+			continue
 		}
 		plan, err := s.bindPlan(ctx, held, template, u, &env)
 		s.passed(plan.Passed)

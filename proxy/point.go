@@ -43,6 +43,12 @@ func (r *reader) executes(portal string) {
 		r.units[r.sole-1].runs = point{bytes: r.scan - r.segment, entries: len(r.pending)}
 	}
 	r.sole = 0
+	if r.executors.bytes == 0 {
+		return
+	}
+	for i := range r.units {
+		r.units[i].executed = r.units[i].executed || r.units[i].into == portal
+	}
 }
 
 // sendBefore has what comes before the point go upstream. What is behind it is dropped by the caller.

@@ -27,6 +27,7 @@ type scan struct {
 
 	conceals bool // may define something that only the transaction itself can tell
 	executes bool // may EXECUTE a prepared statement
+	late     bool // looks up what it names, or rewrites its query, as it is executed: no plan is made of it before that
 	begins   bool // is one statement that begins a block
 	opens    bool // may begin with one that does
 	mayEnd   bool // begins with a statement that may end a block or its failure
@@ -86,6 +87,16 @@ var plainEnds = []string{"commit", "end", "rollback", "abort", "commit work", "r
 
 // maxModes is the longest text in which modes of a transaction are looked for.
 const maxModes = 200
+
+// isLate reports whether the text may be a utility statement with a query in it: PostgreSQL rewrites that as it executes it (DoCopy, ExplainQuery,
+// PerformCursorOpen, ExecCreateTableAs), with the views that there are by then.
+func isLate(text string) bool {
+	word := uncommented(text)
+	if end := strings.IndexFunc(word, func(c rune) bool { return (c < 'A' || c > 'Z') && (c < 'a' || c > 'z') }); end >= 0 {
+		word = word[:end]
+	}
+	return slices.Contains([]string{"copy", "create", "declare", "explain", "refresh"}, strings.ToLower(word)) && !hasWord(text, "stdin")
+}
 
 // transactionModes reports whether the text is one BEGIN, START TRANSACTION or SET TRANSACTION with nothing but modes of the transaction,
 // of which none but the isolation level matters to what it reads. Of several levels the strictest counts.

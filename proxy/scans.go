@@ -88,7 +88,7 @@ func (s *scans) find(text []byte, known *planner.Catalog) *scanned {
 		own := string(text)
 		kept = &scanned{text: own, scan: scanText(own, known)}
 		kept.idle = kept.scan == scan{version: kept.version}
-		kept.parameters = parametersIn(own)
+		kept.parameters, kept.late = parametersIn(own), isLate(own)
 	}
 	if len(text) <= maxScannedText {
 		s.keep(kept)

@@ -38,12 +38,15 @@ type unit struct {
 	unless  bool
 	// planned says that the upstream may have a plan of it from before.
 	planned bool
-	// portal says that it is a Bind, cursor that it goes on with a portal that was planned before.
-	portal, cursor bool
+	// portal says that it is a Bind, cursor that it goes on with a portal that was planned before; again that it is that of an executor,
+	// which may have been executed before.
+	portal, cursor, again bool
 	// channels are those of live bars that it listens to.
 	channels []string
 	// counted says that args are all that the upstream will find in the Bind.
 	counted bool
+	// executed says that its portal is executed, or may be, in the part of the segment that is held with its Bind.
+	executed bool
 	// forced says that it cannot read ohlcv, and is here for Config.ForceHold only.
 	forced bool
 	// explained says that it is not executed: what it would need is shown there.
@@ -321,6 +324,9 @@ func (s *session) before(st *statement) []unit {
 	}
 	if refused != nil || cursor {
 		units = append(units, unit{stmt: st, refused: refused, cursor: cursor, unsettled: cursor && s.reader.segmentEffects})
+	}
+	if st.fetches {
+		units = s.fetchedAnew(units)
 	}
 	return units
 }
