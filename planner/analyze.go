@@ -85,6 +85,28 @@ func isOurs(rv *pg.RangeVar) bool {
 	return rv.GetRelname() == ohlcvName && rv.GetSchemaname() != "pg_catalog" && rv.GetSchemaname() != "information_schema"
 }
 
+// ours is isOurs but for what is another table for certain.
+func (a *analyzer) ours(rv *pg.RangeVar) bool { return isOurs(rv) && !a.catalog.another(rv) }
+
+// another reports whether a qualified name is that of another table named ohlcv, which has nothing to do with it.
+func (c *Catalog) another(rv *pg.RangeVar) bool {
+	if c == nil || rv.GetCatalogname() != "" {
+		return false
+	}
+	_, other := c.Others[rv.GetSchemaname()]
+	return other
+}
+
+// alone returns the catalog for a text of so many statements: one of them may give names another meaning for those behind it.
+func (c *Catalog) alone(statements int) *Catalog {
+	if c == nil || c.Others == nil || statements == 1 {
+		return c
+	}
+	out := *c
+	out.Others = nil
+	return &out
+}
+
 func (a *analyzer) inClosure(name string) bool {
 	if a.created[strings.ToLower(name)] {
 		return true
@@ -282,7 +304,7 @@ func (a *analyzer) relation(rv *pg.RangeVar, env *cte) *item {
 	case isOurs(rv) && rv.GetSchemaname() != "public" && a.inClosure(ohlcvName):
 		it.opaque = true
 		a.hide("there is another relation named ohlcv, through which the table may be read")
-	case isOurs(rv):
+	case a.ours(rv):
 		it.scan, it.bare = true, bare
 		if len(it.columns) > len(ohlcvColumns) {
 			it.opaque = true

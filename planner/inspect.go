@@ -49,7 +49,7 @@ func (a *analyzer) inspect(s *statement, root proto.Message) {
 			case *pg.IntoClause:
 				a.seen[n.GetRel()] = true // made by the statement: upstream it must not be there yet
 			case *pg.RangeVar:
-				if !a.seen[n] && (isOurs(n) || a.inClosure(n.GetRelname()) || n.GetSchemaname() == "" && a.ctes[n.GetRelname()]) && !s.writes {
+				if !a.seen[n] && (a.ours(n) || a.inClosure(n.GetRelname()) || n.GetSchemaname() == "" && a.ctes[n.GetRelname()]) && !s.writes {
 					a.hide("it uses " + n.GetRelname() + " in a way that is not understood")
 				}
 			case *pg.FuncCall:

@@ -34,6 +34,9 @@ type Catalog struct {
 	// through which ohlcv can be read, the tables with a trigger or policy that reads it among them. The name ohlcv stands
 	// for another object than the table: a view of that name, say.
 	Names map[string]struct{}
+	// Others holds the schemas, but public, in which there is a table, not a temporary one, that is named ohlcv. It is nil where one of the Names
+	// is ohlcv, and in a catalog with definitions of a session's own: any such name may be the table then.
+	Others map[string]struct{}
 	// Written holds those of the Names through which ohlcv is read only when something is written to them: by a trigger, a
 	// default, a check. To read them is to read nothing of it.
 	Written map[string]struct{}

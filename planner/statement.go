@@ -350,7 +350,7 @@ func (a *analyzer) insert(n *pg.InsertStmt, env *cte) {
 func (a *analyzer) modify(target *pg.RangeVar, with *pg.WithClause, env *cte, from []*pg.Node, where *pg.Node, list, returning []*pg.Node, lacking bool) {
 	a.target(target)
 	name := target.GetRelname()
-	joined := !isOurs(target) && !a.inClosure(name) && a.with(with, env).find(name) == nil
+	joined := !a.ours(target) && !a.inClosure(name) && a.with(with, env).find(name) == nil
 	if joined {
 		from = append([]*pg.Node{{Node: &pg.Node_RangeVar{RangeVar: target}}}, from...)
 	}
@@ -375,7 +375,7 @@ func (a *analyzer) noteWrites(s *statement, root proto.Message, text string) {
 		return
 	}
 	note := func(rv *pg.RangeVar) {
-		if isOurs(rv) {
+		if a.ours(rv) {
 			s.writes = true
 			s.writesQualified = s.writesQualified || rv.GetSchemaname() != ""
 		}

@@ -105,10 +105,10 @@ func (t *Template) parse(env Env) ([]*pg.RawStmt, error) {
 		return nil, fmt.Errorf("parse the statement: %w", err)
 	}
 	t.Statements = len(tree.GetStmts())
-	created, before := map[string]bool{}, newConcealment(env.Catalog)
+	created, before, known := map[string]bool{}, newConcealment(env.Catalog), env.Catalog.alone(t.Statements)
 	itself := mayReadItself(text, env.Catalog) || t.Statements == 1 && !several(text) // a semicolon may be in the body of a function
 	for _, raw := range tree.GetStmts() {
-		s := analyzeStatement(text, raw, env.Catalog, created, t.oids)
+		s := analyzeStatement(text, raw, known, created, t.oids)
 		if !itself {
 			s.opaque = nil // what it makes itself reads nothing of ohlcv
 		}

@@ -12,7 +12,8 @@ import (
 // A name without a schema that is ohlcv's may be another relation's, by search_path or as a temporary table. It is taken for ours
 // unless it is certain that it is not, at the moment at which the upstream resolves it (PLANNER 6):
 //
-//   - search_path has no public. That alone says nothing of what is written, whose triggers are looked up by the name.
+//   - search_path has no public. What is written, whose triggers are looked up by the name, is another relation's where through none of that
+//     name anything is read of ohlcv.
 //   - it is a temporary table of the session's own, which nobody else can drop, and executing something on it calls nothing of a
 //     user's: asked right before, with nothing outstanding. A new table does not make the upstream look again at what it
 //     has parsed, as a new search_path does: nothing may have been executed since, or it has meant the same table before.
@@ -59,6 +60,9 @@ func (s *session) another(ctx context.Context, units []unit) (int, error) {
 	sure := isOurs
 	if !public {
 		sure = isNotRead
+		if known := s.catalog(); known != nil && known.Others != nil && !r.shades {
+			sure = isNotOurs
+		}
 	}
 	switch {
 	case !r.shades, u.behind, !u.fresh && u.stmt.meant == "", strings.Contains(strings.ToLower(u.stmt.text), "execute"):

@@ -91,7 +91,8 @@ func (s *session) classifyAs(st *statement, text []byte, oids []uint32) {
 func (s *session) catalog() *planner.Catalog {
 	base := s.server.cfg.Catalog.Current()
 	r := &s.reader
-	if len(r.made) == 0 && r.inside.own == nil {
+	renames := base != nil && base.Others != nil && r.defines && !s.definedAll() // another table of ohlcv's name may be that by now
+	if len(r.made) == 0 && r.inside.own == nil && !renames {
 		return base
 	}
 	if r.overlay == nil || r.overlaid != base {
@@ -99,7 +100,7 @@ func (s *session) catalog() *planner.Catalog {
 		if r.inside.own != nil {
 			r.overlay = s.insider().Including(r.inside.own, s.overlayVersion())
 		}
-		if len(r.made) > 0 {
+		if len(r.made) > 0 || renames {
 			r.overlay = r.overlay.With(s.overlayVersion(), r.made...)
 		}
 	}

@@ -50,6 +50,8 @@ type graph struct {
 	folds bool
 	// calls are functions that may read ohlcv, by oid.
 	calls map[uint32]string
+	// others are the schemas of other tables named ohlcv.
+	others []string
 	// builtin are the names of what came with PostgreSQL or an extension.
 	builtin map[string]struct{}
 }
@@ -96,10 +98,22 @@ func (g *graph) catalog(version uint64) *planner.Catalog {
 	}
 	g.noteCalls(reached, dynamic)
 	return &planner.Catalog{
-		Version: version, Names: names, Written: g.written(reached, count), Views: views, Users: users, Dynamic: dynamic,
+		Version: version, Names: names, Others: g.otherTables(names), Written: g.written(reached, count), Views: views, Users: users, Dynamic: dynamic,
 		Rows: g.rows(reached, dynamic), Calls: g.calls, Setters: g.setters(), Definers: g.definers(), Known: g.known(),
 		Overload: g.overload, Folds: g.folds, Dependents: g.dependents, Events: slices.ContainsFunc(g.events, func(key string) bool { return contains(reached, key) }),
 	}
+}
+
+// otherTables returns the schemas of tables named ohlcv through which, by that name, nothing is read of the one.
+func (g *graph) otherTables(names map[string]struct{}) map[string]struct{} {
+	if len(g.others) == 0 || contains(names, table) {
+		return nil
+	}
+	schemas := make(map[string]struct{}, len(g.others))
+	for _, schema := range g.others {
+		schemas[schema] = struct{}{}
+	}
+	return schemas
 }
 
 const table = "ohlcv"

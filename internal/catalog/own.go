@@ -133,6 +133,7 @@ func (c *Catalog) Including(own *Own, version uint64) *planner.Catalog {
 		return nil
 	}
 	g := loaded.shelf.graph()
+	g.others = nil // they may have other names by now
 	g.include(own)
 	return g.catalog(version)
 }

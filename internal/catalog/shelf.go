@@ -35,6 +35,8 @@ func (c changes) any(of ...int) bool {
 // What is on a shelf is never written to: another shelf may have it too.
 type shelf struct {
 	relations []object
+	// others are the schemas of other tables named ohlcv.
+	others []string
 	// aggregated are the dependencies of continuous aggregates; aggregates says that there are some.
 	aggregated []edge
 	aggregates bool
@@ -136,6 +138,10 @@ func (s *shelf) loadRelations(ctx context.Context, tx pgx.Tx) (err error) {
 	})
 	if err != nil {
 		return fmt.Errorf("read relations: %w", err)
+	}
+	s.others, err = list(ctx, tx, othersSQL, pgx.RowTo[string])
+	if err != nil {
+		return fmt.Errorf("read other tables of the name: %w", err)
 	}
 	s.aggregated = nil
 	err = tx.QueryRow(ctx, `select to_regclass('_timescaledb_catalog.continuous_agg') is not null`).Scan(&s.timescale)
@@ -278,6 +284,7 @@ func (s *shelf) graph() *graph {
 	g := &graph{
 		nodes: make(map[string]*node, len(s.relations)+len(s.routines)+len(s.types)), aggregates: s.aggregates, events: s.events,
 		overload: s.overload, overloads: s.overloads, folds: s.folds, calls: maps.Clone(s.runners), builtin: s.builtin,
+		others: s.others,
 	}
 	for _, part := range [][]object{s.relations, s.routines, s.types} {
 		for _, o := range part {

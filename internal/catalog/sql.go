@@ -14,6 +14,11 @@ select 'r' || c.oid, c.relname::text, case when c.relkind = 'f' then (select arr
  where c.relkind in ('r','p','v','m','f','c') and c.oid >= 16384 and n.nspname <> 'pg_toast'
    and c.oid not in (select objid from pg_depend where deptype = 'e' and classid = 'pg_class'::regclass)`
 
+// othersSQL lists the schemas of tables named ohlcv that are not the one.
+const othersSQL = `
+select n.nspname::text from pg_class c join pg_namespace n on n.oid = c.relnamespace
+ where c.relname = 'ohlcv' and c.relkind in ('r','p') and c.relpersistence <> 't' and n.nspname <> 'public' and to_regclass('public.ohlcv') is not null`
+
 // definitionsSQL lists the definitions of the views among them, printed with search_path pg_catalog: their names are qualified.
 const definitionsSQL = `
 select 'r' || c.oid, pg_get_viewdef(c.oid) from pg_class c

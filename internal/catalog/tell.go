@@ -23,9 +23,10 @@ func (c *Catalog) tell(ctx context.Context) {
 	}
 }
 
-// sameNames reports whether two catalogs know ohlcv by the same names, by the same views, and the same functions that define such.
+// sameNames reports whether two catalogs know ohlcv by the same names, by the same views, the same functions that define such,
+// and the same other tables of its name.
 func sameNames(a, b *planner.Catalog) bool {
-	return a != nil && maps.Equal(a.Names, b.Names) && maps.Equal(a.Views, b.Views) && maps.Equal(a.Definers, b.Definers)
+	return a != nil && maps.Equal(a.Names, b.Names) && maps.Equal(a.Views, b.Views) && maps.Equal(a.Definers, b.Definers) && maps.Equal(a.Others, b.Others)
 }
 
 // hear wakes Run when another process tells of something, until ctx ends. Without a connection there is the poll.
