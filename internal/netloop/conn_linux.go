@@ -95,7 +95,7 @@ func (c *Conn) Woken() time.Time { return c.loop.woken }
 // TryRead reads what is there. It returns 0 and no error where nothing is, and io.EOF at the end of the stream.
 func (c *Conn) TryRead(b []byte) (int, error) {
 	n, err := c.read(b)
-	if errors.Is(err, errWait) {
+	if n == 0 && errors.Is(err, errWait) {
 		return 0, nil
 	}
 	return n, err
@@ -104,7 +104,7 @@ func (c *Conn) TryRead(b []byte) (int, error) {
 // TryWrite writes what can be written, which may be less than b or nothing, without an error.
 func (c *Conn) TryWrite(b []byte) (int, error) {
 	n, err := c.write(b)
-	if errors.Is(err, errWait) {
+	if n == 0 && errors.Is(err, errWait) {
 		return 0, nil
 	}
 	return n, err
