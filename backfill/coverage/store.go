@@ -97,7 +97,7 @@ func (s *Store) ageAt(now time.Time) (age time.Duration, valid bool) {
 	if at == nil {
 		return 0, false
 	}
-	return within(s.config.Lease, now.Sub(*at), now.Round(0).Sub(at.Round(0)))
+	return within(s.config.Lease, now.Sub(*at), time.Duration(now.UnixNano()-at.UnixNano()))
 }
 
 // within returns an age by that of two clocks which is further on, and whether it lies within the lease: the monotonic clock stands still
