@@ -135,7 +135,7 @@ func (s *session) nextUpstream() ([]byte, error) {
 				return message, nil
 			}
 		}
-		s.roomUpstream()
+		s.roomUpstream(nil)
 		n, err := s.upstream.Read(s.upBuf[s.have:])
 		s.have += n
 		if n == 0 && err != nil {

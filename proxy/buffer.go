@@ -29,6 +29,28 @@ func giveBack(b []byte) {
 	}
 }
 
+// shelf is where the buffer is kept that an event loop's last callback has given back, for its next one, which finds it in the processor's
+// cache. It belongs to the loop's goroutine; others have nil, and borrow from what is for all.
+type shelf struct{ kept []byte }
+
+func (f *shelf) lend() []byte {
+	if f == nil || f.kept == nil {
+		return lend()
+	}
+	b := f.kept
+	f.kept = nil
+	return b
+}
+
+// giveBack is as the function of that name.
+func (f *shelf) giveBack(b []byte) {
+	if f == nil || f.kept != nil || len(b) != bufferSize {
+		giveBack(b)
+		return
+	}
+	f.kept = b
+}
+
 // emptied returns list without elements, or nil where keeping its capacity for the next ones costs too much.
 func emptied[T any](list []T) []T {
 	clear(list)
@@ -39,35 +61,35 @@ func emptied[T any](list []T) []T {
 }
 
 // restUpstream gives upBuf back where nothing is in it, of which the client may not have got all yet. The caller holds out.
-func (s *session) restUpstream() {
+func (s *session) restUpstream(to *shelf) {
 	if s.from == s.have && len(s.unsent) == 0 {
-		giveBack(s.upBuf)
+		to.giveBack(s.upBuf)
 		s.upBuf, s.from, s.have = nil, 0, 0
 	}
 }
 
 // roomUpstream makes room in upBuf.
-func (s *session) roomUpstream() {
+func (s *session) roomUpstream(of *shelf) {
 	old := s.upBuf
 	if len(old) < bufferSize {
-		s.upBuf = lend()
+		s.upBuf = of.lend()
 	}
 	s.have = copy(s.upBuf, old[s.from:s.have])
 	s.from = 0
 }
 
 // rest gives the buffer back where nothing is in it.
-func (r *reader) rest() {
+func (r *reader) rest(to *shelf) {
 	if r.start == r.end {
-		giveBack(r.buf)
+		to.giveBack(r.buf)
 		r.buf, r.start, r.segment, r.scan, r.end = nil, 0, 0, 0, 0
 	}
 }
 
 // room moves what is kept to the front, and grows the buffer where that is not enough.
-func (r *reader) room() {
+func (r *reader) room(of *shelf) {
 	if r.buf == nil {
-		r.buf = lend()
+		r.buf = of.lend()
 	}
 	if shift := r.start; shift > 0 {
 		copy(r.buf, r.buf[shift:r.end])

@@ -36,24 +36,24 @@ func loopedSession(tb testing.TB) (exchange func(sent, answer []byte)) {
 	tb.Cleanup(func() { _ = upstream.Close() })
 	r, into, inLoop := &s.reader, make([]byte, bufferSize), &looped{upstream: upstream}
 	return func(sent, answer []byte) {
-		r.room()
+		r.room(nil)
 		r.end += copy(r.buf[r.end:], sent)
 		s.looped, r.trying = inLoop, true
 		err := s.advance(tb.Context())
 		r.trying, s.looped = false, nil
 		if errors.Is(err, errWouldWait) {
 			require.NoError(tb, s.advance(tb.Context()))
-			r.rest()
+			r.rest(nil)
 			return
 		}
 		require.NoError(tb, err)
 		if _, err := far.Read(into); err != nil {
 			tb.Fatal(err)
 		}
-		r.rest()
-		s.roomUpstream()
+		r.rest(nil)
+		s.roomUpstream(nil)
 		s.have += copy(s.upBuf[s.have:], answer)
-		require.NoError(tb, s.pumpOnce(time.Time{}))
+		require.NoError(tb, s.pumpOnce(time.Time{}, nil))
 	}
 }
 

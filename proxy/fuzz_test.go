@@ -197,7 +197,7 @@ func FuzzClientMessages(f *testing.F) {
 		r := &s.reader
 		var failure error
 		for rest := data; len(rest) > 0 && failure == nil; {
-			r.room()
+			r.room(nil)
 			n := copy(r.buf[r.end:], rest[:min(len(rest), int(step)+1)])
 			r.end, rest = r.end+n, rest[n:]
 			failure = s.advance(t.Context())
@@ -261,13 +261,13 @@ func FuzzUpstreamMessages(f *testing.F) {
 			}
 		}
 		for rest := data; len(rest) > 0; {
-			s.roomUpstream()
+			s.roomUpstream(nil)
 			n := copy(s.upBuf[s.have:], rest[:min(len(rest), int(step)+1)])
 			if n == 0 {
 				t.Fatal("no room for what comes next")
 			}
 			s.have, rest = s.have+n, rest[n:]
-			if s.pumpOnce(time.Time{}) != nil {
+			if s.pumpOnce(time.Time{}, nil) != nil {
 				break
 			}
 			if s.waiting < 0 || s.owned < 0 {

@@ -362,7 +362,7 @@ func (h *hold) listen(until time.Time, done <-chan struct{}) error {
 			h.sit(until, done)
 			return nil
 		}
-		r.room()
+		r.room(nil)
 		if err := s.client.SetReadDeadline(until); err != nil {
 			return errClientGone
 		}

@@ -31,10 +31,18 @@ var errWouldWait = errors.New("would have to wait")
 // Sessions with TLS have a goroutine for each direction instead: the records are the connection's own affair.
 type looped struct {
 	client, upstream *netloop.Conn
-	away             bool // the session's goroutine has the reader, or is about to; guarded by the session's mu
+	buffers          *shelf // the loop's
+	away             bool   // the session's goroutine has the reader, or is about to; guarded by the session's mu
 	// turn gives the reader to the session's goroutine, with the error that ends the session, or nil. It has room for
 	// the one that can be under way.
 	turn chan error
+}
+
+// eventLoop is a loop with what its callbacks share.
+type eventLoop struct {
+	*netloop.Loop
+
+	buffers shelf
 }
 
 // enterLoop has an event loop watch the session's sockets from now on, where that can be.
@@ -53,7 +61,7 @@ func (s *session) enterLoop() {
 		return // a mixture works as well, only slower
 	}
 	s.upstream = upstream
-	s.looped = &looped{client: client, upstream: upstream, away: true, turn: make(chan error, 1)}
+	s.looped = &looped{client: client, upstream: upstream, buffers: &loop.buffers, away: true, turn: make(chan error, 1)}
 }
 
 // readLooped returns when the client has no more, or one side is gone.
@@ -61,7 +69,7 @@ func (s *session) readLooped(ctx context.Context) error {
 	l := s.looped
 	l.upstream.Handle(s.upstreamReadable, nil)
 	l.client.Handle(func() { s.clientReadable(ctx) }, s.clientWritable)
-	if err := s.pumpOnce(time.Time{}); err != nil { // what came with the greeting
+	if err := s.pumpOnce(time.Time{}, nil); err != nil { // what came with the greeting
 		return err
 	}
 	s.out.Lock()
@@ -93,11 +101,11 @@ func (s *session) readLooped(ctx context.Context) error {
 // clientReadable takes what the client sends. It runs in the loop's goroutine.
 func (s *session) clientReadable(ctx context.Context) {
 	r := &s.reader
-	r.room()
+	r.room(s.looped.buffers)
 	n, err := s.looped.client.TryRead(r.buf[r.end:])
 	r.end += n
 	if n == 0 && err == nil {
-		r.rest()
+		r.rest(s.looped.buffers)
 		return
 	}
 	if err != nil {
@@ -107,7 +115,7 @@ func (s *session) clientReadable(ctx context.Context) {
 		err = s.advance(ctx)
 		r.trying = false
 		if err == nil {
-			r.rest()
+			r.rest(s.looped.buffers)
 			return
 		}
 		if errors.Is(err, errWouldWait) {
@@ -121,7 +129,7 @@ func (s *session) clientReadable(ctx context.Context) {
 
 // giveReader gives the reader to the loop, unless there is something left to do.
 func (s *session) giveReader() bool {
-	s.reader.rest()
+	s.reader.rest(nil)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.live.due.Load() {
@@ -134,13 +142,13 @@ func (s *session) giveReader() bool {
 
 // upstreamReadable copies what the upstream sends. It runs in the loop's goroutine.
 func (s *session) upstreamReadable() {
-	s.roomUpstream()
+	s.roomUpstream(s.looped.buffers)
 	n, err := s.looped.upstream.TryRead(s.upBuf[s.have:])
 	s.have += n
 	if err != nil {
 		err = fmt.Errorf("read from upstream: %w", err)
 	} else {
-		err = s.pumpOnce(s.looped.upstream.Woken())
+		err = s.pumpOnce(s.looped.upstream.Woken(), s.looped.buffers)
 	}
 	if err != nil {
 		s.endPump(err)
@@ -174,7 +182,7 @@ func (s *session) clientWritable() {
 	s.unsent = s.unsent[n:]
 	if err == nil && len(s.unsent) == 0 {
 		s.unsent = nil
-		s.restUpstream()
+		s.restUpstream(s.looped.buffers)
 		s.looped.client.WatchWrite(false)
 		s.looped.upstream.WatchRead(true)
 		s.wakeNotifying()
@@ -205,7 +213,7 @@ func (s *Server) startLoops(ctx context.Context) (stop func()) {
 			}
 			break
 		}
-		s.loops = append(s.loops, loop)
+		s.loops = append(s.loops, &eventLoop{Loop: loop})
 		running.Go(func() {
 			if err := loop.Run(ctx); err != nil {
 				s.cfg.Logger.ErrorContext(ctx, "event loop ended", slog.Any("error", err))
@@ -224,7 +232,7 @@ func (s *Server) startLoops(ctx context.Context) (stop func()) {
 }
 
 // nextLoop returns the loops in turn, nil if there is none.
-func (s *Server) nextLoop() *netloop.Loop {
+func (s *Server) nextLoop() *eventLoop {
 	if len(s.loops) == 0 {
 		return nil
 	}

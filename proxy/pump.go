@@ -14,7 +14,7 @@ import (
 
 // pump copies the upstream's messages to the client until the upstream ends, one write for one read.
 func (s *session) pump() error {
-	if err := s.pumpOnce(time.Time{}); err != nil { // what came with the greeting
+	if err := s.pumpOnce(time.Time{}, nil); err != nil { // what came with the greeting
 		return err
 	}
 	idle, busy := make([]byte, idleBuffer), false
@@ -22,13 +22,13 @@ func (s *session) pump() error {
 		if s.upBuf == nil && !busy {
 			s.upBuf = idle
 		} else {
-			s.roomUpstream()
+			s.roomUpstream(nil)
 		}
 		n, err := s.upstream.Read(s.upBuf[s.have:])
 		busy = n >= idleBuffer
 		if n > 0 {
 			s.have += n
-			if err := s.pumpOnce(time.Time{}); err != nil {
+			if err := s.pumpOnce(time.Time{}, nil); err != nil {
 				return err
 			}
 		}
@@ -39,10 +39,10 @@ func (s *session) pump() error {
 }
 
 // pumpOnce writes what can be written of upBuf[from:have] and keeps the rest. It came at that time; zero is now.
-func (s *session) pumpOnce(at time.Time) error {
+func (s *session) pumpOnce(at time.Time, buffers *shelf) error {
 	s.out.Lock()
 	defer s.out.Unlock()
-	defer s.restUpstream()
+	defer s.restUpstream(buffers)
 	s.mu.Lock()
 	s.at = at
 	out, used, err := s.walk(s.upBuf[s.from:s.have])

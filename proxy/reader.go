@@ -190,11 +190,11 @@ func (s *session) advance(ctx context.Context) error {
 // fill reads more of what the client sends; it makes room for the message that is not whole.
 func (s *session) fill() error {
 	r := &s.reader
-	r.rest()
+	r.rest(nil)
 	if r.buf == nil && !r.busy {
 		r.buf = r.idle
 	}
-	r.room()
+	r.room(nil)
 	n, err := s.client.Read(r.buf[r.end:])
 	r.end += n
 	r.busy = n >= len(r.idle)

@@ -75,9 +75,9 @@ func TestNoAllocationPerRow(t *testing.T) {
 	}
 	require.Greater(t, count, 1000)
 	allocs := testing.AllocsPerRun(200, func() {
-		s.roomUpstream()
+		s.roomUpstream(nil)
 		s.have += copy(s.upBuf[s.have:], rows)
-		if err := s.pumpOnce(time.Time{}); err != nil {
+		if err := s.pumpOnce(time.Time{}, nil); err != nil {
 			t.Error(err)
 		}
 	})
@@ -207,9 +207,9 @@ func TestNothingBehindAFatal(t *testing.T) {
 	for name, cut := range map[string]int{"between messages": 0, "in a message": len(row) - 3} {
 		s, _, seen := memorySession(t)
 		pump := func(b []byte) {
-			s.roomUpstream()
+			s.roomUpstream(nil)
 			s.have += copy(s.upBuf[s.have:], b)
-			require.NoError(t, s.pumpOnce(time.Time{}), name)
+			require.NoError(t, s.pumpOnce(time.Time{}, nil), name)
 		}
 		pump(row[:cut])
 		if cut > 0 {

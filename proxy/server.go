@@ -13,7 +13,6 @@ import (
 
 	"barkeep/internal/actor"
 	"barkeep/internal/market"
-	"barkeep/internal/netloop"
 	"barkeep/planner"
 )
 
@@ -143,8 +142,8 @@ type Server struct {
 	// abandoned is closed by abandon, which may be called more than once.
 	abandoned   chan struct{}
 	abandon     func()
-	loops       []*netloop.Loop // set before the first session; empty: each session has two goroutines
-	turn        atomic.Uint64   // whose of the loops it is
+	loops       []*eventLoop  // set before the first session; empty: each session has two goroutines
+	turn        atomic.Uint64 // whose of the loops it is
 	whereabouts whereabouts
 	// cancels has an element for each cancel request on its way upstream.
 	cancels  chan struct{}
