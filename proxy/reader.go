@@ -243,6 +243,9 @@ func (s *session) consume(ctx context.Context) error {
 		r.segment = r.scan
 	}
 	for r.stream == 0 && r.end-r.scan >= 5 {
+		if s.passIdle() {
+			continue
+		}
 		kind, size := r.buf[r.scan], int(binary.BigEndian.Uint32(r.buf[r.scan+1:]))+1
 		if size < 5 {
 			return protocolError("invalid message length")

@@ -225,11 +225,6 @@ func (s *session) query(ctx context.Context, body []byte, size int) error {
 		body = r.buf[r.scan+5 : r.scan+size]
 	}
 	text, _, _ := cstring(body)
-	if s.idles(text) {
-		r.snapshot = true
-		s.endQuery(entry{kind: kindQuery}, size)
-		return nil
-	}
 	st := &r.query
 	defer func() { *st = statement{} }() // a text may be long
 	s.classifyAs(st, text, nil)
@@ -295,17 +290,6 @@ func (s *session) endQuery(query entry, size int) {
 	r.open, r.usedUp = false, false
 	r.leaveSegment()
 	s.settle()
-}
-
-// idles reports whether a Query of the text concerns the upstream alone, and nothing before it says otherwise: most are so. Whatever
-// it is false for is looked at in full; where it is true, that comes to nothing.
-func (s *session) idles(text []byte) bool {
-	r := &s.reader
-	if r.inSegment || r.open || r.defines || s.live.segment || s.intricate() {
-		return false
-	}
-	s.reported()
-	return (r.plainText || planner.ASCII(text)) && s.server.scans.of(text, s.catalog()).idle
 }
 
 // intricate reports whether a statement may be more than the scan of its text says.
