@@ -8,7 +8,6 @@ import (
 	"runtime"
 	"slices"
 	"sync"
-	"time"
 
 	"barkeep/internal/netloop"
 )
@@ -67,9 +66,9 @@ func (s *session) enterLoop() {
 // readLooped returns when the client has no more, or one side is gone.
 func (s *session) readLooped(ctx context.Context) error {
 	l := s.looped
-	l.upstream.Handle(s.upstreamReadable, nil)
-	l.client.Handle(func() { s.clientReadable(ctx) }, s.clientWritable)
-	if err := s.pumpOnce(time.Time{}, nil); err != nil { // what came with the greeting
+	l.upstream.Handle(s.upstreamReadable(), nil)
+	l.client.Handle(s.clientReadable(ctx), s.clientWritable)
+	if err := s.pumpOnce(); err != nil { // what came with the greeting
 		return err
 	}
 	s.out.Lock()
@@ -98,33 +97,37 @@ func (s *session) readLooped(ctx context.Context) error {
 	}
 }
 
-// clientReadable takes what the client sends. It runs in the loop's goroutine.
-func (s *session) clientReadable(ctx context.Context) {
-	r := &s.reader
-	r.room(s.looped.buffers)
-	n, err := s.looped.client.TryRead(r.buf[r.end:])
-	r.end += n
-	if n == 0 && err == nil {
-		r.rest(s.looped.buffers)
-		return
-	}
-	if err != nil {
-		err = fmt.Errorf("read from client: %w", err)
-	} else {
-		r.trying = true
-		err = s.advance(ctx)
-		r.trying = false
-		if err == nil {
-			r.rest(s.looped.buffers)
+// clientReadable takes what the client sends. The function runs in the loop's goroutine.
+func (s *session) clientReadable(ctx context.Context) func() {
+	r, l := &s.reader, s.looped
+	return func() {
+		r.room(l.buffers)
+		n, err := l.client.TryRead(r.buf[r.end:])
+		r.end += n
+		if n == 0 && err == nil {
+			r.rest(l.buffers)
 			return
 		}
-		if errors.Is(err, errWouldWait) {
-			err = nil
+		if err != nil {
+			err = fmt.Errorf("read from client: %w", err)
+		} else {
+			r.trying = true
+			if err = s.advance(ctx); err == nil {
+				err = s.payOwed()
+			}
+			r.trying = false
+			if err == nil {
+				r.rest(l.buffers)
+				return
+			}
+			if errors.Is(err, errWouldWait) {
+				err = nil
+			}
 		}
+		s.mu.Lock()
+		l.take(err)
+		s.mu.Unlock()
 	}
-	s.mu.Lock()
-	s.looped.take(err)
-	s.mu.Unlock()
 }
 
 // giveReader gives the reader to the loop, unless there is something left to do.
@@ -140,18 +143,27 @@ func (s *session) giveReader() bool {
 	return true
 }
 
-// upstreamReadable copies what the upstream sends. It runs in the loop's goroutine.
-func (s *session) upstreamReadable() {
-	s.roomUpstream(s.looped.buffers)
-	n, err := s.looped.upstream.TryRead(s.upBuf[s.have:])
-	s.have += n
-	if err != nil {
-		err = fmt.Errorf("read from upstream: %w", err)
-	} else {
-		err = s.pumpOnce(s.looped.upstream.Woken(), s.looped.buffers)
-	}
-	if err != nil {
-		s.endPump(err)
+// upstreamReadable copies what the upstream sends. The function runs in the loop's goroutine.
+func (s *session) upstreamReadable() func() {
+	l := s.looped
+	return func() {
+		s.roomUpstream(l.buffers)
+		n, err := l.upstream.TryRead(s.upBuf[s.have:])
+		s.have += n
+		if err != nil {
+			s.endPump(fmt.Errorf("read from upstream: %w", err))
+			return
+		}
+		s.out.Lock()
+		out, err := s.pass(l.upstream.Woken())
+		if err == nil && len(out) > 0 {
+			err = s.sendLooped(out)
+		}
+		s.restUpstream(l.buffers)
+		s.out.Unlock()
+		if err != nil {
+			s.endPump(err)
+		}
 	}
 }
 

@@ -7,7 +7,7 @@ import (
 )
 
 // passOn relays a session that is not planned. Of its messages only the headers are looked at: what ReadyForQuery answers is
-// entered into the ledger, so that it is known whether the session is idle.
+// entered into the ledger, so that it is known whether the session is idle. What a loop's callback owes then it has to pay.
 func (s *session) passOn() error {
 	r := &s.reader
 	for r.end > r.scan {
@@ -37,7 +37,11 @@ func (s *session) passOn() error {
 	s.opened = r.inSegment
 	s.mu.Unlock()
 	r.batch = emptied(r.batch)
-	return s.writeUpstream(r.scan)
+	r.owed = true
+	if r.trying {
+		return nil
+	}
+	return s.payOwed()
 }
 
 // passes notes the kind of a message that is passed on.

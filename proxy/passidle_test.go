@@ -129,8 +129,10 @@ func TestPassIdleNot(t *testing.T) {
 		require.Equal(t, was, s.lookedAt(), name)
 	}
 	for name, before := range map[string]func(s *session){
-		"part of a message":        func(s *session) { s.reader.end-- },
-		"something waits to go":    func(s *session) { s.reader.scan, s.reader.segment, s.reader.end = 5, 5, 5+copy(s.reader.buf[5:], s.reader.buf[:s.reader.end]) },
+		"part of a message": func(s *session) { s.reader.end-- },
+		"something waits to go": func(s *session) {
+			s.reader.scan, s.reader.segment, s.reader.end = 5, 5, 5+copy(s.reader.buf[5:], s.reader.buf[:s.reader.end])
+		},
 		"in a segment":             func(s *session) { s.reader.inSegment = true },
 		"a part is upstream":       func(s *session) { s.reader.open = true },
 		"held":                     func(s *session) { s.reader.gated = true },

@@ -14,7 +14,7 @@ import (
 
 // pump copies the upstream's messages to the client until the upstream ends, one write for one read.
 func (s *session) pump() error {
-	if err := s.pumpOnce(time.Time{}, nil); err != nil { // what came with the greeting
+	if err := s.pumpOnce(); err != nil { // what came with the greeting
 		return err
 	}
 	idle, busy := make([]byte, idleBuffer), false
@@ -28,7 +28,7 @@ func (s *session) pump() error {
 		busy = n >= idleBuffer
 		if n > 0 {
 			s.have += n
-			if err := s.pumpOnce(time.Time{}, nil); err != nil {
+			if err := s.pumpOnce(); err != nil {
 				return err
 			}
 		}
@@ -38,11 +38,20 @@ func (s *session) pump() error {
 	}
 }
 
-// pumpOnce writes what can be written of upBuf[from:have] and keeps the rest. It came at that time; zero is now.
-func (s *session) pumpOnce(at time.Time, buffers *shelf) error {
+// pumpOnce writes what can be written of upBuf[from:have] and keeps the rest.
+func (s *session) pumpOnce() error {
 	s.out.Lock()
 	defer s.out.Unlock()
-	defer s.restUpstream(buffers)
+	defer s.restUpstream(nil)
+	out, err := s.pass(time.Time{})
+	if err != nil || len(out) == 0 {
+		return err
+	}
+	return s.send(out)
+}
+
+// pass returns what the client gets of upBuf[from:have], which came at that time; zero is now. The caller holds out.
+func (s *session) pass(at time.Time) ([]byte, error) {
 	s.mu.Lock()
 	s.at = at
 	out, used, err := s.walk(s.upBuf[s.from:s.have])
@@ -55,7 +64,7 @@ func (s *session) pumpOnce(at time.Time, buffers *shelf) error {
 	}
 	s.mu.Unlock()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	s.midway = s.skip > 0 && !s.skipDrop
 	if !s.midway && len(s.deferred) > 0 {
@@ -63,10 +72,7 @@ func (s *session) pumpOnce(at time.Time, buffers *shelf) error {
 		s.deferred = nil
 	}
 	s.from += used
-	if len(out) == 0 {
-		return nil
-	}
-	return s.send(out)
+	return out, nil
 }
 
 // send writes to the client. The caller holds out, and leaves b alone while any of it is in unsent.

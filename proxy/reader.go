@@ -204,30 +204,8 @@ func (s *session) fill() error {
 	return nil
 }
 
-// writeUpstream writes [start, end) upstream.
-func (s *session) writeUpstream(end int) error {
-	r := &s.reader
-	for r.start < end {
-		var n int
-		var err error
-		if r.trying {
-			n, err = s.looped.upstream.TryWrite(r.buf[r.start:end])
-		} else {
-			n, err = s.upstream.Write(r.buf[r.start:end])
-		}
-		r.start += n
-		if err != nil {
-			return fmt.Errorf("write to upstream: %w", err)
-		}
-		if r.trying && r.start < end {
-			return errWouldWait
-		}
-	}
-	return nil
-}
-
-// consume takes every whole message in the buffer and forwards what may go. Where it returns errWouldWait it may be called
-// again, outside the loop, and goes on where it was.
+// consume takes every whole message in the buffer and forwards what may go; what of that a loop's callback owes then it has to pay. Where it
+// returns errWouldWait it may be called again, outside the loop, and goes on where it was.
 func (s *session) consume(ctx context.Context) error {
 	r := &s.reader
 	if r.trying && s.mayAsk() {
@@ -275,7 +253,10 @@ func (s *session) consume(ctx context.Context) error {
 	if !r.gated {
 		s.settle()
 	}
-	if err := s.forwardPart(ctx); err != nil || !r.gated || !s.midCopy() {
+	if err := s.recordPart(ctx); err != nil || r.trying && !r.gated {
+		return err
+	}
+	if err := s.payOwed(); err != nil || !r.gated || !s.midCopy() {
 		return err
 	}
 	return s.releasePart(ctx) // it does not belong there: PostgreSQL does not wait for its end
@@ -298,23 +279,45 @@ func (s *session) midCopy() bool {
 
 // forwardPart is forward where a segment may not have ended: once a part of it is upstream, settings cannot be read before its end.
 func (s *session) forwardPart(ctx context.Context) error {
+	if err := s.recordPart(ctx); err != nil {
+		return err
+	}
+	return s.payOwed()
+}
+
+// recordPart is forwardPart without the write.
+func (s *session) recordPart(ctx context.Context) error {
 	r := &s.reader
 	if r.start < r.segment && r.leaves && !r.open && s.stale() {
 		if err := s.readEarly(ctx); err != nil {
 			return err
 		}
 	}
-	return s.forward()
+	return s.record()
 }
 
-// payOwed writes what of the ledger's last entries is not upstream yet.
+// payOwed writes what of the ledger's last entries is not upstream yet. A loop's callback does so last, and from its own function: see
+// netloop.Conn.TryRead.
 func (s *session) payOwed() error {
 	r := &s.reader
 	if !r.owed {
 		return nil
 	}
-	if err := s.writeUpstream(r.segment); err != nil {
-		return err
+	for r.start < r.segment {
+		var n int
+		var err error
+		if r.trying {
+			n, err = s.looped.upstream.TryWrite(r.buf[r.start:r.segment])
+		} else {
+			n, err = s.upstream.Write(r.buf[r.start:r.segment])
+		}
+		r.start += n
+		if err != nil {
+			return fmt.Errorf("write to upstream: %w", err)
+		}
+		if r.trying && r.start < r.segment {
+			return errWouldWait
+		}
 	}
 	r.owed = false
 	if s.released != nil { // the reader alone sets it
@@ -431,8 +434,16 @@ func (s *session) settle() {
 	r.leaves, r.leftUsed = r.inSegment, r.used
 }
 
-// forward writes [start, segment) upstream and enters it into the ledger.
+// forward enters [start, segment) into the ledger and writes it upstream.
 func (s *session) forward() error {
+	if err := s.record(); err != nil {
+		return err
+	}
+	return s.payOwed()
+}
+
+// record is forward without the write.
+func (s *session) record() error {
 	r := &s.reader
 	if r.start == r.segment {
 		return nil
@@ -467,7 +478,7 @@ func (s *session) forward() error {
 	}
 	r.batch = emptied(r.batch)
 	r.owed = true
-	return s.payOwed()
+	return nil
 }
 
 // sentAt returns a time no later than that at which the upstream has what goes there next, and hardly earlier.

@@ -10,7 +10,6 @@ import (
 	"slices"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/stretchr/testify/require"
@@ -77,7 +76,7 @@ func TestNoAllocationPerRow(t *testing.T) {
 	allocs := testing.AllocsPerRun(200, func() {
 		s.roomUpstream(nil)
 		s.have += copy(s.upBuf[s.have:], rows)
-		if err := s.pumpOnce(time.Time{}, nil); err != nil {
+		if err := s.pumpOnce(); err != nil {
 			t.Error(err)
 		}
 	})
@@ -209,7 +208,7 @@ func TestNothingBehindAFatal(t *testing.T) {
 		pump := func(b []byte) {
 			s.roomUpstream(nil)
 			s.have += copy(s.upBuf[s.have:], b)
-			require.NoError(t, s.pumpOnce(time.Time{}, nil), name)
+			require.NoError(t, s.pumpOnce(), name)
 		}
 		pump(row[:cut])
 		if cut > 0 {
