@@ -97,5 +97,6 @@ func (s *session) endIdle(kind byte, next, executions int) {
 	r.runs += executions
 	r.segments++
 	r.snapshot = true
+	r.lone = true
 	r.starts, r.timed, r.leaves, r.leftUsed = false, false, false, false
 }

@@ -3,6 +3,7 @@ package proxy
 import (
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/stretchr/testify/require"
@@ -39,6 +40,7 @@ type lookedAt struct {
 
 func (s *session) lookedAt() lookedAt {
 	out := lookedAt{s.reader, slices.Clone(s.entries), s.statements}
+	out.reader.lone = false // that nothing else goes with it is known to passIdle alone
 	out.reader.buf = slices.Clone(s.reader.buf[:s.reader.end])
 	if len(out.reader.batch) == 0 {
 		out.reader.batch = nil
@@ -162,4 +164,39 @@ func TestPassIdleNot(t *testing.T) {
 	s := idleSession(t, bindIdle1, execution, end)
 	s.push(entry{kind: kindSync}) // what is outstanding may say what a name means
 	require.False(t, s.passIdle())
+}
+
+// TestWhatComesBehindIdle: behind what passIdle has passed outside of blocks a transaction begins with whatever goes next, answered or not;
+// within a block it goes on.
+func TestWhatComesBehindIdle(t *testing.T) {
+	t.Parallel()
+	idle, begin := []pgproto3.Message{bindIdle1, execution, end}, &pgproto3.Query{String: "begin"}
+	for name, each := range map[string]struct {
+		tx   byte
+		sent [][]pgproto3.Message // written together each
+		want []bool               // whether a transaction began with it
+	}{
+		"one by one":    {'I', [][]pgproto3.Message{idle, {begin}, idle}, []bool{true, true, false}},
+		"simple":        {'I', [][]pgproto3.Message{{&pgproto3.Query{String: "select 1"}}, {begin}, {begin}}, []bool{true, true, false}},
+		"in a block":    {'T', [][]pgproto3.Message{idle, {begin}}, []bool{false, false}},
+		"with others":   {'I', [][]pgproto3.Message{append(slices.Clip(idle), begin), idle, {begin}}, []bool{true, false, false}},
+		"begun, behind": {'I', [][]pgproto3.Message{append(slices.Clip(idle), bindIdle1), {end}, {begin}}, []bool{true, false, false}},
+	} {
+		s := idleSession(t)
+		s.upstream = &memoryConn{in: deafReader{}, write: func([]byte) {}} // answers nothing
+		s.tx, s.reader.dirty = each.tx, false
+		for i, messages := range each.sent {
+			r := &s.reader
+			r.room(nil)
+			for _, m := range messages {
+				r.end += copy(r.buf[r.end:], encode(m))
+			}
+			r.began = time.Time{}
+			require.NoError(t, s.advance(t.Context()))
+			require.Equal(t, each.want[i], !r.began.IsZero(), "%s: %d", name, i)
+			if each.want[i] {
+				require.Equal(t, r.passed, r.noticed == nil, "%s: %d", name, i)
+			}
+		}
+	}
 }

@@ -114,7 +114,7 @@ func (s *session) walk(data []byte) (out []byte, used int, err error) {
 		if end > len(data) && (filtering || looked[data[i]]) && size <= bufferSize {
 			break // wait for the rest
 		}
-		if !filtering && !noted[data[i]] {
+		if !filtering && (!noted[data[i]] || data[i] == 'C' && s.ignored == 0) {
 			if end > len(data) {
 				s.skip, s.skipDrop = end-len(data), false
 				i = len(data)

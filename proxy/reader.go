@@ -32,6 +32,8 @@ type reader struct {
 	gated    bool // the segment holds what may read ohlcv
 	skipping bool // the proxy failed the segment: drop until Sync
 	marked   bool // and has the upstream fail it
+	lone     bool // [start, segment) is what passIdle has passed, and nothing else
+	passed   bool // what went upstream last was lone and in no block: with what comes next a transaction begins
 	open     bool // messages of the segment went upstream, its Sync did not
 	usedUp   bool // a Bind was among them
 	leaves   bool // [start, segment) ends within a segment: once it is upstream, open is true
@@ -424,6 +426,7 @@ func (s *session) take(ctx context.Context, kind byte, size int) error {
 // settle lets the open segment's messages go with the next write.
 func (s *session) settle() {
 	r := &s.reader
+	r.lone = r.lone && r.segment == r.scan
 	if len(r.batch) == 0 {
 		r.batch, r.pending = r.pending, r.batch
 	} else {
@@ -452,9 +455,13 @@ func (s *session) record() error {
 		return err
 	}
 	now := s.sentAt()
-	begins := r.restarts || s.waiting == 0 && s.tx == 'I' && !r.open
-	if begins || r.snapshot && !r.snapshotTaken {
-		s.reader.beginWith(begins, now, s.server.cfg.Coordinator.Snapshot())
+	begins := r.restarts || r.passed || s.waiting == 0 && s.tx == 'I' && !r.open
+	r.passed = r.lone && begins
+	switch {
+	case r.passed:
+		r.beginWith(true, now, nil) // nothing in its transaction asks for it
+	case begins || r.snapshot && !r.snapshotTaken:
+		r.beginWith(begins, now, s.server.cfg.Coordinator.Snapshot())
 	}
 	r.imported = r.imported || r.importing
 	copied := s.copying

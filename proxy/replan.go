@@ -26,7 +26,7 @@ func (u *unit) mayBePlanned() bool {
 // replan sees to it that no plan is used that was made before something that was filled. It is asked when nothing is missing any more.
 func (s *session) replan(ctx context.Context, units []unit) error {
 	r := &s.reader
-	if r.repeatable() || !s.inTransaction() || !hasUnit(units, (*unit).mayBePlanned) {
+	if r.passed || r.repeatable() || !s.inTransaction() || !hasUnit(units, (*unit).mayBePlanned) {
 		return nil
 	}
 	now := s.server.cfg.Coordinator.Snapshot() // before it is noticed

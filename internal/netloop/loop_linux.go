@@ -120,17 +120,21 @@ const (
 //
 // A loop that is busy keeps its processor while it waits, as it does in its other calls: to tell the scheduler of each wait
 // costs more than the wait. Goroutines that the loop woke do not have to wait for that: it lets them go first.
-func (l *Loop) wait(events []syscall.EpollEvent) (n int, err error) {
-	if l.handed.Swap(false) {
+func (l *Loop) wait(events []syscall.EpollEvent) (int, error) {
+	if l.handed.Load() && l.handed.Swap(false) {
 		runtime.Gosched()
 		l.woken = time.Now() // what others take is not the loop's
 	}
+	patience := uintptr(0)
 	if l.quick >= busyTurns {
-		n, err = poll(l.epoll, events, keepProcessor)
-	} else {
-		n, err = poll(l.epoll, events, 0)
+		patience = keepProcessor
 	}
-	if n == 0 && err == nil {
+	found, failure := poll(l.epoll, events, patience)
+	n, err := int(found), error(nil) //nolint:gosec // at most as many as there is room for
+	switch {
+	case failure != 0:
+		n, err = 0, failure
+	case n == 0:
 		n, err = syscall.EpollWait(l.epoll, events, -1)
 	}
 	before := l.woken

@@ -28,11 +28,8 @@ func send(fd int, b []byte) (n uintptr, failure syscall.Errno) {
 
 // poll returns the events that are there after at most the given time in milliseconds, which is short or 0: the caller keeps
 // its processor.
-func poll(epoll int, events []syscall.EpollEvent, milliseconds int) (int, error) {
-	n, _, failure := syscall.RawSyscall6(syscall.SYS_EPOLL_PWAIT,
-		uintptr(epoll), uintptr(unsafe.Pointer(unsafe.SliceData(events))), uintptr(len(events)), uintptr(milliseconds), 0, 0) //nolint:gosec // likewise
-	if failure != 0 {
-		return 0, failure
-	}
-	return int(n), nil
+func poll(epoll int, events []syscall.EpollEvent, milliseconds uintptr) (n uintptr, failure syscall.Errno) {
+	n, _, failure = syscall.RawSyscall6(syscall.SYS_EPOLL_PWAIT,
+		uintptr(epoll), uintptr(unsafe.Pointer(unsafe.SliceData(events))), uintptr(len(events)), milliseconds, 0, 0) //nolint:gosec // likewise
+	return
 }
