@@ -18,7 +18,7 @@ import (
 func (s *session) passIdle() bool {
 	r := &s.reader
 	if r.start < r.scan || r.inSegment || r.open || r.gated || r.skipping || r.defines || r.restarts || s.live.segment || len(r.pending) > 0 ||
-		len(r.made) > 0 || len(r.explained) > 0 || len(r.executors) > 0 || r.level != "" || s.intricate() {
+		len(r.made) > 0 || len(r.explained) > 0 || r.executors.bytes > 0 || r.executors.lost || r.level != "" || s.intricate() {
 		return false
 	}
 	kind, body, at := s.short(r.scan)
@@ -82,7 +82,7 @@ func (s *session) boundIdle(body []byte) *statement {
 	found := s.statements[string(body[:end])]
 	settled := s.first == len(s.entries)
 	s.mu.Unlock()
-	if !settled || len(found) != 1 || !found[0].idle || found[0].version != versionOf(s.catalog()) {
+	if !settled || len(found) != 1 || !found[0].idle || found[0].late || found[0].version != versionOf(s.catalog()) {
 		return nil
 	}
 	found[0].planned = true

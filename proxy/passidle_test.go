@@ -16,7 +16,7 @@ import (
 func idleSession(t *testing.T, messages ...pgproto3.Message) *session {
 	t.Helper()
 	s, _, _ := memorySession(t)
-	for name, text := range map[string]string{"i": "select $1", "read": read, "begin": "begin", "old": "select 1"} {
+	for name, text := range map[string]string{"i": "select $1", "read": read, "begin": "begin", "old": "select 1", "late": "explain select 1"} {
 		st := s.classify([]byte(text), nil)
 		st.name = name
 		s.statements[name] = candidates{s.register(st)}
@@ -112,6 +112,7 @@ func TestPassIdleNot(t *testing.T) {
 		"unknown":             {nothing, []pgproto3.Message{bind("?"), execution, end}},
 		"one of two":          {nothing, []pgproto3.Message{bind("two"), execution, end}},
 		"another catalog":     {nothing, []pgproto3.Message{bind("old"), execution, end}},
+		"looks later":         {nothing, []pgproto3.Message{bind("late"), execution, end}},
 		"named portal":        {nothing, []pgproto3.Message{&pgproto3.Bind{DestinationPortal: "p", PreparedStatement: "i"}, execution, end}},
 		"named portal runs":   {nothing, []pgproto3.Message{bindIdle1, &pgproto3.Execute{Portal: "p"}, end}},
 		"named is described":  {nothing, []pgproto3.Message{bindIdle1, &pgproto3.Describe{ObjectType: 'P', Name: "p"}, execution, end}},
@@ -145,7 +146,8 @@ func TestPassIdleNot(t *testing.T) {
 		"end of a COPY":            func(s *session) { s.reader.pending = []entry{{kind: kindCopyEnd}} },
 		"made":                     func(s *session) { s.reader.made = []string{"v"} },
 		"explained":                func(s *session) { s.reader.explained[""] = &explained{} },
-		"portal of EXECUTE":        func(s *session) { s.reader.executors[""] = executor{} },
+		"portal of EXECUTE":        func(s *session) { s.reader.executors.bytes = 1 },
+		"lost portals":             func(s *session) { s.reader.executors.lost = true },
 		"level":                    func(s *session) { s.reader.level = serializable },
 		"settings out of sight":    func(s *session) { s.reader.hidden = true },
 		"definitions out of sight": func(s *session) { s.reader.inside.unsure = true },
