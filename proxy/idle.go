@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"bytes"
 	"encoding/binary"
 
 	"barkeep/planner"
@@ -63,23 +62,23 @@ func (s *session) short(at int) (kind byte, body []byte, next int) {
 	if r.end-at < 5 {
 		return 0, nil, at
 	}
-	size := uint64(binary.BigEndian.Uint32(r.buf[at+1:])) + 1
-	if size < 5 || size > uint64(r.end-at) || size > uint64(min(maxLooped, s.server.cfg.MaxMessage)) {
+	size := int(binary.BigEndian.Uint32(r.buf[at+1:])) + 1
+	if size < 5 || size > r.end-at || size > min(maxLooped, s.server.cfg.MaxMessage) {
 		return 0, nil, at
 	}
-	next = at + int(size)
+	next = at + size
 	return r.buf[at], r.buf[at+5 : next], next
 }
 
 // boundIdle returns the statement of a Bind, whose body begins with its name here, if it is one that concerns the upstream alone and whose name
 // can mean no other.
 func (s *session) boundIdle(body []byte) *statement {
-	end := bytes.IndexByte(body, 0)
-	if end < 0 {
+	name, _, ok := cstring(body)
+	if !ok {
 		return nil
 	}
 	s.mu.Lock()
-	found := s.statements[string(body[:end])]
+	found := s.statements[string(name)]
 	settled := s.first == len(s.entries)
 	s.mu.Unlock()
 	if !settled || len(found) != 1 || !found[0].idle || found[0].late || found[0].version != versionOf(s.catalog()) {

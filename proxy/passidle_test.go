@@ -22,7 +22,7 @@ func idleSession(t *testing.T, messages ...pgproto3.Message) *session {
 		s.statements[name] = candidates{s.register(st)}
 	}
 	s.statements["old"][0].version = 7
-	s.statements["two"] = append(s.statements["i"], s.statements["read"]...)
+	s.statements["two"] = slices.Concat(s.statements["i"], s.statements["read"])
 	r := &s.reader
 	r.room(nil)
 	for _, each := range messages {

@@ -222,30 +222,9 @@ func (s *session) consume(ctx context.Context) error {
 		r.scan += n
 		r.segment = r.scan
 	}
-	for r.stream == 0 && r.end-r.scan >= 5 {
-		if s.passIdle() {
-			continue
-		}
-		kind, size := r.buf[r.scan], int(binary.BigEndian.Uint32(r.buf[r.scan+1:]))+1
-		if size < 5 {
-			return protocolError("invalid message length")
-		}
-		whole := r.end-r.scan >= size
-		if !whole && !r.gated && !r.skipping && (kind == 'd' || kind == 'B' && size > s.server.cfg.MaxMessage && s.bindPart()) {
-			r.stream = size - (r.end - r.scan)
-			r.scan = r.end
-			break
-		}
-		if size > s.server.cfg.MaxMessage {
-			return protocolError(fmt.Sprintf("message of %d bytes is longer than barkeep takes", size))
-		}
-		if !whole {
-			break
-		}
-		if r.trying && size > maxLooped {
-			return errWouldWait
-		}
-		if err := s.take(ctx, kind, size); err != nil {
+	for more := true; more && r.stream == 0 && r.end-r.scan >= 5; {
+		var err error
+		if more, err = s.takeNext(ctx); err != nil {
 			return err
 		}
 	}
@@ -262,6 +241,33 @@ func (s *session) consume(ctx context.Context) error {
 		return err
 	}
 	return s.releasePart(ctx) // it does not belong there: PostgreSQL does not wait for its end
+}
+
+// takeNext deals with what begins at scan, and reports whether there may be more.
+func (s *session) takeNext(ctx context.Context) (more bool, err error) {
+	if s.passIdle() {
+		return true, nil
+	}
+	r := &s.reader
+	kind, size := r.buf[r.scan], int(binary.BigEndian.Uint32(r.buf[r.scan+1:]))+1
+	if size < 5 {
+		return false, protocolError("invalid message length")
+	}
+	whole := r.end-r.scan >= size
+	if !whole && !r.gated && !r.skipping && (kind == 'd' || kind == 'B' && size > s.server.cfg.MaxMessage && s.bindPart()) {
+		r.stream = size - (r.end - r.scan)
+		r.scan = r.end
+		return false, nil
+	}
+	switch {
+	case size > s.server.cfg.MaxMessage:
+		return false, protocolError(fmt.Sprintf("message of %d bytes is longer than barkeep takes", size))
+	case !whole:
+		return false, nil
+	case r.trying && size > maxLooped:
+		return false, errWouldWait
+	}
+	return true, s.take(ctx, kind, size)
 }
 
 // releasePart is release for a segment of which the end has not come.

@@ -105,9 +105,9 @@ func (c *Conn) TryRead(b []byte) (int, error) {
 	}
 	switch {
 	case failure == 0 && n > 0:
-		c.in.left = c.in.left && int(n) == len(b) //nolint:gosec // at most that
+		c.in.left = c.in.left && int(n) == len(b)
 		c.mu.Unlock()
-		return int(n), nil //nolint:gosec // likewise
+		return int(n), nil
 	case failure == syscall.EAGAIN:
 		c.in.left = false
 	}
@@ -132,12 +132,12 @@ func (c *Conn) TryWrite(b []byte) (int, error) {
 	for failure == syscall.EINTR {
 		n, failure = send(c.fd, b)
 	}
-	switch failure {
-	case 0:
-		c.out.left = c.out.left && int(n) == len(b) //nolint:gosec // at most that
+	if failure == 0 {
+		c.out.left = c.out.left && int(n) == len(b)
 		c.mu.Unlock()
-		return int(n), nil //nolint:gosec // likewise
-	case syscall.EAGAIN:
+		return int(n), nil
+	}
+	if failure == syscall.EAGAIN {
 		c.out.left = false
 		c.mu.Unlock()
 		return 0, nil

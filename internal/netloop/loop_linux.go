@@ -130,7 +130,7 @@ func (l *Loop) wait(events []syscall.EpollEvent) (int, error) {
 		patience = keepProcessor
 	}
 	found, failure := poll(l.epoll, events, patience)
-	n, err := int(found), error(nil) //nolint:gosec // at most as many as there is room for
+	n, err := int(found), error(nil)
 	switch {
 	case failure != 0:
 		n, err = 0, failure
