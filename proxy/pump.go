@@ -120,7 +120,7 @@ func (s *session) walk(data []byte) (out []byte, used int, err error) {
 				i = len(data)
 				break
 			}
-			i = end
+			i = end + rows(data[end:])
 			continue
 		}
 		whole := data[i:min(end, len(data))]
@@ -139,6 +139,19 @@ func (s *session) walk(data []byte) (out []byte, used int, err error) {
 		return filtered, i, nil
 	}
 	return data[:i], i, nil
+}
+
+// rows returns how many bytes of whole DataRows data begins with: most messages are such.
+func rows(data []byte) int {
+	rest := data
+	for len(rest) >= 5 && rest[0] == 'D' {
+		size := int(binary.BigEndian.Uint32(rest[1:5])) + 1
+		if size < 5 || size > len(rest) {
+			break
+		}
+		rest = rest[size:]
+	}
+	return len(data) - len(rest)
 }
 
 // note keeps the ledger by one message and returns what the client gets of it: the message, another in its place, or
