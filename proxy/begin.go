@@ -77,6 +77,7 @@ func (s *session) beginFailed(ctx context.Context) error {
 	if !free {
 		return nil
 	}
+	s.reader.passed = false // what comes next is in the block
 	_, err := s.exchange(ctx, slices.Concat(
 		encode(&pgproto3.Close{ObjectType: 'S', Name: ownName}),
 		encode(&pgproto3.Parse{Name: ownName, Query: begins}),

@@ -9,8 +9,8 @@ import (
 // Most of what clients send concerns the upstream alone, and is told by what it looks like: passIdle spares it the look at each of its
 // messages, which costs more than all else that is done with it.
 //
-// What holds: where passIdle is true the session is as take leaves it behind the last of the messages, and where it is false nothing of it has
-// changed.
+// What holds: where passIdle is true the session is as take leaves it behind the last of the messages. Where it is false nothing of it has
+// changed, but that a statement of which a Bind is there may count as planned, as it does once that is looked at.
 
 // passIdle has a Query at scan go with the next write, or a whole segment that does nothing but execute the unnamed portal, if that concerns
 // the upstream alone and nothing before it says otherwise. It reports whether it did.

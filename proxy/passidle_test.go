@@ -196,9 +196,19 @@ func TestWhatComesBehindIdle(t *testing.T) {
 			r.began = time.Time{}
 			require.NoError(t, s.advance(t.Context()))
 			require.Equal(t, each.want[i], !r.began.IsZero(), "%s: %d", name, i)
+			require.False(t, r.lone && r.start == r.segment, "%s: %d", name, i)
 			if each.want[i] {
 				require.Equal(t, r.passed, r.noticed == nil, "%s: %d", name, i)
 			}
 		}
 	}
+}
+
+// TestABlockOfTheProxysOwn: the block that is begun in place of what has failed is one, whatever passIdle has passed before.
+func TestABlockOfTheProxysOwn(t *testing.T) {
+	t.Parallel()
+	s, _, _ := memorySession(t)
+	s.reader.passed, s.reader.begins = true, "begin"
+	require.NoError(t, s.beginFailed(t.Context()))
+	require.False(t, s.reader.passed)
 }

@@ -462,7 +462,7 @@ func (s *session) record() error {
 	}
 	now := s.sentAt()
 	begins := r.restarts || r.passed || s.waiting == 0 && s.tx == 'I' && !r.open
-	r.passed = r.lone && begins
+	r.passed, r.lone = r.lone && begins, false
 	switch {
 	case r.passed:
 		r.beginWith(true, now, nil) // nothing in its transaction asks for it
