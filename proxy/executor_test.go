@@ -5,8 +5,6 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
-
-	"barkeep/internal/pgtest"
 )
 
 // PROTOCOL 1: which statement an EXECUTE means is found out when its portal is executed, not when that is bound: its bars are there by then.
@@ -141,11 +139,7 @@ func TestAPortalThatGoesOn(t *testing.T) {
 		"taken back, not reached": first + "S\nwait Z\nQ savepoint a\nwait Z\nE q 2\nB - nothing\nS\nwait Z\nQ rollback to a\nwait Z\n" + gone + "E q 2\nS\nwait Z",
 	} {
 		t.Run(name, func(t *testing.T) {
-			want, err := pgtest.Seen(t.Context(), b.db.URL, script)
-			require.NoError(t, err, want)
-			got, err := pgtest.Seen(t.Context(), b.url, script)
-			require.NoError(t, err, got)
-			require.Equal(t, want, got)
+			b.seesAlike(t, script)
 		})
 	}
 }

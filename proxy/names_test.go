@@ -86,11 +86,7 @@ func TestNamesOutOfSight(t *testing.T) {
 		"closed and deallocated": "P a select 1\nC S a\nB - a\nE -\nS\nwait Z",
 	} {
 		t.Run(name, func(t *testing.T) {
-			want, err := pgtest.Seen(t.Context(), b.db.URL, script)
-			require.NoError(t, err, want)
-			got, err := pgtest.Seen(t.Context(), b.url, script)
-			require.NoError(t, err, got)
-			require.Equal(t, want, got)
+			b.seesAlike(t, script)
 		})
 	}
 	got, err := pgtest.Seen(t.Context(), b.url, "Q do $$ begin execute 'pre' || 'pare hidden as select 7'; end $$\nwait Z\nB - hidden\nE -\nS\nwait Z")

@@ -364,6 +364,16 @@ func TestLevelInItsOwnSegment(t *testing.T) {
 	}
 }
 
+// seesAlike plays a script straight and through barkeep, where the same is to be seen.
+func (b *bar) seesAlike(t *testing.T, script string) {
+	t.Helper()
+	want, err := pgtest.Seen(t.Context(), b.db.URL, script)
+	require.NoError(t, err, want)
+	got, err := pgtest.Seen(t.Context(), b.url, script)
+	require.NoError(t, err, got)
+	require.Equal(t, want, got)
+}
+
 // shapes plays a script at an address: of columns and parameters only that they came, of errors the code.
 func (b *bar) shapes(t *testing.T, address, script string) (all []string) {
 	t.Helper()
