@@ -68,8 +68,12 @@ func (l *Loop) Close() error {
 	return errors.Join(syscall.Close(l.epoll), syscall.Close(l.wake[0]), syscall.Close(l.wake[1]))
 }
 
-// Run calls back for the connections that are ready until ctx ends.
+// Run calls back for the connections that are ready until ctx ends. It keeps a thread of the operating system to itself: a goroutine that is
+// busy is moved to another thread with every turn that the scheduler ends, and what the kernel knows of the one before, which processor
+// it is on and whom it wakes, is lost for a client that waits for each answer.
 func (l *Loop) Run(ctx context.Context) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	ended := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(ended)
