@@ -142,7 +142,7 @@ func (e *evaluator) choose(c *pg.CaseExpr) value {
 	}
 	last := c.GetDefresult()
 	if last == nil {
-		last = &pg.Node{Node: &pg.Node_AConst{AConst: &pg.A_Const{Isnull: true}}}
+		last = nullNode()
 	}
 	list, _, ok := e.evalAll(append(nodes, last))
 	if !ok {

@@ -112,7 +112,7 @@ const (
 type trial struct {
 	sql, zone string
 	params    []string // values; "\x00" is NULL
-	others    uint64   // the seed of the constants of the text whose template it shares, and of how well the clock is known
+	others    uint64   // the seed of the constants of the text whose template it shares, of how well the clock is known, and of what "= NULL" is
 	escapes   bool     // standard_conforming_strings is off
 }
 
@@ -154,6 +154,9 @@ func (d trial) run(t *testing.T, conn *pgx.Conn) (_ differentialOutcome, differe
 	mustExec(t, conn, "set local timezone = '"+d.zone+"'")
 	if d.escapes {
 		mustExec(t, conn, "set local standard_conforming_strings = off")
+	}
+	if d.others%5 == 0 {
+		mustExec(t, conn, "set local transform_null_equals = on")
 	}
 	var nowMicros int64
 	require.NoError(t, conn.QueryRow(t.Context(), "select (extract(epoch from now()) * 1000000)::bigint").Scan(&nowMicros))

@@ -133,8 +133,13 @@ func (a *analyzer) compileExpr(l *level, x *pg.A_Expr) *pred {
 
 // comparison is left op right, of which one side may bound a column.
 func (a *analyzer) comparison(l *level, op string, left, right *pg.Node) *pred {
-	if flipped[op] == "" || op == "=" && (left.GetAConst().GetIsnull() || right.GetAConst().GetIsnull()) {
-		return unknownPred() // "= NULL" is IS NULL under transform_null_equals
+	switch {
+	case flipped[op] == "":
+		return unknownPred()
+	case op == "=" && right.GetAConst().GetIsnull():
+		return a.equalsNull(l, left)
+	case op == "=" && left.GetAConst().GetIsnull():
+		return a.equalsNull(l, right)
 	}
 	p := &pred{kind: predCompare, op: op, left: a.operandOf(l, left), right: a.operandOf(l, right)}
 	if op != "=" && op != "<>" && !p.onTS() {
@@ -143,6 +148,21 @@ func (a *analyzer) comparison(l *level, op string, left, right *pg.Node) *pred {
 		}}})
 	}
 	return p
+}
+
+// equalsNull is node = NULL, which is null, or node IS NULL where transform_null_equals is on: it may be whatever either of them may be.
+func (a *analyzer) equalsNull(l *level, node *pg.Node) *pred {
+	if node.GetRowExpr() != nil {
+		return unknownPred()
+	}
+	either := &pred{kind: predOr}
+	for _, is := range []*pred{
+		{kind: predNull, left: a.operandOf(l, node)},
+		{kind: predConst, left: operand{constant: nullNode()}},
+	} {
+		either.kids = append(either.kids, &pred{kind: predAnd, kids: []*pred{is, unknownPred()}})
+	}
+	return either
 }
 
 // compileValues understands x IN (VALUES …) of constants, as IN a list or an array of them; nil for any other subquery. A column of VALUES

@@ -106,7 +106,7 @@ func (g *grammar) leaf(q string) string {
 	case 14:
 		return "(" + ts + ", " + symbol + ")" + g.pick(" < ", " >= ", " > ", " = ", " <> ") + "('2026-11-01 00:00Z', 'B')"
 	case 15:
-		return g.pick(ts, symbol, tf) + g.pick(" is null", " is not null")
+		return g.pick(ts, symbol, tf) + g.pick(" is null", " is not null", " = null")
 	case 16:
 		return ts + g.pick(" is distinct from ", " is not distinct from ") + g.time()
 	case 17:
@@ -244,7 +244,7 @@ func (g *grammar) joins() string {
 	}
 	where := []string{g.where(g.pick("a.", "b.", "c."))}
 	for range g.IntN(3) {
-		where = append(where, g.pick(g.where("a."), g.where("b."), g.where("c."), "a.ts is null", "b.ts is null", "c.symbol is null"))
+		where = append(where, g.pick(g.where("a."), g.where("b."), g.where("c."), "a.ts is null", "b.ts is null", "b.ts = null", "c.symbol is null"))
 	}
 	return "select a.ts, b.ts, c.ts, a.symbol, b.symbol, c.symbol from " + source + " where " + strings.Join(where, " and ")
 }

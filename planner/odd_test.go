@@ -273,3 +273,31 @@ func TestOddStatements(t *testing.T) {
 		outcomes[outcomeFailed], outcomes[outcomeRefused])
 	require.Greater(t, outcomes[outcomeNarrowed], 150)
 }
+
+// TestRule12_EqualsNull runs comparisons with NULL on PostgreSQL, where they are null and where they are IS NULL (transform_null_equals).
+func TestRule12_EqualsNull(t *testing.T) {
+	t.Parallel()
+	conn := barsConn(t)
+	const from = "select ts, symbol from ohlcv where timeframe in ('1h', '1d') and ts >= '2026-11-01Z' and "
+	for _, sql := range []string{
+		from + "symbol = null",
+		from + "symbol = 'A' and timeframe = null",
+		from + "symbol = 'A' and (null = ts or ts < '2026-11-02Z')",
+		from + "symbol = 'A' and not (ts = null)",
+		from + "symbol = 'A' and (ts = null) is not true",
+		from + "symbol = 'A' and (ts = null) is not null",
+		from + "symbol = 'A' and not (symbol = null and timeframe = '1h')",
+		from + "symbol in ('A', 'B') and (not (symbol = null) or symbol = 'B')",
+		from + "symbol = 'A' and (close = null or ts < '2026-11-02Z')",
+		"select a.ts, b.ts from ohlcv a left join ohlcv b on b.ts = a.ts and b.symbol = 'B' and b.timeframe = '1d' " +
+			"where a.symbol = 'A' and a.timeframe = '1h' and a.ts >= '2026-11-01Z' and b.ts = null",
+		"select a.ts, b.ts from ohlcv a left join ohlcv b on b.ts = a.ts and b.symbol = 'B' and b.timeframe = '1d' " +
+			"where a.symbol = 'A' and a.timeframe = '1h' and a.ts >= '2026-11-01Z' and not (b.symbol = null)",
+	} {
+		for _, isNull := range []uint64{0, 1} {
+			outcome, difference := trial{sql: sql, zone: "UTC", others: isNull}.run(t, conn)
+			require.Empty(t, difference, sql)
+			require.Contains(t, []differentialOutcome{outcomeNarrowed, outcomePlanned}, outcome, sql)
+		}
+	}
+}

@@ -274,6 +274,8 @@ func (e *evaluator) literal(number int32) (*pg.Node, bool) {
 	return typed(pg.MakeAConstStrNode(text, -1), name), true
 }
 
+func nullNode() *pg.Node { return &pg.Node{Node: &pg.Node_AConst{AConst: &pg.A_Const{Isnull: true}}} }
+
 func typed(constant *pg.Node, name string, bounds ...*pg.Node) *pg.Node {
 	return &pg.Node{Node: &pg.Node_TypeCast{TypeCast: &pg.TypeCast{
 		Arg: constant, TypeName: &pg.TypeName{Names: []*pg.Node{pg.MakeStrNode(name)}, ArrayBounds: bounds, Typemod: -1},
@@ -293,7 +295,7 @@ func (e *evaluator) textLiteral(number int32) (*pg.Node, bool) {
 	switch {
 	case e.unsure[number]:
 	case v.kind == kindText && v.null:
-		return typed(&pg.Node{Node: &pg.Node_AConst{AConst: &pg.A_Const{Isnull: true}}}, "text"), true
+		return typed(nullNode(), "text"), true
 	case v.kind == kindText && !strings.Contains(v.text, "\x00"):
 		return typed(pg.MakeAConstStrNode(v.text, -1), "text"), true
 	case v.kind == kindInt && !v.null:
