@@ -124,7 +124,7 @@ func (s *session) cancelStatement() (end func(), again <-chan struct{}) {
 		return nil, nil
 	case s.released != nil:
 		return nil, s.released
-	case s.planned && s.waiting == 0 && !s.copying && !s.opened:
+	case s.planned && s.waiting == 0 && !s.copying && !s.opened && !s.unended:
 		return nil, nil
 	}
 	if s.canceling == 0 {

@@ -211,7 +211,7 @@ func (s *session) bracket() planner.Bracket {
 	now := time.Now()
 	began := now
 	s.mu.Lock()
-	inside := s.tx != 'I' || s.waiting > 0 || s.reader.open
+	inside := s.tx != 'I' || s.waiting > 0 || s.reader.open || s.unended
 	s.mu.Unlock()
 	if inside && !s.reader.began.IsZero() {
 		began = s.reader.began
@@ -223,7 +223,7 @@ func (s *session) bracket() planner.Bracket {
 func (s *session) inTransaction() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.tx == 'T' || s.waiting > 0 || s.reader.open
+	return s.tx == 'T' || s.waiting > 0 || s.reader.open || s.unended
 }
 
 // imported reports whether the units see a snapshot that was taken elsewhere, at a time that nobody here knows.

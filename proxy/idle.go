@@ -91,9 +91,13 @@ func (s *session) boundIdle(body []byte) *statement {
 // endIdle enters what ends before that place into what goes with the next write.
 func (s *session) endIdle(kind byte, next, executions int) {
 	r := &s.reader
-	r.batch = append(r.batch, entry{kind: kind})
-	r.scan, r.segment = next, next
 	r.runs += executions
+	e := entry{kind: kind}
+	if kind == kindSync {
+		e = r.syncEntry()
+	}
+	r.batch = append(r.batch, e)
+	r.scan, r.segment = next, next
 	r.segments++
 	r.snapshot = true
 	r.lone = true

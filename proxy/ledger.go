@@ -89,9 +89,13 @@ type entry struct {
 	defines bool
 	// before says that a Query comes next, in an open segment: where the segment has failed by here, that is skipped.
 	before bool
-	name   string
-	stmt   *statement
-	own    *exchange
+	// ignored says of a Sync that the COPY which is under way ignores it, unless that fails before.
+	ignored bool
+	// run is how many executions came before a Sync, rows how many CopyData since the last of them.
+	run, rows int
+	name      string
+	stmt      *statement
+	own       *exchange
 	// renames is what it does to prepared statements by SQL.
 	renames []rename
 	// ran are the portals that it executes.
@@ -142,6 +146,8 @@ type ledger struct {
 	tx       byte
 	copying  bool // a COPY FROM STDIN is under way, and the client has not ended it
 	unended  bool // a Sync that such a COPY ignored was to end the segment, and none has since
+	dropping bool // that segment has failed by its COPY: a Query is dropped as well, which seemed to come behind it
+	simple   bool // the last COPY FROM STDIN was begun by a Query
 	// erred says that an error came, and no ReadyForQuery since: the upstream drops what comes before a Sync.
 	erred       bool
 	announced   bool // by a FATAL or Terminate: the connection's end
@@ -150,7 +156,7 @@ type ledger struct {
 	queried     bool // a Query came in an open segment: answers may belong to other entries than it seems
 	definitions bool // some are on their way, and answered once readies is definedAt
 	definedAt   uint64
-	ignored     int           // Syncs that were taken for ignored by the COPY whose end has not come
+	ignored     int           // entries that are
 	paramsSeen  atomic.Uint64 // changed under the session's mu, with params
 	had         locales       // localesSeen is the paramsSeen they are of
 	localesSeen uint64
@@ -161,9 +167,6 @@ type ledger struct {
 	// the Sync that ends its segment is answered.
 	failures [][]byte
 	params   map[string]string
-	// before are the entries as they were with the Syncs in ignored, of which kept are left: what was pushed since comes behind them.
-	before []entry
-	kept   int
 }
 
 // now returns when what is looked at came.
@@ -182,7 +185,7 @@ func (l *ledger) push(list ...entry) {
 			return
 		}
 		if e.kind == kindOwn {
-			l.drop(kindCopyEnd, len(l.entries), len(l.entries)) // of a COPY that came to nothing
+			l.dropCopyEnds(len(l.entries)) // of a COPY that came to nothing
 		}
 		l.entries = append(l.entries, *e)
 		l.unheard = l.unheard || e.listens
@@ -246,9 +249,7 @@ func (l *ledger) pop() entry {
 	e := l.entries[l.first]
 	l.entries[l.first] = entry{}
 	l.first++
-	if l.first == len(l.entries) {
-		l.entries, l.first = l.entries[:0], 0
-	}
+	l.emptied()
 	if e.kind == kindOwn {
 		l.owned--
 	}
@@ -261,6 +262,13 @@ func (l *ledger) pop() entry {
 		l.calmed()
 	}
 	return e
+}
+
+// emptied begins anew where nothing is left.
+func (l *ledger) emptied() {
+	if l.first == len(l.entries) {
+		l.entries, l.first = l.entries[:0], 0
+	}
 }
 
 // parsed registers the oldest statement that waits for its ParseComplete.
@@ -292,7 +300,7 @@ func (l *ledger) closed() *shown {
 // ready settles everything up to the oldest entry that ReadyForQuery answers, and returns that.
 func (l *ledger) ready(tx byte) entry {
 	erred := l.erred
-	l.tx, l.copying, l.erred, l.unended = tx, false, false, false
+	l.tx, l.copying, l.erred, l.unended, l.dropping = tx, false, false, false, false
 	l.copyOver()
 	l.stir()
 	for l.head() != nil {
@@ -328,10 +336,13 @@ func (l *ledger) copyStarted() {
 	for e := l.head(); e != nil && (e.kind == kindRename || e.kind == kindCopyEnd && !e.bound); e = l.head() {
 		l.passed(l.pop(), false) // sent before what began the COPY
 	}
+	e := l.head()
+	l.simple = e != nil && e.kind == kindQuery
+	l.recheck() // who waits for the answer to a Sync may wait in vain
 	for i, e := range l.entries[l.first:] {
 		if e.kind == kindCopyEnd {
 			l.ignore(l.first + i)
-			l.kept -= l.drop(kindCopyEnd, len(l.entries), 1)
+			l.dropCopyEnds(1)
 			return
 		}
 	}
@@ -340,35 +351,71 @@ func (l *ledger) copyStarted() {
 
 // ignore takes the Syncs before end for those that the COPY that is under way ignores.
 func (l *ledger) ignore(end int) {
-	before := slices.Clone(l.entries[l.first:])
-	l.ignored = l.drop(kindSync, end, len(l.entries))
-	if l.ignored > 0 {
-		l.before, l.kept, l.unended = before, len(l.entries), true
+	for i := range l.entries[l.first:end] {
+		if e := &l.entries[l.first+i]; e.kind == kindSync {
+			l.setIgnored(e, true)
+		}
 	}
+	l.unended = l.unended || l.ignored > 0 && !l.simple
+	l.calmed()
 }
 
-// unignore takes that back.
-func (l *ledger) unignore() {
-	l.entries, l.first = slices.Concat(l.before, l.entries[l.first+l.kept:]), 0
-	l.waiting += l.ignored
-	l.readies -= uint64(l.ignored) //nolint:gosec // a count
-	l.unended = false
+// setIgnored takes a Sync for ignored, or takes that back.
+func (l *ledger) setIgnored(e *entry, ignored bool) {
+	switch {
+	case e.ignored == ignored:
+	case ignored:
+		l.ignored++
+		l.waiting--
+		l.readies++
+	default:
+		l.ignored--
+		l.waiting++
+		l.readies--
+	}
+	e.ignored = ignored
 }
 
-// copyOver notes that a COPY has come to its end.
+// copyOver notes that a COPY has come to its end: what it was to ignore is gone.
 func (l *ledger) copyOver() {
-	if l.ignored > 0 {
-		l.ignored, l.before = 0, nil
-		l.calmed()
+	if l.ignored == 0 {
+		return
 	}
+	l.entries = slices.DeleteFunc(l.entries, func(e entry) bool { return e.ignored })
+	l.ignored = 0
+	l.emptied()
+	l.calmed()
 }
 
-// drop removes at most so many entries of the kind, of those before end, and returns how many.
-func (l *ledger) drop(kind byte, end, most int) int {
-	return l.dropEach(func(e entry) bool { return e.kind == kind }, end, most)
+// copyFailed notes that the COPY that is under way has failed. The Syncs before what it has read last are ignored, and no other.
+func (l *ledger) copyFailed(at copyFailure) {
+	behind := l.entries[l.first:]
+	if l.simple && len(behind) > 0 {
+		behind = behind[1:] // its Query
+	}
+	lost := 0
+	for lost < len(behind) {
+		e := &behind[lost]
+		if e.kind != kindSync || !l.copying && !e.ignored || e.run != behind[0].run || !at.behind(e.rows) {
+			break
+		}
+		l.setIgnored(e, true)
+		lost++
+	}
+	for i := range behind[lost:] {
+		l.setIgnored(&behind[lost+i], false)
+	}
+	l.dropping = lost > 0 && !l.simple
+	l.unended = l.unended || l.dropping
 }
 
-func (l *ledger) dropEach(is func(entry) bool, end, most int) (dropped int) {
+// dropCopyEnds removes at most so many ends of a COPY.
+func (l *ledger) dropCopyEnds(most int) {
+	l.drop(func(e entry) bool { return e.kind == kindCopyEnd }, len(l.entries), most)
+}
+
+// drop removes at most so many entries of those before end that are so.
+func (l *ledger) drop(is func(entry) bool, end, most int) {
 	kept := make([]entry, 0, len(l.entries)-l.first)
 	for i, e := range l.entries[l.first:] {
 		if !is(e) || l.first+i >= end || most == 0 {
@@ -376,7 +423,6 @@ func (l *ledger) dropEach(is func(entry) bool, end, most int) (dropped int) {
 			continue
 		}
 		most--
-		dropped++
 		if e.endsReady() {
 			l.waiting--
 			l.readies++
@@ -384,7 +430,6 @@ func (l *ledger) dropEach(is func(entry) bool, end, most int) (dropped int) {
 	}
 	l.entries, l.first = kept, 0
 	l.calmed()
-	return dropped
 }
 
 // calmed tells who waits for it that nothing is outstanding, if so.
@@ -393,22 +438,23 @@ func (l *ledger) calmed() {
 		return
 	}
 	l.changed = l.now()
+	l.recheck()
+}
+
+// recheck has who waits for that look again.
+func (l *ledger) recheck() {
 	if l.calm != nil {
 		close(l.calm)
 		l.calm = nil
 	}
 }
 
-// failed notes an ErrorResponse. The Sync that was sent before the data of a COPY has been ignored by then, but where no data has been
-// read: by the failure of a trigger BEFORE INSERT … FOR EACH STATEMENT, none was.
-func (l *ledger) failed(unread bool) {
+// failed notes an ErrorResponse, and how far the COPY had come that is under way.
+func (l *ledger) failed(at copyFailure) {
 	l.erred = true
 	l.stir()
-	switch {
-	case unread && l.ignored > 0:
-		l.unignore()
-	case l.copying && !unread:
-		l.drop(kindSync, len(l.entries), 1)
+	if l.copying || l.ignored > 0 {
+		l.copyFailed(at)
 	}
 	l.copying = false
 	l.copyOver()
@@ -424,7 +470,7 @@ func (l *ledger) stir() {
 
 // skip forgets what the upstream drops of a segment that has failed, up to its Sync: a Query in it has no answer.
 func (l *ledger) skip() {
-	open, end := false, len(l.entries)
+	open, end := l.dropping, len(l.entries)
 	for i, e := range l.entries[l.first:] {
 		open = open || e.before
 		if e.endsReady() && !e.skipped() {
@@ -436,7 +482,7 @@ func (l *ledger) skip() {
 		}
 	}
 	if open {
-		l.dropEach(entry.skipped, end, len(l.entries))
+		l.drop(entry.skipped, end, len(l.entries))
 	}
 }
 

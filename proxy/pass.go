@@ -49,13 +49,19 @@ func (s *session) passes(kind byte) {
 	r := &s.reader
 	switch kind {
 	case 'Q', 'F':
+		r.runs++
 		r.batch = append(r.batch, entry{kind: kindQuery})
 		r.inSegment, r.used = false, false
 	case 'S':
-		r.batch = append(r.batch, entry{kind: kindSync})
+		r.batch = append(r.batch, r.syncEntry())
 		r.inSegment, r.used = false, false
 	case 'P', 'B', 'D', 'E', 'C', 'H':
+		if kind == 'E' {
+			r.runs++
+		}
 		r.inSegment, r.used = true, r.used || kind == 'B'
+	case 'd':
+		r.countRow()
 	case 'c', 'f':
 		r.batch = append(r.batch, entry{kind: kindCopyEnd, bound: r.used})
 	case 'X':

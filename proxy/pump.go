@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgproto3"
@@ -230,7 +229,11 @@ func (s *session) noteError(message []byte, own *exchange) []byte {
 		own.err = bytes.Clone(message)
 		return nil
 	}
-	s.failed((s.copying || s.ignored > 0) && copyUnread(message))
+	var at copyFailure
+	if s.copying || s.ignored > 0 {
+		at = failureOfCopy(message)
+	}
+	s.failed(at)
 	if len(s.failures) > 0 && bytes.Contains(message, []byte(failMark)) {
 		if s.tx == 'E' { // by an earlier failure
 			return errBlockFailed.encode()
@@ -238,13 +241,6 @@ func (s *session) noteError(message []byte, own *exchange) []byte {
 		return s.failures[0]
 	}
 	return message
-}
-
-// copyUnread reports whether the error of a COPY FROM STDIN came before any of its data was read: where it did not, the error or its
-// context says how far COPY has come (CopyFromErrorCallback), or that what it has read is no COPY (ReceiveCopyBinaryHeader).
-func copyUnread(message []byte) bool {
-	var response pgproto3.ErrorResponse
-	return response.Decode(message[5:]) == nil && !strings.Contains(response.Where, "COPY") && !strings.Contains(response.Message, "COPY")
 }
 
 // row keeps the first column, and looks at the second.

@@ -88,6 +88,12 @@ func (p *pipelines) fill(b *bar) {
 // reset has the bars be there, or not.
 func (p *pipelines) reset(b *bar) {
 	b.forget(nil)
+	for len(b.began) > 0 {
+		<-b.began
+	}
+	for len(b.ended) > 0 {
+		<-b.ended
+	}
 	if p.reads == "there" {
 		p.fill(b)
 		return

@@ -324,6 +324,9 @@ func (w *writer) copy(name, portal string) {
 		w.add(w.one("d 1"+strconv.Itoa(w.IntN(1000)), "d 2"+strconv.Itoa(w.IntN(1000)), "d x", "H", "S", "send"))
 	}
 	w.add(w.one("c", "c", "f enough"))
+	if w.chance(3) { // what comes behind it may be in its segment
+		w.add("Q "+w.text(), "Q "+w.one(readText, readRows))
+	}
 	if w.chance(2) {
 		w.add("S")
 	}

@@ -70,6 +70,7 @@ type reader struct {
 	level           string // the isolation level that the segment gives the transaction; empty: that of settings
 	sole            int    // the number of the one of units, from 1, whose Bind is all that acts in the segment; 0: none is
 	runs            int    // messages that execute something, so far
+	rowsOf, rows    int    // what runs was at the last CopyData, and how many came since
 	segments        uint64 // that have ended
 	releases        uint64 // how often what was gated was let go, or failed
 	executors       executors
@@ -255,6 +256,9 @@ func (s *session) takeNext(ctx context.Context) (more bool, err error) {
 	}
 	whole := r.end-r.scan >= size
 	if !whole && !r.gated && !r.skipping && (kind == 'd' || kind == 'B' && size > s.server.cfg.MaxMessage && s.bindPart()) {
+		if kind == 'd' {
+			r.countRow()
+		}
 		r.stream = size - (r.end - r.scan)
 		r.scan = r.end
 		return false, nil
@@ -419,6 +423,8 @@ func (s *session) take(ctx context.Context, kind byte, size int) error {
 		s.mu.Lock()
 		s.announced = true
 		s.mu.Unlock()
+	case 'd':
+		r.countRow()
 	case 'c', 'f':
 		r.pending = append(r.pending, entry{kind: kindCopyEnd, bound: r.inSegment})
 	}
@@ -461,7 +467,7 @@ func (s *session) record() error {
 		return err
 	}
 	now := s.sentAt()
-	begins := r.restarts || r.passed || s.waiting == 0 && s.tx == 'I' && !r.open
+	begins := r.restarts || r.passed || s.waiting == 0 && s.tx == 'I' && !r.open && !s.unended
 	r.passed, r.lone = r.lone && begins, false
 	switch {
 	case r.passed:

@@ -267,7 +267,7 @@ func (s *session) idleSince(at time.Time) bool {
 
 // quietNow is idle for who holds mu.
 func (s *session) quietNow() bool {
-	return s.running && s.waiting == 0 && !s.opened && s.tx == 'I' && s.holdEnd == nil
+	return s.running && s.waiting == 0 && !s.opened && !s.unended && s.tx == 'I' && s.holdEnd == nil
 }
 
 // terminate ends the session with a FATAL.

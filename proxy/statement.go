@@ -377,7 +377,7 @@ func (s *session) alone() bool {
 	r := &s.reader
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.waiting == 0 && len(r.batch) == 0 && !r.inSegment && !r.open
+	return s.waiting == 0 && len(r.batch) == 0 && !r.inSegment && !r.open && !s.unended
 }
 
 // endSegment deals with Sync and Flush.
@@ -390,7 +390,9 @@ func (s *session) endSegment(ctx context.Context, kind byte, size int) error {
 	}
 	r.scan += size
 	if kind == 'S' {
-		r.pending = append(r.pending, entry{kind: kindSync, clears: r.marked, listens: s.live.segment})
+		e := r.syncEntry()
+		e.clears, e.listens = r.marked, s.live.segment
+		r.pending = append(r.pending, e)
 		s.live.segment = false
 		r.skipping, r.marked = false, false
 		r.leaveSegment()
