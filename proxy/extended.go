@@ -25,7 +25,7 @@ func (s *session) parse(body []byte) {
 	if !st.control {
 		r.snapshot = true
 	}
-	st.name, st.unsettled = string(name), r.segmentEffects
+	st.name, st.unsettled = string(kept(name)), r.segmentEffects
 	at := r.point()
 	r.pending = append(r.pending, entry{kind: kindParse, name: st.name, stmt: st})
 	if st.reads || s.forces() {
@@ -42,6 +42,7 @@ func (s *session) bind(body []byte, size int) int {
 	if !ok || !ok2 {
 		return size
 	}
+	portal, name = kept(portal), kept(name)
 	if len(r.explained) > 0 {
 		delete(r.explained, string(portal))
 	}
@@ -124,6 +125,7 @@ func (s *session) bindPart() bool {
 	if !ok || !ok2 || s.forces() {
 		return false
 	}
+	portal, name = kept(portal), kept(name)
 	s.forgetMade()
 	found, _ := s.lookup(string(name))
 	for _, st := range found {
@@ -198,6 +200,7 @@ func (s *session) execute(body []byte, size int) int {
 	if !ok {
 		return size
 	}
+	portal = kept(portal)
 	r := &s.reader
 	r.executes(string(portal))
 	s.executeAnew(string(portal))
@@ -240,7 +243,7 @@ func (s *session) closeNamed(body []byte) {
 		return
 	}
 	name, _, _ := cstring(body[1:])
-	e := entry{kind: kindClose, name: string(name)}
+	e := entry{kind: kindClose, name: string(kept(name))}
 	if body[0] == 'S' {
 		e.stmt = closedStatement
 	} else {

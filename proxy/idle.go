@@ -78,7 +78,7 @@ func (s *session) boundIdle(body []byte) *statement {
 		return nil
 	}
 	s.mu.Lock()
-	found := s.statements[string(name)]
+	found := s.statements[string(kept(name))]
 	settled := s.first == len(s.entries)
 	s.mu.Unlock()
 	if !settled || len(found) != 1 || !found[0].idle || found[0].late || found[0].version != versionOf(s.catalog()) {

@@ -3,9 +3,39 @@ package proxy
 import (
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"barkeep/planner"
 )
+
+// kept returns the name of a statement or portal as far as the upstream keeps it (NAMEDATALEN): of a longer one all that begin with the same
+// bytes are the same. SQL has cut its own by then.
+func kept(name []byte) []byte {
+	if len(name) <= maxName {
+		return name
+	}
+	return cut(name)
+}
+
+// cut is kept for one that is too long. Where that ends in the middle of a character, another is made of what is left of it, so that it can
+// be sent.
+func cut(name []byte) []byte {
+	name = slices.Clone(name[:maxName])
+	last := len(name) - 1
+	for last > len(name)-utf8.UTFMax && !utf8.RuneStart(name[last]) {
+		last--
+	}
+	for next := byte(0x80); !utf8.FullRune(name[last:]); next = 0x80 {
+		if len(name) == last+1 {
+			next = leastSecond[name[last]]
+		}
+		name = append(name, max(next, 0x80))
+	}
+	return name
+}
+
+// leastSecond are the least second bytes of characters in UTF-8 that begin with a byte, where those are not 0x80.
+var leastSecond = [256]byte{0xe0: 0xa0, 0xf0: 0x90}
 
 // rename is what one SQL statement does to the names of prepared statements, if it is executed.
 type rename struct {
