@@ -406,3 +406,32 @@ func TestLacks(t *testing.T) {
 		require.False(t, template.Lacks(most), text)
 	}
 }
+
+// What a catalog knows beyond another: further names, those through which ohlcv is read now not only by writing to them, and further arguments of
+// which SQL is made.
+func TestBeyond(t *testing.T) {
+	t.Parallel()
+	set := func(names ...string) map[string]struct{} {
+		out := map[string]struct{}{}
+		for _, name := range names {
+			out[name] = struct{}{}
+		}
+		return out
+	}
+	base := &Catalog{Names: set("v", "w", "x"), Written: set("w", "x"), Dynamic: map[string]uint64{"d": 1, "e": 3}}
+	for name, c := range map[string]struct {
+		known, other *Catalog
+		want         map[string]struct{}
+	}{
+		"nothing":         {nil, base, set()},
+		"the same":        {base, base, set()},
+		"of nothing":      {base, nil, set("v", "w", "x", "d", "e")},
+		"a name":          {base.With(2, "New"), base, set("new")},
+		"one less":        {&Catalog{Names: set("v")}, base, set()},
+		"read, by now":    {base.With(2, "w"), base, set("w")},
+		"a name anew":     {base.With(2, "v"), base, set()},
+		"other arguments": {&Catalog{Dynamic: map[string]uint64{"d": 3, "e": 1, "f": 1}}, base, set("d", "f")},
+	} {
+		require.Equal(t, c.want, c.known.Beyond(c.other), name)
+	}
+}

@@ -151,6 +151,31 @@ func (c *Catalog) With(version uint64, names ...string) *Catalog {
 	return out
 }
 
+// Beyond returns the names through which ohlcv may be read, or by which SQL is made of more arguments, by this catalog and not by the other.
+// Either may be nil.
+func (c *Catalog) Beyond(other *Catalog) map[string]struct{} {
+	out := map[string]struct{}{}
+	if c == nil {
+		return out
+	}
+	if other == nil {
+		other = &Catalog{}
+	}
+	for name := range c.Names {
+		_, in := other.Names[name]
+		_, written := c.Written[name]
+		if _, before := other.Written[name]; !in || before && !written {
+			out[name] = struct{}{}
+		}
+	}
+	for name, takes := range c.Dynamic {
+		if takes&^other.Dynamic[name] != 0 {
+			out[name] = struct{}{}
+		}
+	}
+	return out
+}
+
 // eventsName stands among the names that a session has made for an event trigger that reads ohlcv.
 const eventsName = "event trigger"
 
@@ -273,13 +298,13 @@ func Effects(text string, c *Catalog) SessionEffects {
 }
 
 // sets reports whether the text names something in Setters.
-func (c *Catalog) sets(text string) bool { return c != nil && namesOne(text, c.Setters) }
+func (c *Catalog) sets(text string) bool { return c != nil && NamesOne(text, c.Setters) }
 
 // MayDefine reports whether the text names something in Definers.
-func (c *Catalog) MayDefine(text string) bool { return c != nil && namesOne(text, c.Definers) }
+func (c *Catalog) MayDefine(text string) bool { return c != nil && NamesOne(text, c.Definers) }
 
-// namesOne reports whether the text has one of the names, in its strings too: they may be run.
-func namesOne(text string, names map[string]struct{}) bool {
+// NamesOne reports whether the text has one of the names, which are in lower case, in its strings too: they may be run.
+func NamesOne(text string, names map[string]struct{}) bool {
 	if len(names) == 0 {
 		return false
 	}

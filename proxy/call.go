@@ -28,7 +28,9 @@ func (s *session) call(ctx context.Context, body []byte, size int) error {
 	call := entry{kind: kindCall}
 	if c := s.catalog(); c != nil && len(c.Definers) > 0 {
 		call.defines = s.defining(definingCall) // which function it is matters little: calls are rare
-		r.inside.note(definingCall)
+		if r.inside.note(definingCall) {
+			r.overtake()
+		}
 	}
 	r.pending = append(r.pending, call)
 	r.snapshot, r.dirty = true, true

@@ -51,7 +51,7 @@ func (s *session) bind(body []byte, size int) int {
 	if len(found) == 0 {
 		return s.bindUnknown(string(name), size)
 	}
-	if len(found) == 1 && len(portal) == 0 && s.bindIdle(found[0]) {
+	if len(found) == 1 && len(portal) == 0 && s.bindIdle(found) {
 		return size
 	}
 	s.bindInFull(unit{
@@ -97,12 +97,14 @@ func (s *session) bindInFull(u unit, rest []byte, found candidates) {
 	r.noteEnd(found)
 	s.keepExecutor(u.into, found, rest)
 	s.bindEffects(u.into, found)
+	s.goesOn(s.keptBehind())
 	r.used = true
 }
 
 // bindIdle binds the unnamed portal to a statement that concerns the upstream alone, and reports whether it is such a one: most are.
 // Whatever it is false for is looked at in full; where it is true, that comes to this.
-func (s *session) bindIdle(st *statement) bool {
+func (s *session) bindIdle(found candidates) bool {
+	st := found[0]
 	s.reconsider(st)
 	if !st.idle || st.late || s.intricate() {
 		return false
@@ -112,7 +114,7 @@ func (s *session) bindIdle(st *statement) bool {
 		r.begins = ""
 	}
 	r.acts, r.used, r.snapshot, st.planned, r.sole = true, true, true, true, 0
-	r.unnamed = bound{segment: r.segments}
+	r.unnamed = bound{segment: r.segments, found: found}
 	return true
 }
 
@@ -165,7 +167,7 @@ func (s *session) bindUnknown(name string, size int) int {
 func (s *session) bindEffects(portal string, found candidates) {
 	r := &s.reader
 	var changes []rename
-	effects, defines := false, false
+	effects, defines, all := false, false, found
 	if len(found) == 1 && portal == "" && found[0].level != "" && !s.hidden() {
 		r.level = found[0].level
 		found = nil
@@ -184,12 +186,13 @@ func (s *session) bindEffects(portal string, found candidates) {
 	}
 	switch {
 	case portal == "":
-		r.unnamed = bound{renames: changes, effects: effects, loose: len(found) > 1, segment: r.segments}
+		r.unnamed = bound{renames: changes, effects: effects, loose: len(found) > 1, segment: r.segments, found: all}
 	case effects:
 		s.keepPortal(portal, changes)
 	case len(r.portals) > 0: // one of that name is still there where this Bind fails
 		s.forgetPortals()
 	}
+	r.keepBound(portal, all)
 }
 
 // execute deals with Execute: what a named portal does is done now. It returns the size of the message that goes upstream in
@@ -218,7 +221,10 @@ func (s *session) execute(body []byte, size int) int {
 		r.pending = append(r.pending, entry{kind: kindClose, instead: &shown{explained: x, limit: limit}})
 		return r.replace(size, encode(&pgproto3.Close{ObjectType: 'P', Name: ownName}))
 	}
-	r.inside.execute(len(portal) == 0 && r.used)
+	s.executesOvertaken(string(portal))
+	if r.inside.execute(len(portal) == 0 && r.used) {
+		r.overtake()
+	}
 	executed := r.unnamed
 	if len(portal) > 0 {
 		executed = r.portals[string(portal)]

@@ -95,6 +95,9 @@ func (s *session) rounds(ctx context.Context, held *hold) error {
 	if ready, err := s.refreshed(ctx, held.units); err != nil || !ready {
 		return err
 	}
+	if err := s.notOvertaken(ctx, held.units); err != nil {
+		return err
+	}
 	name, err := s.another(ctx, held.units)
 	if err != nil {
 		return err
@@ -145,7 +148,7 @@ func (s *session) refreshed(ctx context.Context, units []unit) (bool, error) {
 
 // try is gate in a loop's callback: it lets the units go where all is covered, and says errWouldWait in any other case.
 func (s *session) try(ctx context.Context, units []unit) error {
-	if s.stale() || hasUnit(units, func(u *unit) bool { return u.unsettled }) {
+	if s.stale() || hasUnit(units, func(u *unit) bool { return u.unsettled || u.overtaken != nil }) {
 		return errWouldWait
 	}
 	name, err := s.another(ctx, units)
@@ -253,7 +256,7 @@ func (s *session) planUnits(ctx context.Context, held *hold, units []unit) (need
 			continue
 		}
 		template := s.template(u.stmt, &env)
-		if u.cursor || u.doomed || u.refused != nil || template.Explains() || u.lacks(template) {
+		if u.cursor || u.overtaken != nil || u.doomed || u.refused != nil || template.Explains() || u.lacks(template) {
 			continue
 		}
 		if template.Writes() && s.reader.name != isNotOurs {

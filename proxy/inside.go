@@ -35,15 +35,21 @@ type inside struct {
 	// more as it goes on.
 	unsure, later bool
 	text          string
+	// defined is the number of the segment, from 1, that came last with what may define something that portals call which are bound by then.
+	defined uint64
+	// holds says that a cursor WITH HOLD may have been declared, perhaps in a block before.
+	holds bool
 	// failed is why the transaction could not be asked.
 	failed *Error
 }
 
 // any reports whether there is anything.
-func (i *inside) any() bool { return i.unsure || i.own != nil || i.later || i.moves || i.failed != nil }
+func (i *inside) any() bool {
+	return i.unsure || i.own != nil || i.later || i.moves || i.failed != nil || i.defined > 0
+}
 
-// note notes a statement that goes upstream.
-func (i *inside) note(st *statement) {
+// note notes a statement that goes upstream, and reports whether something else may be defined behind it.
+func (i *inside) note(st *statement) bool {
 	lower := ""
 	if i.own != nil || st.conceals {
 		lower = strings.ToLower(st.text)
@@ -53,7 +59,7 @@ func (i *inside) note(st *statement) {
 		i.later = i.later || strings.Contains(lower, "declare") || strings.Contains(lower, "prepare")
 	case i.later && st.fetches, i.own != nil && (mayEnd(lower) || strings.Contains(lower, "rollback")): // what is taken back is seen no more
 	default:
-		return
+		return false
 	}
 	if i.unsure && i.text != st.text {
 		i.text = ""
@@ -61,13 +67,16 @@ func (i *inside) note(st *statement) {
 		i.text = st.text
 	}
 	i.unsure = true
+	return true
 }
 
-// execute notes an Execute; bound says that its portal was bound in this segment, and noted then.
-func (i *inside) execute(bound bool) {
+// execute notes an Execute; bound says that its portal was bound in this segment, and noted then. It reports as note does.
+func (i *inside) execute(bound bool) bool {
 	if i.later && !bound {
 		i.unsure, i.text = true, ""
+		return true
 	}
+	return false
 }
 
 func (s *session) insider() insider {

@@ -79,6 +79,8 @@ type reader struct {
 	reportedAt      uint64           // see reported
 	newPortals      []string         // those that are not upstream
 	unnamed         bound            // the unnamed portal
+	boundHere       []boundHere      // named portals, and cursors, of the open segment
+	bound           int              // how many of them came before the last definition in it
 	portals         map[string]bound // named ones that may change the session
 
 	overlay     *planner.Catalog // the catalog with made, and overlaid the one it was made from; nil: to be made
@@ -105,6 +107,9 @@ type bound struct {
 	effects bool     // it may change the session; named ones that do not are not kept
 	loose   bool     // it may be another statement's
 	segment uint64   // in which it was bound
+	// found is the statement of the unnamed one, while its segment is open; overtaken says that there was a definition since, see overtake.
+	found     candidates
+	overtaken bool
 	// ends is no less than the number of the ReadyForQuery that ends its segment; zero as long as it is not upstream.
 	ends uint64
 }
@@ -161,6 +166,11 @@ func (r *reader) init() {
 func (r *reader) leaveSegment() {
 	r.inSegment, r.used, r.acts, r.together, r.segmentEffects = false, false, false, false, false
 	r.segments++
+	r.unnamed.found = nil
+	if len(r.boundHere) > 0 {
+		r.boundHere = emptied(r.boundHere)
+	}
+	r.bound = 0
 	if r.level != "" {
 		r.level, r.dirty, r.blockEffects = "", true, true
 	}

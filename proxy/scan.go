@@ -19,6 +19,8 @@ type scan struct {
 	definer bool   // may run what does so out of sight
 	asks    bool   // may be an EXPLAIN (BARKEEP)
 	fetches bool   // may go on with a cursor
+	opening bool   // may declare one
+	holding bool   // and WITH HOLD
 	imports bool   // may give the transaction a snapshot of another
 	ends    bool   // begins by ending the transaction for certain
 	shades  bool   // may make a temporary relation named ohlcv
@@ -50,11 +52,13 @@ func versionOf(known *planner.Catalog) uint64 {
 
 func scanText(text string, known *planner.Catalog) scan {
 	level, modes := transactionModes(text)
+	effects := !modes && planner.Effects(text, known).Settings
 	first, _, _ := strings.Cut(text, ";")
 	revived, plainly := revival(text)
 	return scan{
 		version: versionOf(known), reads: planner.MayRead(text, known), level: level,
-		effects: !modes && planner.Effects(text, known).Settings,
+		effects: effects, opening: effects && hasWord(text, "declare"),
+		holding: effects && hasWord(text, "declare") && hasWord(text, "hold"),
 		control: isControl(text), defines: defines(text), definer: known.MayDefine(text), conceals: known.Conceals(text), asks: asks(text),
 		fetches: fetches(text), imports: importsSnapshot(text), ends: endsFirst(text),
 		hides: hides(text), shades: shades(text), listens: planner.MayListen(text),

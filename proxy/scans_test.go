@@ -112,7 +112,7 @@ func TestBindIdle(t *testing.T) {
 			bind(s, &st)
 			return s.reader, st
 		}
-		r1, st1 := left(func(s *session, st *statement) { require.True(t, s.bindIdle(st), name) })
+		r1, st1 := left(func(s *session, st *statement) { require.True(t, s.bindIdle(candidates{st}), name) })
 		r2, st2 := left(func(s *session, st *statement) { s.bindInFull(unit{}, nil, candidates{st}) })
 		require.Equal(t, r2, r1, name)
 		require.Equal(t, st2, st1, name)
@@ -127,7 +127,7 @@ func TestBindIdle(t *testing.T) {
 		st := *idle
 		st.version = versionOf(s.catalog())
 		before(s)
-		require.False(t, s.bindIdle(&st), name)
+		require.False(t, s.bindIdle(candidates{&st}), name)
 	}
 }
 

@@ -41,6 +41,8 @@ type unit struct {
 	// portal says that it is a Bind, cursor that it goes on with a portal that was planned before; again that it is that of an executor,
 	// which may have been executed before.
 	portal, cursor, again bool
+	// overtaken, where not nil, is what may have been bound before a definition that it calls.
+	overtaken *overtaking
 	// channels are those of live bars that it listens to.
 	channels []string
 	// counted says that args are all that the upstream will find in the Bind.
@@ -163,13 +165,17 @@ func (s *session) noteMade(st *statement) {
 	if names := s.server.cache.Prepare(st.text, st.oids, s.env()).Creates(); len(names) > 0 {
 		s.reader.made = append(s.reader.made, names...)
 		s.reader.overlay = nil
+		s.reader.overtake()
 	}
 }
 
 // affect notes what a statement about to go upstream may change, and reports whether that may be a definition that others see.
 func (s *session) affect(st *statement) (defines bool) {
 	r := &s.reader
-	r.inside.note(st)
+	r.inside.holds = r.inside.holds || st.holding
+	if r.inside.note(st) {
+		r.overtake()
+	}
 	if !st.control {
 		r.snapshot = true
 	}
@@ -313,7 +319,7 @@ func (s *session) before(st *statement) []unit {
 	if st.fetches {
 		units = s.fetchedAnew(units)
 	}
-	return units
+	return append(units, s.overtakes(st)...)
 }
 
 // goesOn gates units of the open segment.
