@@ -45,14 +45,7 @@ func (a *analyzer) compileNode(l *level, node *pg.Node) *pred {
 	case *pg.Node_AExpr:
 		return a.compileExpr(l, n.AExpr)
 	case *pg.Node_NullTest:
-		test := &pred{kind: predNull, left: a.operandOf(l, n.NullTest.GetArg())}
-		if n.NullTest.GetArgisrow() || n.NullTest.GetArg().GetRowExpr() != nil {
-			return unknownPred()
-		}
-		if n.NullTest.GetNulltesttype() == pg.NullTestType_IS_NOT_NULL {
-			return &pred{kind: predNot, kids: []*pred{test}}
-		}
-		return test
+		return a.compileNullTest(l, n.NullTest)
 	case *pg.Node_BooleanTest:
 		return &pred{kind: predBool, kids: []*pred{a.compile(l, n.BooleanTest.GetArg())}, test: n.BooleanTest.GetBooltesttype()}
 	case *pg.Node_SubLink:
@@ -66,6 +59,23 @@ func (a *analyzer) compileNode(l *level, node *pg.Node) *pred {
 		return &pred{kind: predConst, left: operand{constant: node}}
 	}
 	return unknownPred()
+}
+
+func (a *analyzer) compileNullTest(l *level, n *pg.NullTest) *pred {
+	if n.GetArgisrow() || n.GetArg().GetRowExpr() != nil {
+		return unknownPred()
+	}
+	var test *pred
+	switch n.GetArg().GetNode().(type) {
+	case *pg.Node_BoolExpr, *pg.Node_BooleanTest, *pg.Node_NullTest: // of a condition it is IS UNKNOWN
+		test = &pred{kind: predBool, kids: []*pred{a.compile(l, n.GetArg())}, test: pg.BoolTestType_IS_UNKNOWN}
+	default:
+		test = &pred{kind: predNull, left: a.operandOf(l, n.GetArg())}
+	}
+	if n.GetNulltesttype() == pg.NullTestType_IS_NOT_NULL {
+		return &pred{kind: predNot, kids: []*pred{test}}
+	}
+	return test
 }
 
 func (a *analyzer) compileBool(l *level, b *pg.BoolExpr) *pred {

@@ -301,3 +301,33 @@ func TestRule12_EqualsNull(t *testing.T) {
 		}
 	}
 }
+
+// TestNestedConditions runs conditions in conditions that the database is asked about: they are asked as they stand, whatever parentheses
+// that takes.
+func TestNestedConditions(t *testing.T) {
+	t.Parallel()
+	conn := barsConn(t)
+	const from, null = "select ts, symbol from ohlcv where symbol in ('A', 'AA', 'B') and timeframe = '1h' and ts >= '2026-11-01Z' and ", "\x00"
+	for _, sql := range []string{
+		from + "(not symbol like 'A%') is not null",
+		from + "(not symbol like null) is null",
+		from + "(symbol like 'A%' and symbol like '%z') is not null",
+		from + "(symbol like 'A%' or null) is null",
+		from + "not (not symbol like 'A%') is null",
+		from + "(symbol ~~ 'A%' is true) is not null",
+		from + "(symbol like 'x%' is null) is not null",
+		from + "coalesce((not symbol like 'A%') is not null, false)",
+		from + "case when (symbol like 'A%' and symbol like '%z') is not null then symbol > 'A' else false end",
+		from + "(not symbol like 'A%') = any (array[true])",
+		from + "(symbol like 'A%' and symbol like '%z') <> all (array[true])",
+		from + "((not lower(symbol) = 'a') is not null) is not distinct from true",
+		from + "(not (symbol = $1)) is null",
+		from + "lower(symbol) = (array['b', $2])[1]",
+		from + "lower(symbol) = lower(($3::text[])[2])",
+		from + "symbol = case when (not $1 like 'A') is null then 'B' else 'A' end",
+	} {
+		outcome, difference := trial{sql: sql, zone: "UTC", params: []string{null, "a", "{A,B}"}, others: 1}.renumbered().run(t, conn)
+		require.Empty(t, difference, sql)
+		require.Equal(t, outcomeNarrowed, outcome, sql)
+	}
+}

@@ -56,7 +56,7 @@ func (e *evaluator) ask(node *pg.Node) value {
 	if !ok || !substitute(copied, e.literal) {
 		return value{}
 	}
-	sql := expressionText(copied)
+	sql := questionText(copied)
 	if sql == "" {
 		return value{}
 	}
@@ -74,7 +74,7 @@ func (e *evaluator) askTexts(node *pg.Node, asArray bool) (text *string, ok bool
 	if !ok || !substitute(copied, e.textLiteral) {
 		return nil, false
 	}
-	sql := expressionText(copied)
+	sql := questionText(copied)
 	if sql == "" {
 		return nil, false
 	}
@@ -90,18 +90,53 @@ func (e *evaluator) askTexts(node *pg.Node, asArray bool) (text *string, ok bool
 	return text, ok
 }
 
-// expressionText returns an expression as SQL, empty where that fails.
+// expressionText returns an expression as SQL that is shown, empty where that fails.
 func expressionText(node *pg.Node) string {
-	sql, err := pg.Deparse(&pg.ParseResult{Version: treeVersion(), Stmts: []*pg.RawStmt{{Stmt: &pg.Node{Node: &pg.Node_SelectStmt{
-		SelectStmt: &pg.SelectStmt{
-			TargetList: []*pg.Node{{Node: &pg.Node_ResTarget{ResTarget: &pg.ResTarget{Val: node}}}},
-			Op:         pg.SetOperation_SETOP_NONE, LimitOption: pg.LimitOption_LIMIT_OPTION_DEFAULT,
-		},
-	}}}}})
+	sql, err := pg.Deparse(expressionTree(node))
 	if err != nil {
 		return ""
 	}
 	return strings.TrimPrefix(sql, "SELECT ")
+}
+
+// questionText returns an expression as SQL that the database reads as the same expression, empty where the deparser does not give such: an
+// operand that needs parentheses does not always get them, as in (a OR b) IS NULL.
+func questionText(node *pg.Node) string {
+	if !nested(node) {
+		return expressionText(node)
+	}
+	return strings.TrimPrefix(writtenAs(expressionTree(node)), "SELECT ")
+}
+
+func expressionTree(node *pg.Node) *pg.ParseResult {
+	return &pg.ParseResult{Version: treeVersion(), Stmts: []*pg.RawStmt{{Stmt: &pg.Node{Node: &pg.Node_SelectStmt{
+		SelectStmt: &pg.SelectStmt{
+			TargetList: []*pg.Node{{Node: &pg.Node_ResTarget{ResTarget: &pg.ResTarget{Val: node}}}},
+			Op:         pg.SetOperation_SETOP_NONE, LimitOption: pg.LimitOption_LIMIT_OPTION_DEFAULT,
+		},
+	}}}}}
+}
+
+// nested reports whether there is more than one operator in an expression, so that one may be an operand of another. The cast of a constant
+// is one where it may be subscripted.
+func nested(node *pg.Node) bool {
+	operators, casts, subscripts := 0, 0, 0
+	walk(node, func(m proto.Message) bool {
+		switch n := m.(type) {
+		case *pg.A_Expr, *pg.BoolExpr, *pg.NullTest, *pg.BooleanTest, *pg.CollateClause:
+			operators++
+		case *pg.A_Indirection:
+			subscripts++
+		case *pg.TypeCast:
+			if n.GetArg().GetAConst() == nil {
+				operators++
+			} else {
+				casts++
+			}
+		}
+		return operators+subscripts < 2
+	})
+	return operators+subscripts > 1 || subscripts > 0 && casts > 0
 }
 
 // treeVersion is the version that the deparser wants a tree to have: the parser's own.

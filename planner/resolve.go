@@ -222,7 +222,7 @@ func (b *bounder) sourceText(node *pg.Node) (string, bool) {
 		}
 		return true
 	})
-	sql := expressionText(copied)
+	sql := questionText(copied)
 	return sql, sql != ""
 }
 
