@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strconv"
 )
@@ -15,9 +14,9 @@ const (
 // measureCost compares the processor time that a statement costs in the process between: PgBouncer and barkeep for one
 // that is passed on, and for one on ohlcv a barkeep that plans it and one that does not, since it serves another database.
 func (b *bench) measureCost(ctx context.Context) (err error) {
-	pgbench := find("pgbench", "/usr/lib/postgresql/*/bin/pgbench")
-	if pgbench == "" {
-		return errors.New("pgbench is not installed (Debian: apt-get install postgresql-client)")
+	pgbench, err := findPgbench()
+	if err != nil {
+		return err
 	}
 	scripts, err := b.prepareRates(ctx)
 	if err != nil {

@@ -31,7 +31,7 @@ func main() {
 	var o options
 	flag.StringVar(&o.binary, "barkeep", "bin/barkeep", "the binary that is measured")
 	flag.StringVar(&o.out, "out", "bench.json", "file that the figures are written to")
-	flag.StringVar(&o.only, "only", "", "comma-separated: plan, backfill, many, gap, shared, live, index, stream, rates, cost; empty: all")
+	flag.StringVar(&o.only, "only", "", "comma-separated: plan, backfill, many, gap, shared, live, index, stream, connect, rates, cost; empty: all")
 	flag.IntVar(&o.rounds, "rounds", 5, "rounds of everything that is compared")
 	flag.IntVar(&o.seconds, "seconds", 2, "seconds of each run of pgbench")
 	flag.BoolVar(&o.keep, "keep", false, "keep the database and the logs")
@@ -96,6 +96,7 @@ func run(ctx context.Context, o options) (err error) {
 		{"live", b.measureLive},
 		{"index", b.measureIndex},
 		{"stream", b.measureStream},
+		{"connect", b.measureConnect},
 		{"rates", b.measureRates},
 		{"cost", b.measureCost},
 	} {

@@ -23,9 +23,9 @@ const alone = 3
 
 // measureRates compares what pgbench reaches straight, through barkeep and through PgBouncer.
 func (b *bench) measureRates(ctx context.Context) error {
-	pgbench := find("pgbench", "/usr/lib/postgresql/*/bin/pgbench")
-	if pgbench == "" {
-		return errors.New("pgbench is not installed (Debian: apt-get install postgresql-client)")
+	pgbench, err := findPgbench()
+	if err != nil {
+		return err
 	}
 	scripts, err := b.prepareRates(ctx)
 	if err != nil {
@@ -43,13 +43,25 @@ func (b *bench) measureRates(ctx context.Context) error {
 	return nil
 }
 
+func findPgbench() (string, error) {
+	if path := find("pgbench", "/usr/lib/postgresql/*/bin/pgbench"); path != "" {
+		return path, nil
+	}
+	return "", errors.New("pgbench is not installed (Debian: apt-get install postgresql-client)")
+}
+
+// addresses returns where statements are sent to, and in which order.
+func (b *bench) addresses() (ports map[string]uint16, order []string) {
+	ports, order = map[string]uint16{"direct": b.direct.Port, "barkeep": b.barkeep.port}, []string{"direct", "barkeep"}
+	if b.bouncer != nil {
+		ports["PgBouncer"], order = b.bouncer.port, append(order, "PgBouncer")
+	}
+	return ports, order
+}
+
 // roundsOf measures the three statements in turn at each address.
 func (b *bench) roundsOf(ctx context.Context, pgbench string, scripts map[string]string, mode string, clients int) (map[string]rateSeries, error) {
-	addresses := map[string]uint16{"direct": b.direct.Port, "barkeep": b.barkeep.port}
-	order := []string{"direct", "barkeep"}
-	if b.bouncer != nil {
-		addresses["PgBouncer"], order = b.bouncer.port, append(order, "PgBouncer")
-	}
+	addresses, order := b.addresses()
 	rates := map[string]rateSeries{}
 	for name := range scripts {
 		rates[name] = rateSeries{}
