@@ -113,10 +113,14 @@ func (s *sameServer) check(ctx context.Context, conn *pgx.Conn) error {
 	return nil
 }
 
-// Life is an expression for one life of the database as text: the server's start and the database. It is the same in every
+// Life is an expression for one life of the database as text: the server's start and the database's OID. It is the same in every
 // session, whatever its settings and rights: all sessions of one life have seen the commits of the one before that are left.
-const Life = `(select pg_catalog.concat_ws(' ', extract(epoch from pg_catalog.pg_postmaster_start_time()), d.oid)
-    from pg_catalog.pg_database d where d.datname operator(pg_catalog.=) pg_catalog.current_database())`
+//
+// Each session begins with it, in a process that has no catalog in its cache: it reads no table. The folder that a database's own
+// tables are in is named by its OID, in whatever tablespace (PostgreSQL's documentation, Database File Layout); pg_class always lies
+// in that of the database, and negative fields count from the end since PostgreSQL 14.
+const Life = `(select pg_catalog.concat_ws(' ', extract(epoch from pg_catalog.pg_postmaster_start_time()),
+    pg_catalog.split_part(pg_catalog.pg_relation_filepath('pg_catalog.pg_class'::pg_catalog.regclass), '/', -2)))`
 
 // IdentifyQuery asks a server who it is: whether it is in recovery, and its system identifier, both as text.
 const IdentifyQuery = `select pg_catalog.pg_is_in_recovery()::pg_catalog.text, system_identifier::pg_catalog.text from pg_catalog.pg_control_system()`
