@@ -191,13 +191,11 @@ func (q *asking) parameters(d planner.Data) planner.Args {
 // ask asks one question.
 func (q *asking) ask(ctx context.Context, d planner.Data) (planner.Column, error) {
 	s := q.session
-	reply, err := s.patient(ctx, append(q.begin(), ownMessages(lookSQL, [][]byte{
-		textArray(d.Relations), textArray(d.Functions), textArray(d.Columns), textArray(d.Operators), textArray(d.Targets), []byte(strconv.FormatBool(d.View)),
-	}, planner.Args{}, 0)...))
-	if err != nil || reply.err != nil {
+	why, reply, err := q.lookBehind(ctx, d)
+	switch {
+	case err != nil || reply.err != nil:
 		return q.failed(ctx, d, reply, err)
-	}
-	if why := seenThrough(reply, d.Set); why != "" {
+	case why != "":
 		switch ended, err := s.conclude(ctx, q.end()); {
 		case err != nil:
 			return planner.Column{}, err
@@ -217,6 +215,25 @@ func (q *asking) ask(ctx context.Context, d planner.Data) (planner.Column, error
 		return planner.Column{Unknown: "a subquery with a collation under which texts are equal that are not the same"}, nil
 	}
 	return planner.Column{OID: reply.oid, Values: reply.rows}, nil
+}
+
+// lookBehind begins what a question is asked in, and says what keeps it from being asked; empty where nothing does.
+func (q *asking) lookBehind(ctx context.Context, d planner.Data) (why string, reply *exchange, err error) {
+	s, messages := q.session, q.begin()
+	names := [][]byte{textArray(d.Relations), textArray(d.Functions), textArray(d.Columns), textArray(d.Operators)}
+	if len(d.Targets) == 0 {
+		reply, err = s.patient(ctx, append(messages, ownMessages(plainSQL, names, planner.Args{}, 0)...))
+		if err != nil || reply.err != nil || isPlainLook(reply) {
+			return "", reply, err
+		}
+		messages = nil
+	}
+	names = append(names, textArray(d.Targets), []byte(strconv.FormatBool(d.View)))
+	reply, err = s.patient(ctx, append(messages, ownMessages(lookSQL, names, planner.Args{}, 0)...))
+	if err != nil || reply.err != nil {
+		return "", reply, err
+	}
+	return seenThrough(reply, d.Set), reply, nil
 }
 
 // begin begins what a question is asked in.

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"strings"
 
 	"barkeep/planner"
@@ -72,7 +73,25 @@ union all
 select 'nit is part of a view and reads ' || c.relname || ', which has row security' from rel join pg_catalog.pg_class c on c.oid = rel.oid where $6::pg_catalog.bool and c.relrowsecurity
 union all
 select distinct 'nit calls ' || p.proname from used join pg_catalog.pg_proc p on p.oid = used.proc
- where p.oid >= 16384 and (p.provolatile = 'v' or not exists (select from pg_catalog.pg_depend e where e.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass and e.objid = p.oid and e.deptype = 'e'))`
+ where ` + ofUsersSQL
+
+// plainSQL reports whether there is nothing behind the names of a question ($1 to $4 as for lookSQL, which returns no row then): its
+// relations are tables without row security, and no function or operator of its names, nor any cast, is a user's. Nearly every
+// question is such, and PostgreSQL takes 2 ms to plan lookSQL, a fifth for this one: it joins as little as can be. It is executed with the user's search_path as well.
+const plainSQL = `select not exists (select from pg_catalog.unnest($1::pg_catalog.text[]) n join pg_catalog.pg_class c on c.oid = pg_catalog.to_regclass(n)::pg_catalog.oid
+  where c.relkind not in ('r', 'p', 'm') or c.relrowsecurity)
+ and not exists (select from pg_catalog.pg_proc p where p.proname = any($2::pg_catalog.text[] || $3::pg_catalog.text[]) and p.pronamespace <> 'pg_catalog'::pg_catalog.regnamespace)
+ and not exists (select from pg_catalog.pg_operator o where o.oprname = any($4::pg_catalog.text[]) and o.oprnamespace <> 'pg_catalog'::pg_catalog.regnamespace)
+ and not exists (select from pg_catalog.pg_cast k where k.castfunc >= 16384 and (select ` + ofUsersSQL + ` from pg_catalog.pg_proc p where p.oid = k.castfunc))`
+
+// ofUsersSQL says that the function p is a user's, or an extension's that is volatile: PostgreSQL's own have the OIDs below
+// FirstNormalObjectId (access/transam.h).
+const ofUsersSQL = `p.oid >= 16384 and (p.provolatile = 'v' or not exists (select from pg_catalog.pg_depend e where e.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass and e.objid = p.oid and e.deptype = 'e'))`
+
+// isPlainLook reports whether plainSQL has said so.
+func isPlainLook(reply *exchange) bool {
+	return len(reply.rows) == 1 && bytes.Equal(reply.rows[0], []byte{1})
+}
 
 // seenThrough says what keeps a question from being asked, by the rows of lookSQL; empty where nothing does. Set is the question's.
 func seenThrough(reply *exchange, set bool) string {
