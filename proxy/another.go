@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -36,10 +37,14 @@ const anotherSQL = `select c.oid from pg_catalog.pg_class c
   and not exists (select from pg_catalog.pg_attribute a join pg_catalog.pg_type t on t.oid = a.atttypid
     where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped and t.typnamespace <> 'pg_catalog'::pg_catalog.regnamespace)`
 
-// shades reports whether the text may make a temporary relation of ohlcv's name.
+// notMade are the places of the name in which nothing is given it: what is read, what has public before it, what qualifies a column, and other
+// names; in lower case.
+var notMade = regexp.MustCompile(`\b(from|join|public"?\s*\.)\s*"?ohlcv\b|,\s*"?ohlcv\b|\bohlcv"?\s*\.|\w+ohlcv|ohlcv\w+`)
+
+// shades reports whether the text may make a temporary relation of ohlcv's name. For each statement behind one the session is asked.
 func shades(text string) bool {
-	text = strings.ToLower(text)
-	return strings.Contains(text, "ohlcv") && strings.Contains(text, "temp")
+	low := strings.ToLower(text)
+	return strings.Contains(low, "ohlcv") && strings.Contains(low, "temp") && strings.Contains(notMade.ReplaceAllString(low, ""), "ohlcv")
 }
 
 // another says what the name ohlcv means in the units. The settings are known.

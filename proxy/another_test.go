@@ -80,3 +80,29 @@ func TestPreparedBeforeItsNameIsAnothers(t *testing.T) {
 	_, err = conn.Exec(t.Context(), "insert into ohlcv values ($1, '1m', '2024-01-01Z')", "sim:ANOTHER")
 	require.Equal(t, "42501", code(err))
 }
+
+// A temporary table that is filled from ohlcv does not shade it: the session would be asked before each statement for ever.
+func TestShades(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]bool{
+		"create temp table t as select * from ohlcv where symbol = 'sim:A'":                               false,
+		"CREATE TEMPORARY TABLE t AS SELECT o.ts FROM public.ohlcv o JOIN \"ohlcv\" p USING (ts)":         false,
+		"select * into temp t from watchlist, ohlcv":                                                      false,
+		"create temp table ohlcv_1m as select ohlcv.ts, \"ohlcv\".close from ohlcv":                       false,
+		"create temp view my_ohlcv as select * from public . \"ohlcv\"":                                   false,
+		"create temp table ohlcv (a int)":                                                                 true,
+		"create temporary table if not exists \"ohlcv\" as select 1":                                      true,
+		"create table pg_temp.ohlcv (a int)":                                                              true,
+		"create table pg_temp.\"ohlcv\" as select * from public.ohlcv":                                    true,
+		"create temp table /* from */ ohlcv as select * from public.ohlcv":                                true,
+		"create temp view ohlcv as select * from public.ohlcv":                                            true,
+		"create temp recursive view OHLCV (a) as select 1":                                                true,
+		"select 1 as a into temporary table ohlcv":                                                        true,
+		"alter table pg_temp.t rename to ohlcv":                                                           true,
+		"create temp table t as select * from ohlcv; alter table t rename to ohlcv":                       true,
+		"do $$ begin execute 'create temp table ' || 'ohlcv' || ' as select * from public.ohlcv'; end $$": true,
+		"select * from ohlcv": false,
+	} {
+		require.Equal(t, want, shades(text), text)
+	}
+}
