@@ -202,6 +202,9 @@ func (c *Coordinator) Missing(life string, reqs []market.Requirement, freshness 
 		}
 		gap := index.Missing(r.Series, r.Ranges, atLeast(freshness), now)
 		for _, n := range r.Counts {
+			if inside(index, r.Series, n, atLeast(freshness), now) {
+				continue
+			}
 			if _, known := c.counts.get(index, r.Series, n, atLeast(freshness), now); !known {
 				covered = false
 				bars = add(bars, n.N)
@@ -228,6 +231,9 @@ func (c *Coordinator) CoveredAt(at *coverage.Index, life string, reqs []market.R
 			return false
 		}
 		for _, n := range r.Counts {
+			if inside(at, r.Series, n, atLeast(freshness), now) {
+				continue
+			}
 			needs, known := c.counts.get(index, r.Series, n, atLeast(freshness), now)
 			if !known || !at.Covered(r.Series, market.NewRangeSet(needs), atLeast(freshness), now) {
 				return false

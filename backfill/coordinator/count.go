@@ -150,6 +150,12 @@ func contiguous(index *coverage.Index, series market.Series, within market.Range
 	return known
 }
 
+// inside reports whether all is covered that the n bars are among: then nothing has to be counted.
+func inside(index *coverage.Index, series market.Series, n market.Count, fresh time.Duration, now market.Instant) bool {
+	one := [1]market.Range{n.Within}
+	return index.Covered(series, one[:], fresh, now)
+}
+
 // nth returns the open of the n-th stored bar of known from the starting end, and n; or fewer, where there are fewer.
 func (c *Coordinator) nth(ctx context.Context, series market.Series, known market.Range, n market.Count) (edge market.Instant, count int64, err error) {
 	order, last := "ASC", "max"

@@ -76,6 +76,9 @@ func (c *Coordinator) covered(index *coverage.Index, req *Request, now market.In
 			return false
 		}
 		for _, n := range r.Counts {
+			if inside(index, r.Series, n, atLeast(req.Freshness), now) {
+				continue
+			}
 			if _, known := c.counts.get(index, r.Series, n, atLeast(req.Freshness), now); !known {
 				return false
 			}

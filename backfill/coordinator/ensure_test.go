@@ -395,6 +395,36 @@ func TestNewestAndOldest(t *testing.T) {
 	require.Less(t, r.bars("sim:GAPUSD", "1m", "-infinity", "infinity"), 4000)
 }
 
+// Where all is covered that the newest or oldest n bars are among, nobody has to count which they are.
+func TestNothingIsCountedWhereAllIsCovered(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, sim.Config{})
+	r.consumer()
+	r.producer()
+	c := r.coordinator()
+	old := c.Snapshot()
+	day := market.Range{Start: at("2024-01-01T00:00:00Z"), End: at("2024-01-02T00:00:00Z")}
+	of := func(n int64, within market.Range) []market.Requirement {
+		return []market.Requirement{{Series: market.Series{Symbol: "sim:BTCUSD", Timeframe: market.M1}, Counts: []market.Count{
+			{N: n, Within: within, Newest: n%2 == 0},
+		}}}
+	}
+	_, err := c.Ensure(t.Context(), need("sim:BTCUSD", market.M1, "2024-01-01T00:00:00Z", "2024-01-02T00:00:00Z"), nil)
+	require.NoError(t, err)
+	beyond := market.Range{Start: day.Start, End: at("2024-06-01T00:00:00Z")}
+	for _, n := range []int64{1, 10, 1440, 100_000, 100_001} {
+		missing, covered := c.Missing("", of(n, day), 0)
+		require.True(t, covered, n)
+		require.Zero(t, missing, n)
+		require.True(t, c.CoveredAt(c.Snapshot(), "", of(n, day), 0), n)
+		require.False(t, c.CoveredAt(old, "", of(n, day), 0), n)
+		missing, covered = c.Missing("", of(n, beyond), 0)
+		require.False(t, covered, n)
+		require.Equal(t, n, missing)
+		require.False(t, c.CoveredAt(c.Snapshot(), "", of(n, beyond), 0), n)
+	}
+}
+
 func TestTailThatCannotBeRefreshed(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, sim.Config{})
