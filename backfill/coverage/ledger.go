@@ -61,25 +61,41 @@ type Binding struct {
 	Generation int64
 }
 
-// ReadLedger reads the segments of series that overlap or touch bounds; the caller has locked the symbol.
-func ReadLedger(ctx context.Context, tx pgx.Tx, series market.Series, bounds market.Range) (*Ledger, error) {
-	rows, err := tx.Query(ctx, `SELECT timeframe, range_start, range_end, state, source, generation, fetched_at, reason,
-	       expires_at, retry_at, derived_from
-	  FROM barkeep.coverage WHERE symbol = $1 AND timeframe = $2 AND range_end >= $3 AND range_start <= $4
-	 ORDER BY range_start`, string(series.Symbol), series.Timeframe.String(), Timestamptz(bounds.Start), Timestamptz(bounds.End))
-	if err != nil {
-		return nil, fmt.Errorf("read coverage of %s: %w", series, err)
-	}
+// ReadLedger reads the segments of series that overlap or touch the stretches; the caller has locked the symbol. What the caller enters lies in
+// them. Where they are far from each other, what lies between them is not read: an instrument with holes has a hundred thousand segments.
+func ReadLedger(ctx context.Context, tx pgx.Tx, series market.Series, stretches ...market.Range) (*Ledger, error) {
 	var stored []Segment
 	var row segmentRow
-	if _, err := pgx.ForEachRow(rows, row.targets(), func() error {
-		stored = append(stored, row.segment())
-		return nil
-	}); err != nil {
+	batch := &pgx.Batch{}
+	set := market.NewRangeSet(stretches...)
+	if set.Empty() {
+		return NewLedger(series, nil), nil
+	}
+	for _, r := range set {
+		batch.Queue(readStretch, string(series.Symbol), series.Timeframe.String(), Timestamptz(r.Start), Timestamptz(r.End)).
+			Query(func(rows pgx.Rows) error {
+				_, err := pgx.ForEachRow(rows, row.targets(), func() error {
+					s := row.segment()
+					if last := len(stored) - 1; last < 0 || stored[last].Range.Start < s.Range.Start { // else it reaches from the stretch before to this one
+						stored = append(stored, s)
+					}
+					return nil
+				})
+				return err
+			})
+	}
+	if err := tx.SendBatch(ctx, batch).Close(); err != nil {
 		return nil, fmt.Errorf("read coverage of %s: %w", series, err)
 	}
 	return NewLedger(series, stored), nil
 }
+
+// readStretch begins with the last segment that begins before the stretch: segments are disjoint, so none before that reaches it.
+const readStretch = `SELECT timeframe, range_start, range_end, state, source, generation, fetched_at, reason, expires_at, retry_at, derived_from
+  FROM barkeep.coverage
+ WHERE symbol = $1 AND timeframe = $2 AND range_end >= $3 AND range_start <= $4 AND range_start >= coalesce((
+    SELECT max(range_start) FROM barkeep.coverage WHERE symbol = $1 AND timeframe = $2 AND range_start < $3), '-infinity')
+ ORDER BY range_start`
 
 // NewLedger returns the ledger of series in which stored is known: ascending, disjoint segments, which it keeps.
 func NewLedger(series market.Series, stored []Segment) *Ledger {
@@ -99,16 +115,47 @@ func (l *Ledger) Untouched(r market.Range) bool {
 	return k == len(l.stored) || l.stored[k].Range.Start >= r.End
 }
 
-// Vouched returns where of r rows were vouched for when the ledger was read, or until they were forgotten: what differs there is a revision.
-// Provisional bars are expected to change.
+// Vouched returns where of r it was known for good which rows there are when the ledger was read, or until that was forgotten: what differs there
+// is a revision. Provisional bars are expected to change.
 func (l *Ledger) Vouched(r market.Range) market.RangeSet {
 	var ranges []market.Range
-	for i := range l.stored {
-		if s := &l.stored[i]; s.State == Final || s.Pending() {
+	for _, s := range overlapping(l.stored, r) {
+		if s.State.Settled() || s.Pending() {
 			ranges = append(ranges, s.Range.Intersect(r))
 		}
 	}
 	return market.NewRangeSet(ranges...)
+}
+
+// overlapping returns the segments of the list that overlap r.
+func overlapping(list []Segment, r market.Range) []Segment {
+	from := first(list, r.Start)
+	to := from
+	for to < len(list) && list[to].Range.Start < r.End {
+		to++
+	}
+	return list[from:to]
+}
+
+// ReplaceAll enters the segments of a page as Replace does, in their order, and returns where each holds. A page of a source that tells each hole has hundreds,
+// and there may be a hundred thousand before: only those that the page meets are looked at for each.
+func (l *Ledger) ReplaceAll(segments []Segment) []market.RangeSet {
+	if len(segments) == 0 {
+		return nil
+	}
+	bounds := segments[0].Range
+	for _, s := range segments {
+		bounds = market.Range{Start: min(bounds.Start, s.Range.Start), End: max(bounds.End, s.Range.End)}
+	}
+	from, met := first(l.list, bounds.Start), overlapping(l.list, bounds)
+	part := Ledger{series: l.series, list: slices.Clone(met)}
+	holds := make([]market.RangeSet, len(segments))
+	for i, s := range segments {
+		holds[i] = part.Replace(s)
+	}
+	l.list = slices.Replace(l.list, from, from+len(met), part.list...)
+	l.revised = l.revised.Union(part.revised)
+	return holds
 }
 
 // Replace enters a reading and returns where it holds: its range, rounded inward, less what is known by the same or a
@@ -275,13 +322,33 @@ func (l *Ledger) queue(batch *pgx.Batch) bool {
 		batch.Queue(`DELETE FROM barkeep.coverage WHERE symbol = $1 AND timeframe = $2 AND range_start = ANY ($3)`,
 			symbol, timeframe, starts)
 	}
-	for _, s := range added {
-		batch.Queue(`INSERT INTO barkeep.coverage (symbol, timeframe, range_start, range_end, state, source, generation,
-		       fetched_at, reason, expires_at, retry_at, derived_from) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)`,
-			symbol, timeframe, Timestamptz(s.Range.Start), Timestamptz(s.Range.End), int16(s.State), s.Source, s.Generation,
-			Timestamptz(s.FetchedAt), s.Reason, optional(s.ExpiresAt), optional(s.RetryAt), derivedFrom(s.DerivedFrom))
+	if len(added) > 0 {
+		queueSegments(batch, symbol, timeframe, added)
 	}
 	return true
+}
+
+// queueSegments adds the statement that inserts the segments: one, since a batch of pages with holes has thousands.
+func queueSegments(batch *pgx.Batch, symbol, timeframe string, segments []Segment) {
+	n := len(segments)
+	starts, ends, fetched := make([]pgtype.Timestamptz, n), make([]pgtype.Timestamptz, n), make([]pgtype.Timestamptz, n)
+	expires, retries := make([]pgtype.Timestamptz, n), make([]pgtype.Timestamptz, n)
+	states, generations := make([]int16, n), make([]int64, n)
+	sources, reasons, bases := make([]string, n), make([]string, n), make([]string, n)
+	for i := range segments {
+		s := &segments[i]
+		starts[i], ends[i], fetched[i] = Timestamptz(s.Range.Start), Timestamptz(s.Range.End), Timestamptz(s.FetchedAt)
+		expires[i], retries[i] = optional(s.ExpiresAt), optional(s.RetryAt)
+		states[i], generations[i] = int16(s.State), s.Generation
+		sources[i], reasons[i], bases[i] = s.Source, s.Reason, derivedFrom(s.DerivedFrom)
+	}
+	batch.Queue(`INSERT INTO barkeep.coverage (symbol, timeframe, range_start, range_end, state, source, generation,
+	    fetched_at, reason, expires_at, retry_at, derived_from)
+	  SELECT $1, $2, n.* FROM ROWS FROM (pg_catalog.unnest($3::timestamptz[]), pg_catalog.unnest($4::timestamptz[]),
+	    pg_catalog.unnest($5::int2[]), pg_catalog.unnest($6::text[]), pg_catalog.unnest($7::int8[]), pg_catalog.unnest($8::timestamptz[]),
+	    pg_catalog.unnest($9::text[]), pg_catalog.unnest($10::timestamptz[]), pg_catalog.unnest($11::timestamptz[]),
+	    pg_catalog.unnest($12::text[])) AS n`,
+		symbol, timeframe, starts, ends, states, sources, generations, fetched, reasons, expires, retries, bases)
 }
 
 // derivedFrom is how the base is stored: by its name, or nothing.

@@ -75,26 +75,24 @@ func oldestFirst(records []Record) []*topic.Page {
 	return pages
 }
 
-// seriesBounds returns the stretch of each series that the pages vouch for.
-func seriesBounds(records []Record) map[market.Series]market.Range {
-	bounds := make(map[market.Series]market.Range)
+// seriesBounds returns the stretches of each series that the pages vouch for.
+func seriesBounds(records []Record) map[market.Series][]market.Range {
+	bounds := make(map[market.Series][]market.Range)
 	for _, r := range records {
-		if r.Page == nil {
+		if r.Page == nil || len(r.Page.Segments) == 0 {
 			continue
 		}
+		b := r.Page.Segments[0].Range
 		for _, s := range r.Page.Segments {
-			b, found := bounds[r.Page.Series]
-			if !found {
-				b = s.Range
-			}
-			bounds[r.Page.Series] = market.Range{Start: min(b.Start, s.Range.Start), End: max(b.End, s.Range.End)}
+			b = market.Range{Start: min(b.Start, s.Range.Start), End: max(b.End, s.Range.End)}
 		}
+		bounds[r.Page.Series] = append(bounds[r.Page.Series], b)
 	}
 	return bounds
 }
 
 func (p *plan) page(ctx context.Context, tx pgx.Tx, page *topic.Page, bound map[market.Symbol]coverage.Binding,
-	bounds map[market.Series]market.Range, now market.Instant,
+	bounds map[market.Series][]market.Range, now market.Instant,
 ) error {
 	switch {
 	case p.refused(page.Series.Symbol, page.Source, page.Generation, page.JobID, bound):
@@ -105,18 +103,21 @@ func (p *plan) page(ctx context.Context, tx pgx.Tx, page *topic.Page, bound map[
 			"the producer's clock is %s ahead of the database's", page.FetchedAt.Sub(now).Round(maxAhead/50)))
 		return nil
 	}
-	s, err := p.of(ctx, tx, page.Series, bounds[page.Series])
+	s, err := p.of(ctx, tx, page.Series, bounds[page.Series]...)
 	if err != nil {
 		return err
 	}
-	applied := false
-	for _, segment := range page.Segments {
-		ranges := s.ledger.Replace(coverage.Segment{
+	segments := make([]coverage.Segment, len(page.Segments))
+	for i, segment := range page.Segments {
+		segments[i] = coverage.Segment{
 			Range: segment.Range, State: segment.State, Source: page.Source, Generation: page.Generation,
 			FetchedAt: page.FetchedAt, Reason: segment.Reason, ExpiresAt: segment.ExpiresAt, RetryAt: segment.RetryAt,
-		})
+		}
+	}
+	applied := false
+	for i, ranges := range s.ledger.ReplaceAll(segments) {
 		applied = applied || len(ranges) > 0
-		if segment.State == coverage.Unavailable {
+		if segments[i].State == coverage.Unavailable {
 			continue
 		}
 		for _, r := range ranges {
@@ -145,7 +146,7 @@ func (p *plan) refused(symbol market.Symbol, source string, generation int64, jo
 }
 
 // of returns the plan of a series, made on first use.
-func (p *plan) of(ctx context.Context, tx pgx.Tx, series market.Series, bounds market.Range) (*seriesPlan, error) {
+func (p *plan) of(ctx context.Context, tx pgx.Tx, series market.Series, bounds ...market.Range) (*seriesPlan, error) {
 	list, known := p.series[series.Symbol]
 	for _, s := range list {
 		if s.series == series {
@@ -155,7 +156,7 @@ func (p *plan) of(ctx context.Context, tx pgx.Tx, series market.Series, bounds m
 	if !known {
 		p.order = append(p.order, series.Symbol)
 	}
-	ledger, err := coverage.ReadLedger(ctx, tx, series, bounds)
+	ledger, err := coverage.ReadLedger(ctx, tx, series, bounds...)
 	if err != nil {
 		return nil, err
 	}

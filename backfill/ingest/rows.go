@@ -42,10 +42,9 @@ const (
 	anyRow = `SELECT 1 FROM public.ohlcv WHERE symbol = $1 AND timeframe = $2 AND ts >= $3 AND ts < $4 LIMIT 1`
 )
 
-// seriesWrite is a write with the name of its series, and where of it rows were vouched for.
+// seriesWrite is a write with the name of its series.
 type seriesWrite struct {
-	series  market.Series
-	vouched market.RangeSet
+	series market.Series
 	write
 }
 
@@ -74,8 +73,9 @@ func (p *plan) writeRows(ctx context.Context, tx pgx.Tx, staged bool) error {
 	}
 	batch := &pgx.Batch{}
 	batch.Queue(hashJoins)
-	p.queueRevised(batch, known)
-	for series, ranges := range rangesOf(known) {
+	replaced := rangesOf(known)
+	p.queueRevised(batch, replaced)
+	for series, ranges := range replaced {
 		for _, r := range ranges {
 			batch.Queue(deleteGone, string(series.Symbol), series.Timeframe.String(),
 				coverage.Timestamptz(r.Start), coverage.Timestamptz(r.End))
@@ -90,18 +90,28 @@ func (p *plan) writeRows(ctx context.Context, tx pgx.Tx, staged bool) error {
 
 // queueRevised counts the bars that the staged rows change or take away where they were vouched for. That is seldom: only what was
 // forgotten or lost is read again.
-func (p *plan) queueRevised(batch *pgx.Batch, writes []seriesWrite) {
-	for _, w := range writes {
-		for _, r := range w.vouched {
-			batch.Queue(countRevised, string(w.series.Symbol), w.series.Timeframe.String(),
-				coverage.Timestamptz(r.Start), coverage.Timestamptz(r.End)).QueryRow(func(row pgx.Row) error {
-				var revised, withdrawn int64
-				err := row.Scan(&revised, &withdrawn)
-				p.result.Revised, p.result.Withdrawn = p.result.Revised+revised, p.result.Withdrawn+withdrawn
-				return err
-			})
+func (p *plan) queueRevised(batch *pgx.Batch, replaced map[market.Series]market.RangeSet) {
+	for _, symbol := range p.order {
+		for _, s := range p.series[symbol] {
+			for _, r := range s.vouched(replaced[s.series]) {
+				batch.Queue(countRevised, string(s.series.Symbol), s.series.Timeframe.String(),
+					coverage.Timestamptz(r.Start), coverage.Timestamptz(r.End)).QueryRow(func(row pgx.Row) error {
+					var revised, withdrawn int64
+					err := row.Scan(&revised, &withdrawn)
+					p.result.Revised, p.result.Withdrawn = p.result.Revised+revised, p.result.Withdrawn+withdrawn
+					return err
+				})
+			}
 		}
 	}
+}
+
+// vouched returns where of the ranges rows were vouched for.
+func (s *seriesPlan) vouched(ranges market.RangeSet) (vouched market.RangeSet) {
+	for _, r := range ranges {
+		vouched = vouched.Union(s.ledger.Vouched(r))
+	}
+	return vouched
 }
 
 func rangesOf(writes []seriesWrite) map[market.Series]market.RangeSet {
@@ -123,7 +133,7 @@ func (p *plan) split(ctx context.Context, tx pgx.Tx, staged bool) (fresh, known 
 		for _, s := range p.series[symbol] {
 			slices.SortFunc(s.writes, func(a, b write) int { return cmp.Compare(a.r.Start, b.r.Start) })
 			for _, w := range s.writes {
-				if each := (seriesWrite{series: s.series, vouched: s.ledger.Vouched(w.r), write: w}); !staged && s.ledger.Untouched(w.r) {
+				if each := (seriesWrite{series: s.series, write: w}); !staged && s.ledger.Untouched(w.r) {
 					fresh = append(fresh, each)
 				} else {
 					known = append(known, each)
