@@ -178,6 +178,10 @@ const (
 	heartbeat        = time.Second
 	rebalanceTimeout = 10 * time.Second
 	callbackTimeout  = 2 * time.Second
+	// fetchWait is how long the broker keeps a question for jobs that there are none for. It bounds what the jobs of a partition wait for that
+	// is read only from the next question on: at start where some partitions have a committed offset and others have none, and after a
+	// rebalance.
+	fetchWait = 500 * time.Millisecond
 )
 
 func (p *Producer) open(ctx context.Context) (*kgo.Client, error) {
@@ -185,7 +189,7 @@ func (p *Producer) open(ctx context.Context) (*kgo.Client, error) {
 		kgo.RequiredAcks(kgo.AllISRAcks()), kgo.ProducerLinger(0), kgo.ProducerBatchMaxBytes(topic.MaxPageBytes*2 - (4 << 10)),
 		kgo.ProducerBatchCompression(kgo.Lz4Compression(), kgo.NoCompression()),
 		kgo.ConsumerGroup(p.config.Names.Group("producer", p.config.Deployment)), kgo.ConsumeTopics(p.config.Names.Jobs()),
-		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.DisableAutoCommit(),
+		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.DisableAutoCommit(), kgo.FetchMaxWait(fetchWait),
 		kgo.SessionTimeout(sessionTimeout), kgo.HeartbeatInterval(heartbeat), kgo.RebalanceTimeout(rebalanceTimeout),
 		kgo.OnPartitionsAssigned(func(_ context.Context, _ *kgo.Client, topics map[string][]int32) { p.assign(ctx, topics) }),
 		kgo.OnPartitionsRevoked(func(_ context.Context, client *kgo.Client, topics map[string][]int32) {
