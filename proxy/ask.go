@@ -219,17 +219,13 @@ func (q *asking) ask(ctx context.Context, d planner.Data) (planner.Column, error
 
 // lookBehind begins what a question is asked in, and says what keeps it from being asked; empty where nothing does.
 func (q *asking) lookBehind(ctx context.Context, d planner.Data) (why string, reply *exchange, err error) {
-	s, messages := q.session, q.begin()
-	names := [][]byte{textArray(d.Relations), textArray(d.Functions), textArray(d.Columns), textArray(d.Operators)}
-	if len(d.Targets) == 0 {
-		reply, err = s.patient(ctx, append(messages, ownMessages(plainSQL, names, planner.Args{}, 0)...))
-		if err != nil || reply.err != nil || isPlainLook(reply) {
-			return "", reply, err
-		}
-		messages = nil
+	s := q.session
+	names := [][]byte{textArray(d.Relations), textArray(d.Functions), textArray(d.Columns), textArray(d.Operators), textArray(d.Targets)}
+	reply, err = s.patient(ctx, append(q.begin(), ownMessages(plainSQL, names, planner.Args{}, 0)...))
+	if err != nil || reply.err != nil || isPlainLook(reply) {
+		return "", reply, err
 	}
-	names = append(names, textArray(d.Targets), []byte(strconv.FormatBool(d.View)))
-	reply, err = s.patient(ctx, append(messages, ownMessages(lookSQL, names, planner.Args{}, 0)...))
+	reply, err = s.patient(ctx, ownMessages(lookSQL, append(names, []byte(strconv.FormatBool(d.View))), planner.Args{}, 0))
 	if err != nil || reply.err != nil {
 		return "", reply, err
 	}

@@ -75,11 +75,13 @@ union all
 select distinct 'nit calls ' || p.proname from used join pg_catalog.pg_proc p on p.oid = used.proc
  where ` + ofUsersSQL
 
-// plainSQL reports whether there is nothing behind the names of a question ($1 to $4 as for lookSQL, which returns no row then): its
-// relations are tables without row security, and no function or operator of its names, nor any cast, is a user's. Nearly every
+// plainSQL reports whether there is nothing behind the names of a question ($1 to $5 as for lookSQL, which returns no row then): its
+// relations are tables without row security, those that are written have no rule, and no function or operator of its names, nor any cast, is a user's. Nearly every
 // question is such, and PostgreSQL takes 2 ms to plan lookSQL, a fifth for this one: it joins as little as can be. It is executed with the user's search_path as well.
 const plainSQL = `select not exists (select from pg_catalog.unnest($1::pg_catalog.text[]) n join pg_catalog.pg_class c on c.oid = pg_catalog.to_regclass(n)::pg_catalog.oid
   where c.relkind not in ('r', 'p', 'm') or c.relrowsecurity)
+ and not exists (select from pg_catalog.unnest($5::pg_catalog.text[]) n join pg_catalog.pg_class c on c.oid = pg_catalog.to_regclass(n)::pg_catalog.oid
+  where c.relkind not in ('r', 'p') or c.relhasrules)
  and not exists (select from pg_catalog.pg_proc p where p.proname = any($2::pg_catalog.text[] || $3::pg_catalog.text[]) and p.pronamespace <> 'pg_catalog'::pg_catalog.regnamespace)
  and not exists (select from pg_catalog.pg_operator o where o.oprname = any($4::pg_catalog.text[]) and o.oprnamespace <> 'pg_catalog'::pg_catalog.regnamespace)
  and not exists (select from pg_catalog.pg_cast k where k.castfunc >= 16384 and (select ` + ofUsersSQL + ` from pg_catalog.pg_proc p where p.oid = k.castfunc))`

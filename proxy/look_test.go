@@ -23,33 +23,36 @@ func TestRule19_PlainLook(t *testing.T) {
 	exec(`create table plain (s text, n int); create table parts (s text) partition by list (s); create materialized view kept as select s from plain;
 		create view seen as select s from plain; create table guarded (s text); alter table guarded enable row level security;
 		create table other (s text); create policy p on other using (s = 'x'); create sequence counted; create schema elsewhere; create table elsewhere.far (s text);
-		create temp table passing (s text);
+		create temp table passing (s text); create table ruled (s text); create rule r as on update to ruled do also nothing;
 		create function chosen() returns text language sql as $$ select 'x' $$; create function label(plain) returns text language sql as $$ select 'x' $$;
 		create function same(text, text) returns boolean language sql as 'select true'; create operator === (leftarg = text, rightarg = text, function = same)`)
 	none := []string{}
 	for name, c := range map[string]struct {
-		relations, functions, columns, operators []string
-		plain                                    bool
+		relations, functions, columns, operators, targets []string
+		plain                                             bool
 	}{
-		"a table":             {[]string{"plain"}, []string{"max", "lower"}, []string{"s", "symbol"}, []string{"=", "<>", "~~"}, true},
-		"two":                 {[]string{"plain", `elsewhere."far"`}, none, []string{"s"}, none, true},
-		"partitions":          {[]string{"parts"}, none, []string{"s"}, none, true},
-		"a materialized view": {[]string{"kept"}, none, []string{"s"}, none, true},
-		"a temporary table":   {[]string{"passing"}, none, []string{"s"}, none, true},
-		"nothing":             {none, none, none, none, true},
-		"no such table":       {[]string{"gone"}, none, []string{"s"}, none, true},
-		"a policy off":        {[]string{"other"}, none, []string{"s"}, none, true},
-		"row security":        {[]string{"plain", "guarded"}, none, []string{"s"}, none, false},
-		"a view":              {[]string{"seen"}, none, []string{"s"}, none, false},
-		"a sequence":          {[]string{"counted"}, none, none, none, false},
-		"a function":          {[]string{"plain"}, []string{"chosen"}, []string{"s"}, none, false},
-		"a function's column": {[]string{"plain"}, none, []string{"s", "label"}, none, false},
-		"an operator":         {[]string{"plain"}, none, []string{"s"}, []string{"==="}, false},
+		"a table":             {[]string{"plain"}, []string{"max", "lower"}, []string{"s", "symbol"}, []string{"=", "<>", "~~"}, none, true},
+		"two":                 {[]string{"plain", `elsewhere."far"`}, none, []string{"s"}, none, none, true},
+		"partitions":          {[]string{"parts"}, none, []string{"s"}, none, none, true},
+		"a materialized view": {[]string{"kept"}, none, []string{"s"}, none, none, true},
+		"a temporary table":   {[]string{"passing"}, none, []string{"s"}, none, none, true},
+		"nothing":             {none, none, none, none, none, true},
+		"no such table":       {[]string{"gone"}, none, []string{"s"}, none, none, true},
+		"a policy off":        {[]string{"other"}, none, []string{"s"}, none, none, true},
+		"row security":        {[]string{"plain", "guarded"}, none, []string{"s"}, none, none, false},
+		"a view":              {[]string{"seen"}, none, []string{"s"}, none, none, false},
+		"a sequence":          {[]string{"counted"}, none, none, none, none, false},
+		"a function":          {[]string{"plain"}, []string{"chosen"}, []string{"s"}, none, none, false},
+		"a function's column": {[]string{"plain"}, none, []string{"s", "label"}, none, none, false},
+		"a table written":     {[]string{"plain"}, none, []string{"s"}, []string{"="}, []string{"other"}, true},
+		"a view written":      {[]string{"plain"}, none, []string{"s"}, none, []string{"seen"}, false},
+		"a table with a rule": {[]string{"plain"}, none, []string{"s"}, none, []string{"ruled"}, false},
+		"an operator":         {[]string{"plain"}, none, []string{"s"}, []string{"==="}, none, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			look := func() (plain bool, found []string) {
-				require.NoError(t, conn.QueryRow(t.Context(), plainSQL, c.relations, c.functions, c.columns, c.operators).Scan(&plain))
-				rows, err := conn.Query(t.Context(), lookSQL, c.relations, c.functions, c.columns, c.operators, none, false)
+				require.NoError(t, conn.QueryRow(t.Context(), plainSQL, c.relations, c.functions, c.columns, c.operators, c.targets).Scan(&plain))
+				rows, err := conn.Query(t.Context(), lookSQL, c.relations, c.functions, c.columns, c.operators, c.targets, false)
 				require.NoError(t, err)
 				found, err = pgx.CollectRows(rows, pgx.RowTo[string])
 				require.NoError(t, err)
