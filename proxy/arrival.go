@@ -110,6 +110,17 @@ func (s *Server) makeRoom() bool {
 	return true
 }
 
+// endLogins ends the connections that have not logged in.
+func (s *Server) endLogins() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, list := range s.arrivals.of {
+		for _, each := range list {
+			each.leave(errShutdown)
+		}
+	}
+}
+
 // origin is whose connection it is: an IPv4 address, the network of an IPv6 host, or this machine's unix sockets.
 func origin(address net.Addr) netip.Prefix {
 	tcp, ok := address.(*net.TCPAddr)

@@ -2,7 +2,9 @@ package proxy
 
 import (
 	"context"
+	"io"
 	"net"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -205,4 +207,29 @@ func TestLoginTimeout(t *testing.T) {
 	require.Equal(t, "57014", code(err))
 	require.ErrorContains(t, err, "canceling authentication due to timeout")
 	require.Eventually(t, func() bool { return b.server.Sessions() == 0 }, 10*time.Second, time.Millisecond)
+}
+
+// Who has not logged in keeps nobody: a drain waits for statements, not for a silent connection or a database that does not answer.
+func TestDrainWaitsForNoLogin(t *testing.T) {
+	t.Parallel()
+	mute := accepting(t, func(conn net.Conn) { _, _ = io.Copy(io.Discard, conn) })
+	const grace = 30 * time.Second
+	b := start(t, func(c *Config) { c.Upstream.Address, c.Grace = mute, grace })
+	login := askRaw(t, b.url, false)
+	require.Eventually(t, func() bool { return b.server.Sessions() == 1 }, 10*time.Second, time.Millisecond)
+	target, err := url.Parse(b.url)
+	require.NoError(t, err)
+	silent, err := new(net.Dialer).DialContext(t.Context(), "tcp", target.Host)
+	require.NoError(t, err)
+	defer silent.Close()
+	require.Eventually(t, func() bool {
+		b.server.mu.Lock()
+		defer b.server.mu.Unlock()
+		return b.server.arrivals.all == 2
+	}, 10*time.Second, time.Millisecond)
+	began := time.Now()
+	b.stop()
+	require.Less(t, time.Since(began), grace/2)
+	require.Equal(t, "57P01", login.until('E'))
+	require.Equal(t, "57P01", (&rawClient{t: t, conn: silent}).until('E'))
 }

@@ -242,6 +242,9 @@ func (s *Server) accept(ctx, work context.Context, listener net.Listener, all *s
 const (
 	acceptPause = 50 * time.Millisecond
 	drainEvery  = 50 * time.Millisecond
+	// loginGrace is what a drain gives those that have not logged in, and cancel requests on their way. They have no statement in hand, and
+	// a connection that says nothing, a balancer's look whether the port is open say, would take all of the grace.
+	loginGrace = time.Second
 )
 
 // wait returns nil after d, or the context's error.
@@ -265,6 +268,8 @@ func (s *Server) drain(gone <-chan struct{}, abandon context.CancelFunc) {
 	defer ticker.Stop()
 	grace := time.NewTimer(s.limits().Grace)
 	defer grace.Stop()
+	logins := time.AfterFunc(loginGrace, s.endLogins)
+	defer logins.Stop()
 	for {
 		over := false
 		select {
