@@ -223,7 +223,7 @@ func (l *login) sasl(ctx context.Context, message []byte) (out []byte, answer bo
 			out, err := l.terminateSCRAM(offered, &secret)
 			return out, false, err
 		case !errors.Is(err, verifier.ErrUnreadable):
-			l.log.WarnContext(ctx, "verifier not read", slog.String("user", l.user), slog.Any("error", err))
+			l.log.WarnContext(ctx, "verifier not read", slog.Any("error", err))
 			return nil, false, l.refuse(errNoVerifiers)
 		}
 		l.log.DebugContext(ctx, "verifiers cannot be read: SCRAM is relayed", slog.Any("error", err))

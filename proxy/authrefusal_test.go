@@ -13,6 +13,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -90,6 +91,11 @@ func TestAuthRefusals(t *testing.T) {
 	}
 	for _, reason := range []string{"wrong password", "there is no such role", "has expired", "has no password", "is not stored for SCRAM-SHA-256", "may not log in"} {
 		require.Contains(t, ways["TLS"].logs.String(), reason)
+	}
+	for leg, way := range ways { // who was refused, and where it came from, which the database's log does not say
+		wrong := regexp.MustCompile(`(?m)^.*msg="login refused".* user=hashed client=127\.0\.0\.1:\d+ application_name=\S+ reason=.*password authentication failed.*$`)
+		require.Regexp(t, wrong, way.logs.String(), leg)
+		require.NotRegexp(t, `(?m)^.*msg="login refused".* user=.* user=`, way.logs.String(), leg)
 	}
 	require.NotContains(t, ways["TLS"].logs.String(), "pencil")
 	require.NotContains(t, ways["TLS"].logs.String(), "SCRAM-SHA-256$")

@@ -155,17 +155,16 @@ func (l *login) doubt(secret *verifier.Secret, factors scram.Factors, proof bool
 	case !proof:
 		return "wrong password"
 	case secret.MayNotLogin:
-		l.log.Info("login will be refused", slog.String("user", l.user), slog.String("reason", "the role may not log in"))
+		l.log.Info("login will be refused", slog.String("reason", "the role may not log in"))
 	}
 	return ""
 }
 
-// failSCRAM has the upstream refuse the client, by a proof of a key that nobody has.
+// failSCRAM has the upstream refuse the client, by a proof of a key that nobody has. The reason is for the log.
 func (l *login) failSCRAM(up *scram.Client, reason string) error {
-	l.log.Info("login refused", slog.String("user", l.user), slog.String("reason", reason), slog.Any("client", l.client.RemoteAddr()))
 	var key scram.Key
 	_, _ = rand.Read(key[:]) // crypto/rand never fails
-	return l.fail(encode(&pgproto3.SASLResponse{Data: up.Final(key)}))
+	return fmt.Errorf("%s: %w", reason, l.fail(encode(&pgproto3.SASLResponse{Data: up.Final(key)})))
 }
 
 var errNotRefused = errors.New("upstream takes a proof that does not hold")
@@ -180,7 +179,7 @@ func (l *login) proveUpstream(up *scram.Client, key scram.Key, v *scram.Verifier
 		return err
 	}
 	if err := up.Verify(data, v); err != nil {
-		l.log.Warn("upstream does not know the password of a user", slog.String("user", l.user), slog.Any("error", err))
+		l.log.Warn("upstream does not know the password of a user", slog.Any("error", err))
 		return l.refuse(errImpostor)
 	}
 	return nil

@@ -61,7 +61,7 @@ func (s *session) admit(ctx context.Context) error {
 	if name != "" && name == s.user || slices.Contains(cfg.ClientNames[name], s.user) {
 		return nil
 	}
-	s.log.InfoContext(ctx, "client certificate is another user's", slog.String("common_name", name), slog.String("user", s.user))
+	s.log.InfoContext(ctx, "client certificate is another user's", slog.String("common_name", name))
 	return s.refuse(startupError("certificate authentication failed for user \"" + s.user + "\""))
 }
 

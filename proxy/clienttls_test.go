@@ -4,8 +4,10 @@ import (
 	"crypto/tls"
 	"encoding/binary"
 	"io"
+	"log/slog"
 	"net"
 	"os"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -81,8 +83,10 @@ func asksClients(t *testing.T, c *Config, authority *certtest.Authority) {
 // TestClientCertificates: a certificate must be of the authority and of the user, or of a name that stands for it.
 func TestClientCertificates(t *testing.T) {
 	authority, stranger := certtest.NewAuthority(t), certtest.NewAuthority(t)
+	var logged logs
 	b := start(t, func(c *Config) {
 		asksClients(t, c, authority)
+		c.Logger = slog.New(slog.NewTextHandler(&logged, nil))
 		c.ClientNames = map[string][]string{"reports": {"other", "postgres"}, "nobody": {"other"}}
 	})
 	for name, each := range map[string]struct {
@@ -116,6 +120,14 @@ func TestClientCertificates(t *testing.T) {
 			}
 			require.ErrorContains(t, err, each.want)
 		})
+	}
+	for _, reason := range []string{
+		`user=postgres client=\S+ .*certificate authentication failed`, `user=postgres client=\S+ .*requires a valid client certificate`,
+		`user=postgres client=\S+ .*connection requires TLS`, `client=127\.0\.0\.1:\d+ reason=.*signed by unknown authority`,
+	} {
+		require.Eventually(t, func() bool {
+			return regexp.MustCompile(`(?m)level=INFO msg="login refused" .*` + reason).MatchString(logged.String())
+		}, 10*time.Second, 5*time.Millisecond, reason)
 	}
 }
 

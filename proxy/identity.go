@@ -46,7 +46,7 @@ func (s *session) identify(ctx context.Context) error {
 				return err
 			}
 		case 'E':
-			s.log.WarnContext(ctx, "a session's server cannot be identified", slog.String("user", s.user), slog.Any("error", upstreamError(message)))
+			s.log.WarnContext(ctx, "a session's server cannot be identified", slog.Any("error", upstreamError(message)))
 		case 'S':
 			s.parameterStatus(message[5:])
 			s.greeting = append(s.greeting, message...)

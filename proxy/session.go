@@ -83,9 +83,25 @@ func newSession(server *Server, conn net.Conn) *session {
 func (s *session) serve(ctx context.Context) error {
 	defer s.server.remove(s)
 	if err := s.login(ctx); err != nil || s.upstream == nil {
+		s.logRefused(ctx, err)
 		return err
 	}
 	return s.run(ctx)
+}
+
+// logRefused logs why a login came to nothing, with the client's address, which the upstream's own log does not have. Who went away, or
+// spoke no protocol, is not worth a line: anybody can make any number of those.
+func (s *session) logRefused(ctx context.Context, err error) {
+	var told *Error
+	var unverified *tls.CertificateVerificationError
+	if !errors.As(err, &told) && !errors.As(err, &unverified) {
+		return
+	}
+	log := s.log
+	if s.number == 0 { // not described
+		log = log.With(slog.String("client", clientName(s.client.RemoteAddr())))
+	}
+	log.InfoContext(ctx, "login refused", slog.Any("reason", err))
 }
 
 // login takes the session to its first ReadyForQuery, unless it was for a cancel request only.
