@@ -21,8 +21,9 @@ func (a *analyzer) uses(nodes ...*pg.Node) bool {
 }
 
 // definition hides a definition that evaluates expressions as it is executed: for the rows that are there, or once. Others
-// store names and read no rows.
-func (a *analyzer) definition(root *pg.Node) {
+// store names and read no rows. One that gives ohlcv a child is noted as a write.
+func (a *analyzer) definition(s *statement, root *pg.Node) {
+	a.noteChildren(s, root)
 	evaluates := false
 	switch n := root.GetNode().(type) {
 	case *pg.Node_AlterTableStmt:

@@ -171,7 +171,7 @@ func (a *analyzer) top(s *statement, root *pg.Node, text string, raw *pg.RawStmt
 		a.query(root, nil)
 	default:
 		s.changes = true
-		a.definition(root)
+		a.definition(s, root)
 		return false
 	}
 	a.noteWrites(s, root, text)
@@ -369,17 +369,45 @@ func (a *analyzer) modify(target *pg.RangeVar, with *pg.WithClause, env *cte, fr
 	a.subqueries(&seen, a.innerOf(it), returning...)
 }
 
+// noteWrite notes that a relation is written, which may be ohlcv.
+func (a *analyzer) noteWrite(s *statement, rv *pg.RangeVar) {
+	if a.ours(rv) {
+		s.writes = true
+		s.writesQualified = s.writesQualified || rv.GetSchemaname() != ""
+	}
+}
+
+// noteChildren notes a definition by which ohlcv gets a child or a parent as writing it (PIPELINE 8): a child's rows are read as ohlcv's, and what
+// is written through a parent passes by the triggers of its children, which are a statement's. Partitions it has none: that is the
+// upstream's to refuse.
+func (a *analyzer) noteChildren(s *statement, root *pg.Node) {
+	walk(root, func(m proto.Message) bool {
+		switch n := m.(type) {
+		case *pg.CreateStmt:
+			if n.GetPartbound() != nil {
+				return true
+			}
+			for _, parent := range n.GetInhRelations() {
+				a.noteWrite(s, parent.GetRangeVar())
+			}
+		case *pg.AlterTableStmt:
+			for _, cmd := range n.GetCmds() {
+				if c := cmd.GetAlterTableCmd(); c.GetSubtype() == pg.AlterTableType_AT_AddInherit {
+					a.noteWrite(s, n.GetRelation())
+					a.noteWrite(s, c.GetDef().GetRangeVar())
+				}
+			}
+		}
+		return true
+	})
+}
+
 // noteWrites notes whether a statement, or one in its WITH clauses, writes ohlcv itself.
 func (a *analyzer) noteWrites(s *statement, root proto.Message, text string) {
 	if node, ok := root.(*pg.Node); ok && node.GetSelectStmt() != nil && !writesSomething(text) {
 		return
 	}
-	note := func(rv *pg.RangeVar) {
-		if a.ours(rv) {
-			s.writes = true
-			s.writesQualified = s.writesQualified || rv.GetSchemaname() != ""
-		}
-	}
+	note := func(rv *pg.RangeVar) { a.noteWrite(s, rv) }
 	walk(root, func(m proto.Message) bool {
 		switch n := m.(type) {
 		case *pg.InsertStmt:

@@ -261,6 +261,31 @@ func TestPrivilege(t *testing.T) {
 	require.Equal(t, "42501", code(err))
 }
 
+// PIPELINE 8: what is written to a child of ohlcv is read as its bars, and what is written through a parent passes by its triggers.
+func TestNoChildren(t *testing.T) {
+	b := start(t, nil)
+	conn := b.connect(t, nil)
+	_, err := conn.Exec(t.Context(), "create table mine (like ohlcv)")
+	require.NoError(t, err)
+	for _, mode := range []string{"wait", "stored"} {
+		_, err := conn.Exec(t.Context(), "set barkeep.mode = "+mode)
+		require.NoError(t, err)
+		for _, text := range []string{
+			"create table child () inherits (ohlcv)", "create temp table child () inherits (public.ohlcv)", "alter table mine inherit ohlcv",
+			"alter table ohlcv inherit mine", "select 1; create table child () inherits (ohlcv)",
+		} {
+			_, err := conn.Exec(t.Context(), text, pgx.QueryExecModeSimpleProtocol)
+			require.Equal(t, "42501", code(err), text)
+			if !strings.Contains(text, ";") {
+				_, err = conn.Exec(t.Context(), text)
+				require.Equal(t, "42501", code(err), text)
+			}
+		}
+	}
+	_, err = conn.Exec(t.Context(), "create table child () inherits (mine)")
+	require.NoError(t, err)
+}
+
 func TestClientDeathEndsHold(t *testing.T) {
 	b := start(t, nil)
 	b.block = make(chan struct{})
