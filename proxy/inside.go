@@ -37,8 +37,8 @@ type inside struct {
 	text          string
 	// defined is the number of the segment, from 1, that came last with what may define something that portals call which are bound by then.
 	defined uint64
-	// holds says that a cursor WITH HOLD may have been declared, perhaps in a block before.
-	holds bool
+	// holds says that a cursor WITH HOLD may have been declared, perhaps in a block before; mayHold that it may have been out of sight.
+	holds, mayHold bool
 	// failed is why the transaction could not be asked.
 	failed *Error
 }

@@ -23,7 +23,8 @@ import (
 // Which of a block's portals a Bind has made is not kept longer, since it may fail or not be reached, and behind ROLLBACK TO SAVEPOINT a portal is
 // what it was.
 //
-// What is not covered: a definition that another session commits between the Bind and the Execute, and a FETCH out of sight, by a function.
+// What is not covered: a definition that another session commits between the Bind and the Execute, a FETCH out of sight, by a function, and a
+// cursor WITH HOLD that is declared out of sight in the pipeline or Query in which its transaction ends.
 
 // errOvertaken refuses a portal that runs what was defined behind its Bind.
 var errOvertaken = &Error{
@@ -48,8 +49,9 @@ type overtaking struct {
 	here []openPortal
 	// unsure says that something may have been defined out of sight, so that only what is settled passes.
 	unsure bool
-	// ends says that it is the end of a segment, which keeps cursors outside of blocks only.
-	ends bool
+	// ends says that it is the end of a segment, which keeps cursors outside of blocks only; perhaps that nothing is known of a cursor but
+	// what the upstream says.
+	ends, perhaps bool
 }
 
 // openPortal is a portal or cursor with its text. Where the name is empty it may have any.
@@ -142,10 +144,12 @@ func (s *session) overtakes(st *statement) []unit {
 	if r.inside.defined == 0 && !conceals {
 		return nil
 	}
-	if !st.fetches && !st.holding && (!r.inside.holds || !keeps(st)) {
+	unsure := r.inside.unsure || conceals
+	goes := st.fetches || st.holding
+	if !goes && (!r.inside.holds && (!r.inside.mayHold || unsure) || !s.keeps(st)) {
 		return nil
 	}
-	o := &overtaking{texts: []string{s.decoded(st)}, here: s.overtakenHere(), unsure: r.inside.unsure || conceals}
+	o := &overtaking{texts: []string{s.decoded(st)}, here: s.overtakenHere(), unsure: unsure, perhaps: !goes && !r.inside.holds}
 	if st.opening && (conceals || r.inside.defined == r.segments+1) {
 		o.here = append(o.here, openPortal{Text: s.decoded(st), Hold: st.holding})
 	}
@@ -156,8 +160,17 @@ func (s *session) overtakes(st *statement) []unit {
 	return []unit{u}
 }
 
-// keeps reports whether a text may end its block and keep the block's cursors WITH HOLD.
-func keeps(st *statement) bool { return st.effects && hasWord(st.text, "commit", "end") }
+// keeps reports whether a text may end its block and keep the block's cursors WITH HOLD. The body of a function that it makes has an END, too.
+func (s *session) keeps(st *statement) bool {
+	if !st.effects || !hasWord(st.text, "commit", "end") {
+		return false
+	}
+	if !st.reads || !st.defines {
+		return true
+	}
+	template := s.server.cache.Prepare(st.text, st.oids, s.env())
+	return template.Statements != 1 || len(template.Creates()) == 0
+}
 
 // keptBehind returns the unit of the end of a segment that is a transaction of its own, in which a cursor WITH HOLD was declared before a definition.
 func (s *session) keptBehind() []unit {
@@ -191,7 +204,7 @@ func (s *session) notOvertaken(ctx context.Context, units []unit) error {
 		if o == nil || o.ends && inBlock {
 			continue
 		}
-		if !known || s.isOvertaken(o, open, gained) {
+		if !known && !o.perhaps || known && s.isOvertaken(o, open, gained) {
 			return errOvertaken
 		}
 	}

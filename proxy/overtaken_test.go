@@ -167,3 +167,52 @@ func TestAPortalWhoseFunctionIsMadeOverAndTakenBack(t *testing.T) {
 	b.seesAlike(t, "Q begin\nwait Z\nQ declare c cursor for select f(x) from generate_series(1, 5) x\nwait Z\n"+fetch+
 		"Q savepoint a\nwait Z\n"+run+"Q rollback to a\nwait Z\n"+fetch+"Q savepoint b\nwait Z\nP q select f(1)\nB q q\nS\nwait Z\nE q\nS\nwait Z")
 }
+
+// A cursor WITH HOLD that is declared out of sight is one, too, where the upstream can be asked before the COMMIT that keeps it.
+func TestACursorDeclaredOutOfSight(t *testing.T) {
+	const (
+		declare = "declare c cursor with hold for select f(x) from generate_series(1, 5) x"
+		begin   = "Q begin\nwait Z\n"
+		run     = "Q select make_it()\nwait Z\n"
+		again   = "Q " + madeOver + "\nwait Z\n"
+		keep    = "Q commit\nwait Z\n"
+		fetch   = "Q fetch 1 from c\nwait Z\n"
+	)
+	b := startCalled(t, declare)
+	for name, script := range map[string]string{
+		"COMMIT":           begin + run + again + keep,
+		"END":              begin + run + again + "Q end\nwait Z\n",
+		"COMMIT, extended": begin + run + again + "P - commit\nB - -\nE -\nS\nwait Z\n",
+		"with COMMIT":      begin + run + "Q " + madeOver + "; commit\nwait Z\n",
+		"several":          begin + run + again + "Q select 1; commit\nwait Z\n",
+		"in a segment":     begin + run + "P d " + madeOver + "\nB d d\nE d\nP e commit\nB e e\nE e\nS\nwait Z\n",
+		"a DO block":       begin + "Q do $$ begin execute '" + declare + "'; end $$\nwait Z\n" + again + keep,
+		"a procedure":      begin + "Q call make_them()\nwait Z\n" + again + keep,
+		"a trigger":        begin + "Q insert into orders values (1)\nwait Z\n" + again + keep,
+		"a portal":         begin + "P x select make_it()\nB q x\nE q\nS\nwait Z\n" + again + keep,
+	} {
+		t.Run("refused, "+name, func(t *testing.T) {
+			_, err := b.db.Pool.Exec(t.Context(), harmless) // where one was committed
+			require.NoError(t, err)
+			require.NoError(t, b.server.cfg.Catalog.(fresh).Refresh(t.Context())) //nolint:forcetypeassert // the tests' own
+			seen := b.playedToTheEnd(t, strings.TrimSuffix(script+fetch, "\n"))
+			require.NotContains(t, seen, "D 0", "answered from what is stored")
+			require.Contains(t, seen, "E ERROR 0A000 "+errOvertaken.Message, seen)
+		})
+	}
+	others := "Q " + strings.ReplaceAll(madeOver, "f(int)", "h(int)") + "\nwait Z\n"
+	for name, script := range map[string]string{
+		"nothing is made over":    begin + run + keep + fetch,
+		"another is made over":    begin + run + others + keep + fetch + "Q drop function h(int)\nwait Z\n",
+		"one that reads nothing":  begin + run + "Q " + harmless + "\nwait Z\n" + keep + fetch,
+		"one Query":               "Q begin; select make_it(); commit\nwait Z\n" + fetch,
+		"pipelined":               begin + "Q select make_it()\nQ commit\nwait Z 2\n" + fetch,
+		"a segment":               "P m select make_it()\nB - m\nE -\nS\nwait Z\n" + fetch,
+		"a segment with a COMMIT": begin + "P m select make_it()\nB - m\nE -\nP e commit\nB - e\nE -\nS\nwait Z\n" + fetch,
+		"from before":             begin + run + keep + begin + again + fetch + "Q rollback\nwait Z\n" + fetch,
+		"ROLLBACK":                begin + run + again + "Q rollback\nwait Z\n" + fetch,
+		"a failed block":          begin + run + again + "Q select 1/0\nwait Z\n" + keep + fetch,
+	} {
+		t.Run(name, func(t *testing.T) { b.seesAlike(t, strings.TrimSuffix(script, "\n")) })
+	}
+}

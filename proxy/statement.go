@@ -172,7 +172,7 @@ func (s *session) noteMade(st *statement) {
 // affect notes what a statement about to go upstream may change, and reports whether that may be a definition that others see.
 func (s *session) affect(st *statement) (defines bool) {
 	r := &s.reader
-	r.inside.holds = r.inside.holds || st.holding
+	r.inside.holds, r.inside.mayHold = r.inside.holds || st.holding, r.inside.mayHold || st.conceals
 	if r.inside.note(st) {
 		r.overtake()
 	}
