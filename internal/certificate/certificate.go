@@ -80,8 +80,21 @@ func (s *Store) Reload() error {
 	if err != nil {
 		return err
 	}
+	before := s.seen
 	s.seen = files.sum()
-	return s.use(files)
+	if err := s.use(files); err != nil {
+		return err
+	}
+	if s.seen != before && before != [sha256.Size]byte{} {
+		s.tell()
+	}
+	return nil
+}
+
+// tell says which certificate is shown from now on.
+func (s *Store) tell() {
+	leaf := s.Current().Certificates[0].Leaf
+	s.cfg.Logger.Info("certificate read", slog.String("subject", leaf.Subject.String()), slog.Time("not_after", leaf.NotAfter))
 }
 
 // Run looks after the files until ctx ends.
@@ -100,7 +113,7 @@ func (s *Store) Run(ctx context.Context) error {
 		case err != nil && (changed || readable):
 			s.cfg.Logger.ErrorContext(ctx, "changed certificate cannot be used; the one before remains", slog.Any("error", err))
 		case err == nil && changed:
-			s.cfg.Logger.InfoContext(ctx, "certificate read", slog.Time("not_after", s.Current().Certificates[0].Leaf.NotAfter))
+			s.tell()
 		}
 		readable = err == nil || changed
 	}

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -39,8 +40,11 @@ func TestReload(t *testing.T) {
 	t.Parallel()
 	authority := certtest.NewAuthority(t)
 	cert, key := authority.Issue(t, "first")
-	s, err := Load(Config{CertFile: cert, KeyFile: key})
+	var log strings.Builder
+	s, err := Load(Config{CertFile: cert, KeyFile: key, Logger: slog.New(slog.NewTextHandler(&log, nil))})
 	require.NoError(t, err)
+	require.NoError(t, s.Reload())
+	require.Empty(t, log.String(), "nothing has changed")
 	first := serial(t, s)
 	require.Equal(t, "first", s.Current().Certificates[0].Leaf.Subject.CommonName)
 
@@ -49,6 +53,7 @@ func TestReload(t *testing.T) {
 	require.NoError(t, s.Reload())
 	second := serial(t, s)
 	require.NotEqual(t, first, second)
+	require.Contains(t, log.String(), `msg="certificate read" subject="CN=second" not_after=`)
 
 	otherCert, _ := authority.Issue(t, "third")
 	content, err := os.ReadFile(otherCert)
