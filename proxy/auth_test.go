@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -89,6 +90,13 @@ func (c authCell) possible() bool {
 	return c.method != "SCRAM-PLUS" || c.upstream == "TLS"
 }
 
+// unreadable are verifiers of a database that does not let them be read.
+type unreadable struct{}
+
+func (unreadable) Secret(context.Context, string) (verifier.Secret, error) {
+	return verifier.Secret{}, verifier.ErrUnreadable
+}
+
 // TestAuthMatrixRelayed is the matrix of SCRAM where barkeep cannot read verifiers and can only relay (PROTOCOL.md, "SCRAM relay
 // matrix").
 func TestAuthMatrixRelayed(t *testing.T) {
@@ -97,7 +105,7 @@ func TestAuthMatrixRelayed(t *testing.T) {
 		through := u.open(t, u.leg(leg), func(c *Config) { c.Verifiers = nil }, nil)
 		up := u.leg(leg)
 		up.Binding = BindingRequired
-		bound := u.open(t, up, func(c *Config) { c.Verifiers = verifier.File("/nonexistent") }, nil)
+		bound := u.open(t, up, func(c *Config) { c.Verifiers = unreadable{} }, nil)
 		for clientLeg, settings := range clientLegs {
 			for _, binding := range bindings {
 				settings := append([]string{"channel_binding=" + binding}, settings...)

@@ -115,8 +115,17 @@ func TestAuthUsersFile(t *testing.T) {
 	require.Contains(t, byPGX(t, address).failure, "28P01")
 	require.Contains(t, through.logs.String(), "its verifier is not the database's")
 	write("hush")
-	require.Contains(t, byPGX(t, address).failure, "server does not support SCRAM-SHA-256-PLUS", "nothing can be terminated")
-	require.NotContains(t, through.logs.String(), "hush")
+	over := u.open(t, u.leg("unix"), func(c *Config) { c.Verifiers = verifier.File(path) }, nil)
+	for _, binding := range bindings { // also where SCRAM could be relayed: nobody is let in by less
+		for _, door := range []*door{through, over} {
+			require.Contains(t, byPGX(t, u.url(door.address, "scrammed", "sslmode=verify-full", "channel_binding="+binding)).failure, errNoVerifiers.Message, binding)
+			require.Contains(t, door.logs.String(), `level=WARN msg="verifier not read"`)
+			require.NotContains(t, door.logs.String(), "hush")
+		}
+	}
+	write(secret)
+	require.Contains(t, byPGX(t, u.url(through.address, "barred", "sslmode=verify-full")).failure, "28P01")
+	require.Contains(t, through.logs.String(), "auth.users_file has no such user")
 	write(secret)
 	require.Equal(t, outcome{"scrammed", ""}, byPGX(t, address), "it is read at each login")
 

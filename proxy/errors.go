@@ -116,7 +116,7 @@ var (
 	errImpostor = &Error{
 		Code: pgerrcode.InvalidAuthorizationSpecification, Message: "the database did not prove that it knows your password", Fatal: true,
 	}
-	errNoVerifiers = &Error{Code: pgerrcode.CannotConnectNow, Message: "barkeep cannot read verifiers from the database now", Fatal: true, HintText: "Connect again."}
+	errNoVerifiers = &Error{Code: pgerrcode.CannotConnectNow, Message: "barkeep cannot read verifiers now", Fatal: true, HintText: "Connect again."}
 	errNeedsTLS    = &Error{
 		Code: pgerrcode.InvalidAuthorizationSpecification, Message: "connection requires TLS",
 		HintText: "barkeep takes no unencrypted connections over TCP here; connect with sslmode=require or stricter.", Fatal: true,

@@ -19,16 +19,17 @@ type File string
 // maxFile bounds the file's size, in bytes: each login reads it.
 const maxFile = 4 << 20
 
-// Secret returns the user's, as the file has it now. Its error is ErrUnreadable where the file cannot be used.
+// Secret returns the user's, as the file has it now. A file that cannot be used is never ErrUnreadable: it could be when barkeep was started, and is
+// being written perhaps.
 func (f File) Secret(_ context.Context, user string) (Secret, error) {
 	users, err := f.read()
 	if err != nil {
-		return Secret{}, fmt.Errorf("%w: %w", ErrUnreadable, err)
+		return Secret{}, fmt.Errorf("read verifiers: %w", err)
 	}
 	if v, ok := users[user]; ok {
 		return Secret{Verifier: v}, nil
 	}
-	return Secret{Refusal: refusedUnknown}, nil
+	return Secret{Refusal: refusedUnlisted}, nil
 }
 
 func (f File) read() (map[string]scram.Verifier, error) {

@@ -24,10 +24,11 @@ var ErrUnreadable = errors.New("verifiers cannot be read")
 
 // Reasons of a Refusal.
 const (
-	refusedUnknown = "there is no such role"
-	refusedNone    = "the role has no password"
-	refusedExpired = "the role's password has expired"
-	refusedKind    = "the role's password is not stored for SCRAM-SHA-256"
+	refusedUnknown  = "there is no such role"
+	refusedUnlisted = "auth.users_file has no such user"
+	refusedNone     = "the role has no password"
+	refusedExpired  = "the role's password has expired"
+	refusedKind     = "the role's password is not stored for SCRAM-SHA-256"
 )
 
 // secretOf is the Secret of a stored text.
