@@ -164,12 +164,13 @@ func (e *evaluator) noteUntyped(at int, oid uint32) {
 }
 
 // ambiguousText is a parameter whose type is inferred from a use that is not understood here. As text it is itself
-// under every type that compares with text; as a time it is nothing.
+// under every type that compares with text; cast to anything, or as a time, it is nothing: '2024-01-01 23:00' is midnight if another
+// use has it be a date, as in ts::date >= $1 AND ts >= $1::timestamp.
 func ambiguousText(text string) value {
 	if len(text) > 63 || strings.HasSuffix(text, " ") {
 		return value{}
 	}
-	return value{kind: kindText, text: text}
+	return value{kind: kindText, text: text, unsure: true}
 }
 
 func (e *evaluator) binary(i int) bool {
@@ -219,7 +220,11 @@ func (e *evaluator) cast(c *pg.TypeCast) value {
 		}
 		return value{}
 	}
-	return e.convert(e.eval(c.GetArg()), kindOf(oid))
+	v := e.eval(c.GetArg())
+	if v.unsure {
+		return value{}
+	}
+	return e.convert(v, kindOf(oid))
 }
 
 // convert casts a value as PostgreSQL does; casts not done here give kindOpaque.
@@ -239,7 +244,7 @@ func (e *evaluator) convert(v value, to kind) value {
 		return e.convertTime(v, to)
 	case kindText:
 		if text {
-			return value{kind: kindText, text: v.text}
+			return value{kind: kindText, text: v.text, unsure: v.unsure}
 		}
 	case kindInterval:
 		if v.kind == kindInterval {

@@ -8,7 +8,9 @@ import (
 
 // more draws the forms that single rules are about, close to where they are easily got wrong.
 func (g *grammar) more() string {
-	switch g.IntN(19) {
+	switch g.IntN(20) {
+	case 19:
+		return g.reused()
 	case 14, 15:
 		return g.common()
 	case 9, 13, 17:
@@ -39,6 +41,30 @@ func (g *grammar) more() string {
 // series names one series, sometimes two.
 func (g *grammar) series(q string) string {
 	return q + "symbol " + g.pick("= 'A'", "= 'A'", "in ('A', 'AA')", "in ('B', 'C')") + " and " + q + "timeframe = " + g.pick("'1h'", "'1h'", "'1d'")
+}
+
+// reused has one parameter in several places, whose type is that of the first of them (PLANNER 9).
+func (g *grammar) reused() string {
+	g.params = []string{g.pick("2026-11-01 23:00:00-05", "2026-11-01 03:30", "2026-11-02", "2026-10-31T20:00:00Z")}
+	use := func() string {
+		cast := g.pick("", "", "::timestamptz", "::timestamp", "::date", "::text::timestamptz", "::varchar::date")
+		switch g.IntN(8) {
+		case 0:
+			return "$1" + cast + " is " + g.pick("not ", "") + "null"
+		case 1:
+			return "date_trunc('day', ts) " + g.pick("=", ">=", "<") + " date_trunc('day', $1" + g.pick("::timestamp", "::timestamptz") + ")"
+		case 2:
+			return "ts >= " + g.pick("coalesce($1, '2026-11-03')", "nullif($1, '')", "greatest($1, '2026-10-31')", "coalesce($1, now())") + g.pick("", "::timestamptz", "::date")
+		case 3:
+			return "ts " + g.pick("<", ">=") + " " + g.pick("(select $1::date)", "all (values ($1"+g.pick("", "::date", "::timestamp")+"))", "any (array[$1, now()])", "date '2026-10-31' + ($1::date - date '2026-10-31')")
+		}
+		return g.pick("ts", "ts", "ts::date", "ts::timestamp", "(ts at time zone 'Asia/Tokyo')", "(ts - interval '1 day')") + g.pick(" >= ", " < ", " = ", " <= ", " is distinct from ") + "$1" + cast
+	}
+	where := use() + g.pick(" and ", " and ", " or ") + use() + g.pick("", " and "+use())
+	if g.IntN(3) == 0 {
+		return "select * from (select symbol, ts, $1" + g.pick("", "::date", "::timestamp") + " as x from ohlcv where " + g.series("") + ") o where " + where
+	}
+	return "select symbol, ts from ohlcv where " + g.series("") + " and (" + where + ")"
 }
 
 // zoned compares functions of ts with clocks near the night in which New York's is set back (PLANNER 14).

@@ -49,3 +49,26 @@ func TestUntyped(t *testing.T) {
 		require.True(t, Prepare(each.sql, nil, env).Bind(args, env, Bracket{Lo: from, Hi: from}, Answers{}).Untyped, "%s: binary", each.sql)
 	}
 }
+
+// A parameter has the type of its first use: cast to another one it is what that makes of it, and not what the cast makes of its text.
+func TestRule9_UnsureCast(t *testing.T) {
+	t.Parallel()
+	conn := barsConn(t)
+	const from = "select ts, symbol from ohlcv where symbol = 'A' and timeframe = '1h' and "
+	for _, where := range []string{
+		"ts::date >= $1 and ts >= $1::timestamp",
+		"ts::date >= $1 and ts >= $1::text::timestamptz",
+		"ts >= $1::date and ts >= $1::timestamptz",
+		"ts >= $1::timestamp and ts >= $1::varchar::timestamptz",
+		"$1 <= ts and date_trunc('day', ts) = date_trunc('day', $1::timestamp)",
+		"ts > all (values ($1::date)) and ts >= $1::timestamptz",
+		"ts >= $1::date and ts >= coalesce($1, '2026-11-03')::timestamptz",
+	} {
+		for _, zone := range []string{"UTC", "America/New_York", "Asia/Tokyo"} {
+			for _, text := range []string{"2026-11-01 23:00:00-05", "2026-11-01 03:30"} {
+				_, difference := trial{sql: from + where, zone: zone, params: []string{text}, others: 1}.run(t, conn)
+				require.Empty(t, difference, "%s: %s", zone, where)
+			}
+		}
+	}
+}

@@ -62,10 +62,12 @@ type value struct {
 	text string // kindUnknown, kindText
 	// literal says that a kindUnknown stands in the statement itself.
 	literal bool
-	lo, hi  market.Instant
-	span    span
-	n       int64
-	b       bool
+	// unsure says that a kindText is a parameter of a type that is not known: what a cast makes of it is not known either.
+	unsure bool
+	lo, hi market.Instant
+	span   span
+	n      int64
+	b      bool
 }
 
 func nullOf(k kind) value { return value{kind: k, null: true} }
