@@ -100,9 +100,11 @@ func (b *bounder) anyOf(col, op string, list []value) truth {
 		return b.anyOfEach(col, op, list)
 	}
 	var texts []string
-	null := false
+	null, spelled := false, false
 	for _, v := range list {
 		switch {
+		case v.null && v.text != "":
+			spelled = true
 		case v.null:
 			null = true
 		case v.kind == kindOpaque:
@@ -120,8 +122,11 @@ func (b *bounder) anyOf(col, op string, list []value) truth {
 		side = timeframesIn
 	}
 	out := truth{t: side(is), f: side(is.complement())}
-	if null {
+	switch {
+	case null:
 		out.f, out.n = nil, out.f
+	case spelled:
+		out.n = out.f // that nothing is called NULL
 	}
 	return out
 }
@@ -288,12 +293,14 @@ func (b *bounder) textElements(col, text string) ([]value, arrayState) {
 	list := make([]value, 0, len(parts))
 	for _, part := range parts {
 		switch {
-		case part == nil:
-			list = append(list, nullOf(kindText))
+		case part.null:
+			v := nullOf(kindText)
+			v.text = part.text
+			list = append(list, v)
 		case col == colTS:
-			list = append(list, b.readLiteral(*part, kindTimestamptz))
+			list = append(list, b.readLiteral(part.text, kindTimestamptz))
 		default:
-			list = append(list, value{kind: kindText, text: *part})
+			list = append(list, value{kind: kindText, text: part.text})
 		}
 	}
 	return list, arrayKnown

@@ -179,6 +179,8 @@ func (b *bounder) columnValue(col string, node *pg.Node) (v value) {
 
 func (b *bounder) compareValue(col, op string, v value) truth {
 	switch {
+	case v.null && v.text != "" && col != colTS:
+		return unknownTruth()
 	case v.null:
 		return truth{n: everything()}
 	case v.kind == kindOpaque:

@@ -112,7 +112,7 @@ const (
 type trial struct {
 	sql, zone string
 	params    []string // values; "\x00" is NULL
-	others    uint64   // the seed of the constants of the text whose template it shares, of how well the clock is known, and of what "= NULL" is
+	others    uint64   // the seed of the constants of the text whose template it shares, of how well the clock is known, and of what "= NULL" and '{NULL}' are
 	escapes   bool     // standard_conforming_strings is off
 }
 
@@ -157,6 +157,9 @@ func (d trial) run(t *testing.T, conn *pgx.Conn) (_ differentialOutcome, differe
 	}
 	if d.others%5 == 0 {
 		mustExec(t, conn, "set local transform_null_equals = on")
+	}
+	if d.others%7 == 0 {
+		mustExec(t, conn, "set local array_nulls = off")
 	}
 	var nowMicros int64
 	require.NoError(t, conn.QueryRow(t.Context(), "select (extract(epoch from now()) * 1000000)::bigint").Scan(&nowMicros))
@@ -216,13 +219,15 @@ const (
 func ask(t *testing.T, conn *pgx.Conn, q Question, listed string) *string {
 	t.Helper()
 	mustExec(t, conn, "savepoint q")
+	defer mustExec(t, conn, "rollback to q")
+	mustExec(t, conn, "reset array_nulls") // another session is asked
+	mustExec(t, conn, "reset transform_null_equals")
 	var text *string
 	sql := q.SQL
 	if q.Listed != nil {
 		sql = "with listed (symbol) as (select s from (" + listed + ") l(s) where starts_with(s, " + quote(q.Listed.Prefix) + ")) " + sql
 	}
 	if err := conn.QueryRow(t.Context(), sql, pgx.QueryExecModeSimpleProtocol).Scan(&text); err != nil {
-		mustExec(t, conn, "rollback to q")
 		return Failed("XX000")
 	}
 	return text

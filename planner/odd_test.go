@@ -302,6 +302,33 @@ func TestRule12_EqualsNull(t *testing.T) {
 	}
 }
 
+// TestRule9_ArrayNulls has NULL in the literals of arrays, in sessions where that is null and where it is a text (array_nulls). The database is
+// asked in sessions where it is null.
+func TestRule9_ArrayNulls(t *testing.T) {
+	t.Parallel()
+	conn := barsConn(t)
+	const from = "select ts, symbol from ohlcv where symbol in ('A', 'AA', 'B') and timeframe in ('1h', '1d') and ts >= '2026-11-01Z' and "
+	for _, sql := range []string{
+		from + "symbol <> all ('{NULL,A}')",
+		from + "not symbol = any ('{A,null}')",
+		from + "symbol = any ('{NULL,A}')",
+		from + "symbol <> any ('{NULL}')",
+		from + "symbol <> all ('{NULL,A}'::text[])",
+		from + "symbol <> all ($1)",
+		from + "lower(symbol) <> all ($1)",
+		from + "not symbol like any ('{NULL,A%}')",
+		from + "coalesce(('{NULL,A}'::text[])[1], 'B') <> symbol",
+		from + `symbol || 'x' = any ('{NULL,"null",Ax}')`,
+		from + "timeframe <> all ('{NULL,1d}')",
+		from + "(timeframe = any ('{NULL,1d}')) is not true",
+	} {
+		for _, off := range []uint64{1, 7} {
+			_, difference := trial{sql: sql, zone: "UTC", params: []string{"{NULL,A}"}, others: off}.renumbered().run(t, conn)
+			require.Empty(t, difference, sql)
+		}
+	}
+}
+
 // TestNestedConditions runs conditions in conditions that the database is asked about: they are asked as they stand, whatever parentheses
 // that takes.
 func TestNestedConditions(t *testing.T) {

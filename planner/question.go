@@ -100,12 +100,29 @@ func expressionText(node *pg.Node) string {
 }
 
 // questionText returns an expression as SQL that the database reads as the same expression, empty where the deparser does not give such: an
-// operand that needs parentheses does not always get them, as in (a OR b) IS NULL.
+// operand that needs parentheses does not always get them, as in (a OR b) IS NULL; or where the database may read an array in it
+// otherwise than the user's session: NULL in one is a text where array_nulls is off there.
 func questionText(node *pg.Node) string {
+	if nullSpelled(node) {
+		return ""
+	}
 	if !nested(node) {
 		return expressionText(node)
 	}
 	return strings.TrimPrefix(writtenAs(expressionTree(node)), "SELECT ")
+}
+
+// nullSpelled reports whether there is a literal that may be an array with NULL in it.
+func nullSpelled(node *pg.Node) bool {
+	found := false
+	walk(node, func(m proto.Message) bool {
+		if c, ok := m.(*pg.A_Const); ok {
+			text := c.GetSval().GetSval()
+			found = found || strings.Contains(text, "{") && containsFold(text, "null")
+		}
+		return !found
+	})
+	return found
 }
 
 func expressionTree(node *pg.Node) *pg.ParseResult {

@@ -130,8 +130,8 @@ func textsOf(text string) []string {
 	list := []string{text}
 	if parts, ok := parseArray(text); ok {
 		for _, part := range parts {
-			if part != nil {
-				list = append(list, *part)
+			if !part.null {
+				list = append(list, part.text)
 			}
 		}
 	}

@@ -59,7 +59,7 @@ const (
 type value struct {
 	kind kind
 	null bool
-	text string // kindUnknown, kindText
+	text string // kindUnknown, kindText; with null, what an element of an array is where array_nulls is off
 	// literal says that a kindUnknown stands in the statement itself.
 	literal bool
 	// unsure says that a kindText is a parameter of a type that is not known: what a cast makes of it is not known either.
@@ -189,24 +189,30 @@ var typeOIDs = map[string]uint32{ //nolint:gochecknoglobals // a table
 	"bigint": oidInt8, "int": oidInt4, "integer": oidInt4, "smallint": oidInt2, "boolean": oidBool, "name": oidName,
 }
 
-// parseArray reads the text form of a one-dimensional array; a nil element is NULL.
-func parseArray(text string) ([]*string, bool) {
+// element is one of an array in text form. NULL without quotes is null, or where array_nulls is off the text as it is spelled.
+type element struct {
+	text string
+	null bool
+}
+
+// parseArray reads the text form of a one-dimensional array.
+func parseArray(text string) ([]element, bool) {
 	text = strings.TrimSpace(text)
 	if len(text) < 2 || text[0] != '{' || text[len(text)-1] != '}' {
 		return nil, false
 	}
 	body := text[1 : len(text)-1]
-	var list []*string
+	var list []element
 	if strings.TrimSpace(body) == "" {
 		return list, true
 	}
 	for {
 		body = strings.TrimLeft(body, " \t\n\r\v\f")
-		element, rest, ok := arrayElement(body)
+		one, rest, ok := arrayElement(body)
 		if !ok {
 			return nil, false
 		}
-		list = append(list, element)
+		list = append(list, one)
 		rest = strings.TrimLeft(rest, " \t\n\r\v\f")
 		if rest == "" {
 			return list, true
@@ -218,10 +224,10 @@ func parseArray(text string) ([]*string, bool) {
 	}
 }
 
-func arrayElement(body string) (element *string, rest string, ok bool) {
+func arrayElement(body string) (one element, rest string, ok bool) {
 	var out strings.Builder
 	if body == "" {
-		return nil, "", false
+		return element{}, "", false
 	}
 	if body[0] == '"' {
 		for i := 1; i < len(body); i++ {
@@ -232,13 +238,12 @@ func arrayElement(body string) (element *string, rest string, ok bool) {
 					out.WriteByte(body[i])
 				}
 			case '"':
-				s := out.String()
-				return &s, body[i+1:], true
+				return element{text: out.String()}, body[i+1:], true
 			default:
 				out.WriteByte(body[i])
 			}
 		}
-		return nil, "", false
+		return element{}, "", false
 	}
 	end := strings.IndexByte(body, ',')
 	if end < 0 {
@@ -246,12 +251,9 @@ func arrayElement(body string) (element *string, rest string, ok bool) {
 	}
 	word := strings.TrimRight(body[:end], " \t\n\r\v\f")
 	if word == "" || strings.ContainsAny(word, `{}"\`) {
-		return nil, "", false
+		return element{}, "", false
 	}
-	if strings.EqualFold(word, "null") {
-		return nil, body[end:], true
-	}
-	return &word, body[end:], true
+	return element{text: word, null: strings.EqualFold(word, "null")}, body[end:], true
 }
 
 // decodeArray reads the binary form of a one-dimensional array and returns its element type and the raw elements.
