@@ -34,7 +34,8 @@ func TestDifferential(t *testing.T) {
 	for n := range statements {
 		g := &grammar{Rand: r}
 		zone := g.pick("UTC", "America/New_York", "Asia/Tokyo")
-		d := trial{sql: g.statement(), params: g.params, zone: zone, others: r.Uint64(), escapes: g.escapes}.renumbered()
+		declared := uint32(r.IntN(4)/3) * oidUnknown
+		d := trial{sql: g.statement(), params: g.params, zone: zone, declared: declared, others: r.Uint64(), escapes: g.escapes}.renumbered()
 		outcome, difference := d.run(t, conn)
 		if difference != "" {
 			small, difference := d.shrink(t, conn, difference, int(setting("PLANNER_SHRINK", 2000)))
@@ -112,6 +113,7 @@ const (
 type trial struct {
 	sql, zone string
 	params    []string // values; "\x00" is NULL
+	declared  uint32   // what their types are declared as
 	others    uint64   // the seed of the constants of the text whose template it shares, of how well the clock is known, and of what "= NULL" and '{NULL}' are
 	escapes   bool     // standard_conforming_strings is off
 }
@@ -168,8 +170,9 @@ func (d trial) run(t *testing.T, conn *pgx.Conn) (_ differentialOutcome, differe
 	bracket := Bracket{Lo: at.Shift(-time.Duration(d.others%3) * time.Hour), Hi: at.Shift(time.Duration(d.others%4) * time.Hour)}
 	args := Args{Values: values}
 	cache := NewCache(10)
-	cache.Prepare(otherConstants(rand.New(rand.NewPCG(d.others, 0)), d.sql), nil, env)
-	tmpl := cache.Prepare(d.sql, nil, env)
+	oids := slices.Repeat([]uint32{d.declared}, len(d.params))
+	cache.Prepare(otherConstants(rand.New(rand.NewPCG(d.others, 0)), d.sql), oids, env)
+	tmpl := cache.Prepare(d.sql, oids, env)
 	_ = tmpl.Bind(args, env, Bracket{Lo: 0, Hi: 0}, nil) // long ago
 	plan := tmpl.Bind(args, env, bracket, nil)
 	mustExec(t, conn, "savepoint s")

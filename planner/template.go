@@ -74,6 +74,9 @@ func prepare(text string, paramOIDs []uint32, env Env, p parser) (*Template, []*
 		Text: text, Statements: 1, oids: slices.Clone(paramOIDs), version: env.Catalog.version(),
 		encoding: env.ClientEncoding, nonStandard: env.NonStandardStrings, parser: p,
 	}
+	for i, oid := range t.oids {
+		t.oids[i] = Declared(oid)
+	}
 	decoded, readable := decodeText(text, env.ClientEncoding)
 	may := !readable || MayRead(decoded, env.Catalog)
 	if !may && !renames(text) && !containsFold(text, ownPrefix) {

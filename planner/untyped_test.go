@@ -63,11 +63,15 @@ func TestRule9_UnsureCast(t *testing.T) {
 		"$1 <= ts and date_trunc('day', ts) = date_trunc('day', $1::timestamp)",
 		"ts > all (values ($1::date)) and ts >= $1::timestamptz",
 		"ts >= $1::date and ts >= coalesce($1, '2026-11-03')::timestamptz",
+		"ts::date >= $1 and ts >= $1",
+		"ts::timestamp >= $1 and ts >= $1",
 	} {
 		for _, zone := range []string{"UTC", "America/New_York", "Asia/Tokyo"} {
 			for _, text := range []string{"2026-11-01 23:00:00-05", "2026-11-01 03:30"} {
-				_, difference := trial{sql: from + where, zone: zone, params: []string{text}, others: 1}.run(t, conn)
-				require.Empty(t, difference, "%s: %s", zone, where)
+				for _, declared := range []uint32{0, oidUnknown} {
+					_, difference := trial{sql: from + where, zone: zone, params: []string{text}, declared: declared, others: 1}.run(t, conn)
+					require.Empty(t, difference, "%s: %s", zone, where)
+				}
 			}
 		}
 	}

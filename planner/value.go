@@ -159,6 +159,15 @@ func decodeInt(raw []byte) (value, bool) {
 	return v, true
 }
 
+// Declared returns the type that a client gives a parameter: zero, for PostgreSQL to infer it, also where that is unknown
+// (variable_paramref_hook).
+func Declared(oid uint32) uint32 {
+	if oid == oidUnknown {
+		return 0
+	}
+	return oid
+}
+
 // kindOf returns the kind of a type's values.
 func kindOf(oid uint32) kind {
 	switch oid {

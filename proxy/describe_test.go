@@ -91,6 +91,22 @@ func TestParameterTypes_OneSegment(t *testing.T) {
 	}
 }
 
+// A parameter that Parse declares as unknown is one without a type: it has that of its first use, wherever else it is used.
+func TestParameterTypes_DeclaredUnknown(t *testing.T) {
+	b := start(t, nil)
+	conn := b.connect(t, nil)
+	const unknown = 705
+	for sql, values := range map[string][][]byte{
+		hourFrom: {[]byte("2024-01-01T00:00:00Z"), []byte("sim:BTCUSD")},
+		"select count(*) from ohlcv where symbol = 'sim:BTCUSD' and timeframe = '1m' and ts::date >= $1 and ts >= $1 and ts < '2024-01-01 01:00Z'": {[]byte("2024-01-01 00:30")},
+	} {
+		b.forget(nil)
+		b.symbols()
+		require.NoError(t, conn.PgConn().ExecParams(t.Context(), sql, values, []uint32{unknown, unknown}[:len(values)], nil, nil).Read().Err)
+		b.asksForAnHour(t, hourStart)
+	}
+}
+
 // A pipeline executes what was prepared before: what is upstream is described whatever comes before it.
 func TestParameterTypes_Pipeline(t *testing.T) {
 	b := start(t, nil)

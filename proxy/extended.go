@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 
 	"github.com/jackc/pgx/v5/pgproto3"
+
+	"barkeep/planner"
 )
 
 // The messages of the extended protocol that come before Sync and Flush: what they need is noted, for the segment to be held as one.
@@ -19,7 +21,7 @@ func (s *session) parse(body []byte) {
 	st := s.classify(text, nil)
 	if n := len(rest); n >= 2 {
 		for i := 2; i+4 <= n && len(st.oids) < int(binary.BigEndian.Uint16(rest)); i += 4 {
-			st.oids = append(st.oids, binary.BigEndian.Uint32(rest[i:]))
+			st.oids = append(st.oids, planner.Declared(binary.BigEndian.Uint32(rest[i:])))
 		}
 	}
 	if !st.control {
