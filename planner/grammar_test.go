@@ -8,7 +8,9 @@ import (
 
 // more draws the forms that single rules are about, close to where they are easily got wrong.
 func (g *grammar) more() string {
-	switch g.IntN(20) {
+	switch g.IntN(21) {
+	case 20:
+		return g.layers()
 	case 19:
 		return g.reused()
 	case 14, 15:
